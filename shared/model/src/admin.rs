@@ -1,0 +1,92 @@
+//! The messages of the admin API: HTTP with JSON bodies on a Unix socket.
+//!
+//! | request | answer |
+//! |---|---|
+//! | `GET /v1/status` | [`Status`](crate::status::Status) |
+//! | `POST /v1/refresh` with [`RefreshRequest`] | [`RefreshReport`] |
+//!
+//! Anything else, and any failure, is answered with an [`ApiError`] and a
+//! fitting HTTP status.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+/// Where the hub's admin socket is unless its config says otherwise.
+pub const HUB_SOCKET: &str = "/run/privnet/hub.sock";
+/// Where the spoke's admin socket is unless its config says otherwise.
+pub const SPOKE_SOCKET: &str = "/run/privnet/spoke.sock";
+
+/// Asks the daemon to look again, now: the hub at EC2, the spoke at its
+/// instance metadata; both at what the host really has.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RefreshRequest {
+    /// Only tell what would change.
+    #[serde(default)]
+    pub dry_run: bool,
+}
+
+/// What a refresh found and did (or would do).
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RefreshReport {
+    /// Whether nothing was applied.
+    pub dry_run: bool,
+    /// Every partition asked, in order; none on a spoke.
+    pub partitions: Vec<PolledPartition>,
+    /// What changed, in the order in which it was applied.
+    pub changes: Vec<Change>,
+    /// Changes that could not be applied, with the reason.
+    pub failures: Vec<String>,
+}
+
+/// How one partition answered.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PolledPartition {
+    /// The partition, as `account/region`.
+    pub partition: String,
+    /// How many spokes are known of it.
+    pub spokes: usize,
+    /// Why it gave no complete answer; what is known of it stays as it was.
+    pub error: Option<String>,
+}
+
+/// What is done to something.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Action {
+    /// It is new.
+    Add,
+    /// It exists and becomes different.
+    Change,
+    /// It goes.
+    Remove,
+}
+
+impl fmt::Display for Action {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Add => "add",
+            Self::Change => "change",
+            Self::Remove => "remove",
+        })
+    }
+}
+
+/// One change, in words an operator understands.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Change {
+    /// What is done.
+    pub action: Action,
+    /// To what: `tunnel spoke-a`, `route 10.1.0.0/16`.
+    pub what: String,
+    /// Why, and the details.
+    pub why: String,
+}
+
+/// An answer that is not what was asked for.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ApiError {
+    /// What went wrong, in one sentence.
+    pub error: String,
+}

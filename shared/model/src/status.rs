@@ -1,0 +1,308 @@
+//! What a daemon says of itself: the admin API's answer, and so what
+//! `tunnels list` prints. The states and reasons are enums that print
+//! themselves, so that logs, tables and JSON say the same words.
+
+use std::fmt;
+use std::net::{IpAddr, SocketAddr};
+
+use ipnet::IpNet;
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use crate::id::{AccountId, InstanceId, Region, VpcId, Zone};
+use crate::inventory::{Partition, TagProblem, Transport};
+use crate::key::PublicKey;
+use crate::net::Supernet;
+
+/// Which of the two daemons answers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Role {
+    /// `privnet-hub`.
+    Hub,
+    /// `privnet-spoke`.
+    Spoke,
+}
+
+impl Role {
+    /// The daemon's program name.
+    pub const fn program(self) -> &'static str {
+        match self {
+            Self::Hub => "privnet-hub",
+            Self::Spoke => "privnet-spoke",
+        }
+    }
+}
+
+/// Everything a daemon tells of itself.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Status {
+    /// Which daemon.
+    pub role: Role,
+    /// Its version.
+    pub version: String,
+    /// When it started.
+    pub started: Timestamp,
+    /// When this was put together.
+    pub now: Timestamp,
+    /// The instance it runs on, once known.
+    pub instance: Option<InstanceId>,
+    /// The private network.
+    pub privnet: Supernet,
+    /// The tunnel interface; `None` with `transport = "none"`.
+    pub interface: Option<InterfaceStatus>,
+    /// NAT egress, on a spoke.
+    pub nat: Option<NatStatus>,
+    /// Every tunnel, also those that are not up, with the reason.
+    pub tunnels: Vec<Tunnel>,
+    /// Every partition polled, on a hub.
+    pub partitions: Vec<PartitionStatus>,
+    /// When the next poll is due, on a hub.
+    pub next_poll: Option<Timestamp>,
+    /// What is wrong with the daemon itself, in plain sentences.
+    pub problems: Vec<String>,
+}
+
+/// The tunnel interface.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct InterfaceStatus {
+    /// Its name.
+    pub name: String,
+    /// The daemon's public key.
+    pub public_key: PublicKey,
+    /// The UDP port.
+    pub listen_port: u16,
+    /// The MTU inside the tunnel.
+    pub mtu: u32,
+}
+
+/// NAT egress.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NatStatus {
+    /// Whether the rules are in place (as read back from the kernel).
+    pub active: bool,
+    /// The interface towards the internet.
+    pub interface: String,
+    /// The CIDRs that are masqueraded.
+    pub sources: Vec<IpNet>,
+}
+
+/// Where a tunnel comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Origin {
+    /// A spoke that EC2 told of.
+    Discovered,
+    /// A `[[site]]` of the config.
+    Static,
+    /// A `[[hub]]` of a spoke's config.
+    Hub,
+}
+
+/// One tunnel, in whatever state.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Tunnel {
+    /// The name to call it by: the instance's `Name` tag (or its id), or the site's name.
+    pub name: String,
+    /// Where it comes from.
+    pub origin: Origin,
+    /// The account, of a discovered spoke.
+    pub account: Option<AccountId>,
+    /// The region, of a discovered spoke.
+    pub region: Option<Region>,
+    /// The availability zone, of a discovered spoke.
+    pub zone: Option<Zone>,
+    /// The VPC, of a discovered spoke.
+    pub vpc: Option<VpcId>,
+    /// The instance, of a discovered spoke.
+    pub instance: Option<InstanceId>,
+    /// When that was launched.
+    pub launched: Option<Timestamp>,
+    /// The CIDRs that go through this tunnel.
+    pub cidrs: Vec<IpNet>,
+    /// CIDRs of the site that do not, with the reason.
+    pub excluded: Vec<ExcludedCidr>,
+    /// The transport.
+    pub transport: Transport,
+    /// The far end: as heard last, else as configured.
+    pub endpoint: Option<SocketAddr>,
+    /// The far end's private address, where known.
+    pub private_address: Option<IpAddr>,
+    /// The far end's key.
+    pub public_key: Option<PublicKey>,
+    /// How it is.
+    pub state: TunnelState,
+    /// Why it is not up.
+    pub reason: Option<Reason>,
+    /// When the last handshake completed.
+    pub last_handshake: Option<Timestamp>,
+    /// Bytes received since the daemon started.
+    pub rx_bytes: u64,
+    /// Bytes sent since the daemon started.
+    pub tx_bytes: u64,
+    /// Bytes per second received, over the last few seconds.
+    pub rx_rate: f64,
+    /// Bytes per second sent, over the last few seconds.
+    pub tx_rate: f64,
+}
+
+/// A CIDR that belongs to a site but does not go through its tunnel.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ExcludedCidr {
+    /// The CIDR.
+    pub cidr: IpNet,
+    /// Why.
+    pub why: Exclusion,
+}
+
+/// Why a CIDR is left out.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "code", rename_all = "snake_case")]
+pub enum Exclusion {
+    /// It lies outside the privnet.
+    OutsidePrivnet,
+    /// It overlaps the VPC that the hub itself is in.
+    OverlapsHubVpc {
+        /// The hub VPC's CIDR.
+        cidr: IpNet,
+    },
+    /// It overlaps what another site has.
+    OverlapsSite {
+        /// That site (a VPC id or a static site's name).
+        site: String,
+        /// Its CIDR.
+        cidr: IpNet,
+    },
+    /// Another spoke of the same VPC carries it.
+    CarriedBy {
+        /// That spoke's tunnel.
+        tunnel: String,
+    },
+}
+
+impl fmt::Display for Exclusion {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::OutsidePrivnet => f.write_str("outside the privnet"),
+            Self::OverlapsHubVpc { cidr } => write!(f, "overlaps the hub's own VPC ({cidr})"),
+            Self::OverlapsSite { site, cidr } => write!(f, "overlaps {cidr} of {site}"),
+            Self::CarriedBy { tunnel } => write!(f, "carried by {tunnel}"),
+        }
+    }
+}
+
+/// How a tunnel is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum TunnelState {
+    /// A handshake completed within the last three minutes.
+    Up,
+    /// Configured, but no handshake so far.
+    Connecting,
+    /// Configured, and the last handshake is too old to carry traffic.
+    Down,
+    /// Not configured yet: the spoke lacks something.
+    Pending,
+    /// Not configured on purpose: the reason says which rule it met.
+    Rejected,
+}
+
+impl TunnelState {
+    /// All of them, as the filter of `tunnels list` takes them.
+    pub const ALL: [Self; 5] = [
+        Self::Up,
+        Self::Connecting,
+        Self::Down,
+        Self::Pending,
+        Self::Rejected,
+    ];
+
+    /// The word for it.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Up => "up",
+            Self::Connecting => "connecting",
+            Self::Down => "down",
+            Self::Pending => "pending",
+            Self::Rejected => "rejected",
+        }
+    }
+}
+
+impl fmt::Display for TunnelState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.as_str())
+    }
+}
+
+/// Why a tunnel is not up.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "code", rename_all = "snake_case")]
+pub enum Reason {
+    /// The spoke has not published a key.
+    NoPublicKey,
+    /// The spoke has no public address.
+    NoPublicAddress,
+    /// EC2 names no VPC for the instance.
+    NoVpc,
+    /// EC2 names no CIDR for the VPC.
+    NoCidrs,
+    /// A tag of ours makes no sense.
+    BadTag {
+        /// Which, and what was expected.
+        problem: TagProblem,
+    },
+    /// The spoke asks for a transport that this hub does not speak.
+    TransportUnsupported {
+        /// Which.
+        transport: Transport,
+    },
+    /// The spoke is a plain NAT gateway.
+    NoTransport,
+    /// Every CIDR was left out; `excluded` says why.
+    NothingLeft,
+    /// Another tunnel uses the same key.
+    DuplicateKey {
+        /// That tunnel.
+        tunnel: String,
+    },
+    /// Configured, and nothing was heard of the far end so far.
+    NoAnswer,
+    /// Nothing was heard of the far end for too long.
+    Silent,
+}
+
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NoPublicKey => write!(f, "no {} tag", crate::inventory::PUBLIC_KEY_TAG),
+            Self::NoPublicAddress => f.write_str("no public address"),
+            Self::NoVpc => f.write_str("no VPC"),
+            Self::NoCidrs => f.write_str("its VPC has no CIDR"),
+            Self::BadTag { problem } => write!(f, "{problem}"),
+            Self::TransportUnsupported { transport } => {
+                write!(f, "transport {transport} is not available on this hub")
+            }
+            Self::NoTransport => f.write_str("NAT gateway only (transport none)"),
+            Self::NothingLeft => f.write_str("none of its CIDRs can be used"),
+            Self::DuplicateKey { tunnel } => write!(f, "same public key as {tunnel}"),
+            Self::NoAnswer => f.write_str("no handshake yet"),
+            Self::Silent => f.write_str("no handshake for over 3 minutes"),
+        }
+    }
+}
+
+/// How the polling of one partition goes.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PartitionStatus {
+    /// Which.
+    pub partition: Partition,
+    /// How many spokes its last complete answer held.
+    pub spokes: usize,
+    /// When that was.
+    pub answered_at: Option<Timestamp>,
+    /// Why the newest poll failed; `None` when it did not.
+    pub error: Option<String>,
+    /// Since when every poll failed.
+    pub failing_since: Option<Timestamp>,
+}
