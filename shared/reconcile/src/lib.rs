@@ -1,1 +1,13 @@
-//! Skeleton.
+//! What should be, against what is: the pure half of every reconciler.
+//!
+//! Each module turns desired and actual state into a plan, the ordered changes
+//! between them. Nothing here reads a clock, a file or a socket, or changes
+//! anything; the crates that do are thin because of it.
+
+#![forbid(unsafe_code)]
+
+pub mod host;
+pub mod interface;
+pub mod route;
+pub mod ruleset;
+pub mod sysctl;
