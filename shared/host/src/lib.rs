@@ -1,1 +1,40 @@
-//! Skeleton.
+//! The Linux host: routes and addresses by netlink, rules by nftables, settings
+//! by `/proc/sys`. Fetches what is and carries out what a plan says.
+//!
+//! It decides nothing: which changes are right is `privnet_reconcile::host`'s
+//! part. It reads and changes only what carries our mark: routes of our protocol
+//! number in the main table, the table `inet privnet`, addresses of the tunnel
+//! interface it is given, sysctls it is asked for. It flushes nothing.
+//!
+//! ```no_run
+//! use privnet_host::{Host, Scope};
+//! use privnet_reconcile::host::{DesiredHost, HostPlan};
+//!
+//! # async fn reconcile(desired: DesiredHost) -> Result<(), privnet_host::HostError> {
+//! let host = Host::new();
+//! let actual = host.fetch(&Scope::of(&desired)).await?;
+//! let plan = HostPlan::new(&desired, &actual);
+//! for (change, result) in host.apply(&plan).await {
+//!     match result {
+//!         Ok(()) => tracing::info!(%change, "host changed"),
+//!         Err(error) => tracing::error!(%change, %error, "host not changed"),
+//!     }
+//! }
+//! # Ok(())
+//! # }
+//! ```
+
+#![forbid(unsafe_code)]
+
+mod address;
+mod error;
+mod host;
+mod link;
+mod netlink;
+mod nftables;
+mod route;
+mod sysctl;
+
+pub use error::HostError;
+pub use host::{Host, Scope};
+pub use link::{Interface, InvalidMacAddress, MacAddress};

@@ -1,0 +1,208 @@
+//! The host as a whole: fetch, apply, and the questions asked before there is
+//! anything to configure.
+
+use std::collections::BTreeSet;
+use std::error::Error;
+use std::net::IpAddr;
+
+use futures_util::{StreamExt, stream};
+use privnet_reconcile::host::{ActualHost, DesiredHost, HostChange, HostPlan, HostState};
+use privnet_reconcile::interface::InterfaceName;
+use privnet_reconcile::sysctl::SysctlKey;
+
+use crate::error::HostError;
+use crate::link::{Interface, Links, MacAddress};
+use crate::netlink::Netlink;
+use crate::{address, nftables, route, sysctl};
+
+/// Route requests on their way to the kernel at once. It works on them one by
+/// one; having some in the queue saves waiting for each answer.
+const ROUTES_IN_FLIGHT: usize = 64;
+
+/// The host this program runs on: the network namespace of the calling thread.
+/// Holds nothing; every call opens what it needs. To be called within a tokio
+/// runtime.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Host {
+    _private: (),
+}
+
+/// What to fetch beyond routes and rules, which are told by their mark.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Scope {
+    /// The interface whose addresses are ours; it need not exist.
+    pub tunnel: Option<InterfaceName>,
+    /// The sysctls to read.
+    pub sysctls: BTreeSet<SysctlKey>,
+}
+
+impl Scope {
+    /// What has to be known in order to plan for `desired`. Where it wants no
+    /// address, no interface's addresses are ours: set `tunnel` to have those
+    /// removed that an earlier configuration gave it.
+    pub fn of(desired: &DesiredHost) -> Self {
+        Self {
+            tunnel: desired.addresses.first().map(|(name, _)| name.clone()),
+            sysctls: desired.sysctls.keys().cloned().collect(),
+        }
+    }
+}
+
+impl Host {
+    /// This host.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// What is configured of ours. All of it or an error: from half a picture
+    /// nothing could be planned.
+    pub async fn fetch(&self, scope: &Scope) -> Result<ActualHost, HostError> {
+        let (netlink, links) = open_netlink().await?;
+        let addresses = match &scope.tunnel {
+            Some(tunnel) => address::fetch(&netlink, &links, tunnel).await?,
+            None => BTreeSet::new(),
+        };
+        Ok(HostState {
+            addresses,
+            routes: route::fetch(&netlink, &links).await?,
+            ruleset: nftables::fetch().await?,
+            sysctls: sysctl::fetch(&scope.sysctls).await?,
+        })
+    }
+
+    /// Carries out a plan and tells of each change, in the plan's order, how it
+    /// went. A change that fails does not keep the others from being tried.
+    pub async fn apply(&self, plan: &HostPlan) -> Vec<(HostChange, Result<(), HostError>)> {
+        let mut results = Vec::with_capacity(plan.changes().len());
+        for batch in plan.changes().chunk_by(may_overlap) {
+            let outcomes = apply_batch(batch).await;
+            results.extend(batch.iter().cloned().zip(outcomes));
+        }
+        results
+    }
+
+    /// All interfaces, in the order in which they were made.
+    pub async fn interfaces(&self) -> Result<Vec<Interface>, HostError> {
+        Ok(open_netlink().await?.1.into_interfaces())
+    }
+
+    /// The interface with the hardware address that the instance metadata gives
+    /// for the primary one. The error names what exists instead.
+    pub async fn primary_interface(&self, mac: MacAddress) -> Result<Interface, HostError> {
+        open_netlink().await?.1.find_mac(mac)
+    }
+
+    /// An interface by name.
+    pub async fn interface(&self, name: &InterfaceName) -> Result<Interface, HostError> {
+        open_netlink().await?.1.find(name).cloned()
+    }
+
+    /// The MTU of an interface in bytes.
+    pub async fn link_mtu(&self, name: &InterfaceName) -> Result<u32, HostError> {
+        Ok(self.interface(name).await?.mtu)
+    }
+
+    /// The router behind the interface's default route in the main table:
+    /// IPv4's if it has one, else IPv6's; of several the one that is used.
+    pub async fn default_gateway(
+        &self,
+        interface: &InterfaceName,
+    ) -> Result<Option<IpAddr>, HostError> {
+        let (netlink, links) = open_netlink().await?;
+        route::default_gateway(&netlink, &links, interface).await
+    }
+}
+
+/// Whether two neighbours in a plan may be on their way together: routes of one
+/// direction. Everything else waits for what stands before it.
+fn may_overlap(one: &HostChange, next: &HostChange) -> bool {
+    let makes_route = |change: &HostChange| {
+        matches!(
+            change,
+            HostChange::AddRoute(_) | HostChange::ReplaceRoute { .. }
+        )
+    };
+    let removes_route = |change: &HostChange| matches!(change, HostChange::RemoveRoute(_));
+    (makes_route(one) && makes_route(next)) || (removes_route(one) && removes_route(next))
+}
+
+async fn apply_batch(batch: &[HostChange]) -> Vec<Result<(), HostError>> {
+    let session = Session::new(batch).await;
+    let changes = stream::iter(batch).map(|change| session.make(change));
+    changes.buffered(ROUTES_IN_FLIGHT).collect().await
+}
+
+/// What the changes of one batch share: for those by netlink a socket and the
+/// interfaces as they are now, or why there is none.
+struct Session {
+    netlink: Option<Result<(Netlink, Links), HostError>>,
+}
+
+impl Session {
+    async fn new(batch: &[HostChange]) -> Self {
+        let by_netlink = batch.iter().any(|change| match change {
+            HostChange::AddAddress { .. }
+            | HostChange::RemoveAddress { .. }
+            | HostChange::AddRoute(_)
+            | HostChange::ReplaceRoute { .. }
+            | HostChange::RemoveRoute(_) => true,
+            HostChange::LoadRuleset(_)
+            | HostChange::RemoveRuleset
+            | HostChange::SetSysctl { .. } => false,
+        });
+        let netlink = match by_netlink {
+            true => Some(open_netlink().await),
+            false => None,
+        };
+        Self { netlink }
+    }
+
+    async fn make(&self, change: &HostChange) -> Result<(), HostError> {
+        match change {
+            HostChange::LoadRuleset(ruleset) => nftables::load(ruleset).await,
+            HostChange::RemoveRuleset => nftables::remove().await,
+            HostChange::SetSysctl { key, value } => sysctl::set(key, value).await,
+            HostChange::AddAddress { interface, address } => {
+                let (netlink, links) = self.netlink(change)?;
+                address::add(netlink, links, interface, *address).await
+            }
+            HostChange::RemoveAddress { interface, address } => {
+                let (netlink, links) = self.netlink(change)?;
+                address::remove(netlink, links, interface, *address).await
+            }
+            HostChange::AddRoute(route) => {
+                let (netlink, links) = self.netlink(change)?;
+                route::add(netlink, links, route).await
+            }
+            HostChange::ReplaceRoute { to, .. } => {
+                let (netlink, links) = self.netlink(change)?;
+                route::replace(netlink, links, to).await
+            }
+            HostChange::RemoveRoute(route) => {
+                let (netlink, links) = self.netlink(change)?;
+                route::remove(netlink, links, route).await
+            }
+        }
+    }
+
+    fn netlink(&self, change: &HostChange) -> Result<&(Netlink, Links), HostError> {
+        let not_tried = |reason: String| HostError::NotTried {
+            operation: change.to_string(),
+            reason,
+        };
+        match &self.netlink {
+            Some(Ok(session)) => Ok(session),
+            Some(Err(error)) => Err(not_tried(match error.source() {
+                Some(cause) => format!("{error}: {cause}"),
+                None => error.to_string(),
+            })),
+            None => Err(not_tried("no netlink socket was opened".to_owned())),
+        }
+    }
+}
+
+async fn open_netlink() -> Result<(Netlink, Links), HostError> {
+    let netlink = Netlink::open()?;
+    let links = Links::fetch(&netlink).await?;
+    Ok((netlink, links))
+}
