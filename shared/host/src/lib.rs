@@ -17,7 +17,11 @@
 //! for (change, result) in host.apply(&plan).await {
 //!     match result {
 //!         Ok(()) => tracing::info!(%change, "host changed"),
-//!         Err(error) => tracing::error!(%change, %error, "host not changed"),
+//!         Err(error) => {
+//!             // As an error and not by Display, which leaves out the cause.
+//!             let error: &(dyn std::error::Error + 'static) = &error;
+//!             tracing::error!(%change, error, "host not changed");
+//!         }
 //!     }
 //! }
 //! # Ok(())

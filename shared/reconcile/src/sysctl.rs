@@ -90,6 +90,9 @@ pub fn forwarding(
         // source against the peer that sent it. The maximum of `all` and the
         // interface counts, so 2 here wins over a distribution's 1 there.
         set(format!("net/ipv4/conf/{tunnel}/rp_filter"), "2");
+        // Or else the kernel removes, with an address, all later ones of the
+        // same subnet: the new one with the old when an address changes.
+        set(format!("net/ipv4/conf/{tunnel}/promote_secondaries"), "1");
     }
     settings
 }
