@@ -47,6 +47,8 @@ impl Netlink {
         // A dump's end carries its error and its last "interrupted" flag; and
         // without it a complete answer looks like one that was cut off.
         connection.set_forward_done(true);
+        // Likewise an acknowledged request and one whose socket broke.
+        connection.set_forward_ack(true);
         let connection = tokio::spawn(connection);
         Ok(Self { handle, connection })
     }
@@ -134,7 +136,7 @@ impl Netlink {
                     _ => {}
                 }
             }
-            Ok(())
+            Err(RequestError::Lost(lost()))
         };
         within_deadline(operation, acknowledged)
             .await

@@ -4,7 +4,7 @@ use std::io::{Write, stderr};
 use std::time::{Duration, Instant};
 
 use privnet_host::HostError;
-use privnet_reconcile::host::DesiredHost;
+use privnet_reconcile::host::{DesiredHost, HostPlan};
 use privnet_reconcile::route::{Route, RouteTarget};
 
 use crate::world::{
@@ -152,7 +152,10 @@ pub(crate) fn ten_thousand() {
     };
     let desired = desired_routes((0..10_000).map(route));
     let timed = |what: &str, desired: &DesiredHost| {
-        let plan = plan(desired);
+        let actual = fetch(desired);
+        let start = Instant::now();
+        let plan = HostPlan::new(desired, &actual);
+        let planned = start.elapsed();
         assert_eq!(plan.changes().len(), 10_000);
         let start = Instant::now();
         let outcomes = apply(&plan);
@@ -162,7 +165,10 @@ pub(crate) fn ten_thousand() {
         let left = fetch(desired).routes.len();
         assert_eq!(left, desired.routes.len());
         let fetched = start.elapsed();
-        let _ = writeln!(stderr(), "{what} in {applied:?}, fetched in {fetched:?}");
+        let _ = writeln!(
+            stderr(),
+            "{what} in {applied:?}, planned in {planned:?}, fetched in {fetched:?}"
+        );
         assert!(applied < Duration::from_secs(10), "{what} took {applied:?}");
     };
     timed("10,000 routes added", &desired);
