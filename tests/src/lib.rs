@@ -1,1 +1,26 @@
-//! Skeleton.
+//! A world to try Privnet in: VPCs, regions and an internet made of network
+//! namespaces, the EC2 API played by moto, instance metadata, a web server, and
+//! a proxy that breaks the API on demand. The demo and the namespace tests run
+//! the real programs in it.
+//!
+//! Everything of a world lives inside private namespaces (network, mounts,
+//! processes) of the process that made it, and is gone when that process is.
+//! It never touches the machine's own network, and needs no root where the
+//! kernel allows user namespaces.
+
+#![forbid(unsafe_code)]
+
+pub mod daemon;
+pub mod deployment;
+pub mod fault_proxy;
+pub mod imds;
+mod internet;
+pub mod isolation;
+pub mod moto;
+pub mod namespace;
+pub mod process;
+pub mod programs;
+pub mod topology;
+pub mod vpc_router;
+pub mod web;
+pub mod world;
