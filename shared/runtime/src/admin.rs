@@ -1,0 +1,365 @@
+//! The admin socket: the daemon's HTTP/JSON API (`privnet_model::admin`) on a
+//! Unix socket.
+//!
+//! Who may use it is a matter of the socket's owner, group and mode (0660);
+//! nothing else is asked. Clients are bounded in number, in what they send and
+//! in how long they take, so that one that hangs costs nothing but its place.
+//! The server knows nothing of the daemon beyond [`AdminHandler`], and is
+//! never on the path of a packet.
+
+use std::fs::{self, DirBuilder, File, Permissions};
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::{Body, Bytes};
+use axum::extract::{Request, State};
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use http_body_util::{BodyExt, Limited};
+use hyper::server::conn::http1;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::service::TowerToHyperService;
+use privnet_model::admin::{ApiError, RefreshReport, RefreshRequest};
+use privnet_model::status::Status;
+use serde::Serialize;
+use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::{Notify, Semaphore};
+use tokio::task::JoinSet;
+use tokio::time::{sleep, timeout};
+use tracing::{debug, warn};
+
+use crate::atomic_file::directory_of;
+
+/// Clients served at once; the next wait in the socket's backlog.
+const MAX_CLIENTS: usize = 32;
+/// How long a client may take to send its request, and again to read the answer.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// The largest request body.
+const MAX_BODY_BYTES: usize = 64 * 1024;
+/// How long a stop waits for answers under way.
+const GRACE: Duration = Duration::from_secs(2);
+
+/// What the daemon answers.
+///
+/// Each call runs as a task of its own: a client that goes away does not cut
+/// it short.
+pub trait AdminHandler: Send + Sync + 'static {
+    /// Everything about the daemon, now.
+    fn status(&self) -> impl Future<Output = Status> + Send;
+
+    /// Looks again and applies what changed; an error is one sentence for the
+    /// operator.
+    fn refresh(
+        &self,
+        request: RefreshRequest,
+    ) -> impl Future<Output = Result<RefreshReport, String>> + Send;
+}
+
+/// Why the admin socket cannot be had.
+#[derive(Debug, thiserror::Error)]
+pub enum BindError {
+    /// Another daemon has it.
+    #[error(
+        "another {program} answers on {}; stop it, or set admin_socket to another path",
+        path.display()
+    )]
+    InUse {
+        /// This program's name.
+        program: &'static str,
+        /// The socket.
+        path: PathBuf,
+    },
+    /// Something that is no socket is there; it was not touched.
+    #[error(
+        "admin socket {}: there is something that is no socket; remove it, or set admin_socket \
+         to another path", path.display()
+    )]
+    NotASocket {
+        /// What is there.
+        path: PathBuf,
+    },
+    /// The host refused.
+    #[error("admin socket {}: cannot {operation}", path.display())]
+    Io {
+        /// What was tried.
+        operation: &'static str,
+        /// The socket.
+        path: PathBuf,
+        /// Why it failed.
+        source: io::Error,
+    },
+}
+
+/// The admin socket, bound; the file goes when this is dropped.
+#[derive(Debug)]
+pub struct AdminServer {
+    listener: UnixListener,
+    file: SocketFile,
+}
+
+impl AdminServer {
+    /// Binds the socket. Its directory is made if missing; a socket that a
+    /// dead daemon left is replaced. Within a Tokio runtime only.
+    ///
+    /// `program` is for the error message.
+    pub async fn bind(path: &Path, program: &'static str) -> Result<Self, BindError> {
+        let failed = |operation| {
+            move |source| BindError::Io {
+                operation,
+                path: path.to_owned(),
+                source,
+            }
+        };
+        let in_use = || BindError::InUse {
+            program,
+            path: path.to_owned(),
+        };
+        let directory = directory_of(path);
+        // 0755: hub and spoke may share it, and members of the socket's group
+        // must get through. The socket's own mode is what keeps others out.
+        DirBuilder::new()
+            .recursive(true)
+            .mode(0o755)
+            .create(&directory)
+            .map_err(failed("make its directory"))?;
+
+        // Held for life: of two daemons that find the same stale socket, one
+        // gets to replace it.
+        let lock = File::create(beside(path, ".lock")).map_err(failed("make its lock file"))?;
+        match lock.try_lock() {
+            Ok(()) => {}
+            Err(fs::TryLockError::WouldBlock) => return Err(in_use()),
+            Err(fs::TryLockError::Error(error)) => return Err(failed("lock its lock file")(error)),
+        }
+        match fs::symlink_metadata(path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(failed("look at it")(error)),
+            Ok(found) if !found.file_type().is_socket() => {
+                return Err(BindError::NotASocket {
+                    path: path.to_owned(),
+                });
+            }
+            // No answer at all is the sign of a dead socket; a full backlog
+            // (EAGAIN) or a lack of rights is an answer.
+            Ok(_) => match UnixStream::connect(path).await {
+                Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
+                    debug!(path = %path.display(), "replacing the socket of a dead daemon");
+                }
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                _ => return Err(in_use()),
+            },
+        }
+        // Bound under another name first, so that it has its mode before
+        // anybody can find it.
+        let new = beside(path, ".new");
+        match fs::remove_file(&new) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                return Err(failed("clear away an unfinished one")(error));
+            }
+            _ => {}
+        }
+        let listener = UnixListener::bind(&new).map_err(failed("bind it"))?;
+        fs::set_permissions(&new, Permissions::from_mode(0o660)).map_err(failed("set its mode"))?;
+        fs::rename(&new, path).map_err(failed("put it in its place"))?;
+        let inode = fs::symlink_metadata(path)
+            .map_err(failed("look at it"))?
+            .ino();
+        Ok(Self {
+            listener,
+            file: SocketFile {
+                path: path.to_owned(),
+                inode,
+                _lock: lock,
+            },
+        })
+    }
+
+    /// Answers until `stop` is done, then removes the socket and gives answers
+    /// under way two seconds to end.
+    pub async fn serve<H: AdminHandler>(self, handler: Arc<H>, stop: impl Future<Output = ()>) {
+        let Self { listener, file } = self;
+        let router = router(handler);
+        let places = Arc::new(Semaphore::new(MAX_CLIENTS));
+        let mut clients = JoinSet::new();
+        let accept = async {
+            loop {
+                let Ok(place) = Arc::clone(&places).acquire_owned().await else {
+                    return;
+                };
+                match listener.accept().await {
+                    Ok((stream, _)) => {
+                        let router = router.clone();
+                        clients.spawn(async move {
+                            serve_client(stream, router).await;
+                            drop(place);
+                        });
+                    }
+                    Err(error) => {
+                        // Out of descriptors, most likely: not at full speed.
+                        warn!(%error, "the admin socket cannot accept");
+                        sleep(Duration::from_millis(200)).await;
+                    }
+                }
+                while clients.try_join_next().is_some() {}
+            }
+        };
+        tokio::select! {
+            () = accept => {}
+            () = stop => {}
+        }
+        drop(listener);
+        drop(file);
+        // What is not done then is cut off when the set is dropped.
+        let _ = timeout(GRACE, async {
+            while clients.join_next().await.is_some() {}
+        })
+        .await;
+    }
+}
+
+/// The socket's file, which goes with its daemon, unless it is another's by now.
+#[derive(Debug)]
+struct SocketFile {
+    path: PathBuf,
+    inode: u64,
+    _lock: File,
+}
+
+impl Drop for SocketFile {
+    fn drop(&mut self) {
+        let own = fs::symlink_metadata(&self.path).is_ok_and(|found| found.ino() == self.inode);
+        if own && let Err(error) = fs::remove_file(&self.path) {
+            warn!(path = %self.path.display(), %error, "the admin socket cannot be removed");
+        }
+    }
+}
+
+fn beside(path: &Path, suffix: &str) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(suffix);
+    PathBuf::from(name)
+}
+
+/// One request, one answer: a client that keeps its connection would keep its
+/// place, and a Unix socket costs nothing to connect to again.
+async fn serve_client(stream: UnixStream, router: Router) {
+    let answered = Arc::new(Notify::new());
+    let told = Arc::clone(&answered);
+    let service = hyper::service::service_fn(move |request: hyper::Request<_>| {
+        let answer = hyper::service::Service::call(
+            &TowerToHyperService::new(router.clone()),
+            request.map(Body::new::<hyper::body::Incoming>),
+        );
+        let told = Arc::clone(&told);
+        async move {
+            let answer = answer.await;
+            told.notify_one();
+            answer
+        }
+    });
+    let connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(PATIENCE)
+        .keep_alive(false)
+        .serve_connection(TokioIo::new(stream), service);
+    let unread = async {
+        answered.notified().await;
+        sleep(PATIENCE).await;
+    };
+    tokio::select! {
+        result = connection => if let Err(error) = result {
+            debug!(%error, "an admin client went wrong");
+        },
+        () = unread => debug!("an admin client did not read its answer"),
+    }
+}
+
+fn router<H: AdminHandler>(handler: Arc<H>) -> Router {
+    Router::new()
+        .route("/v1/status", get(status::<H>))
+        .route("/v1/refresh", post(refresh::<H>))
+        .fallback(async || failure(StatusCode::NOT_FOUND, "no such path".to_owned()))
+        .method_not_allowed_fallback(async || {
+            let error = "GET /v1/status and POST /v1/refresh are what there is";
+            failure(StatusCode::METHOD_NOT_ALLOWED, error.to_owned())
+        })
+        .with_state(handler)
+}
+
+async fn status<H: AdminHandler>(State(handler): State<Arc<H>>) -> Response {
+    match tokio::spawn(async move { handler.status().await }).await {
+        Ok(status) => json(StatusCode::OK, &status),
+        Err(error) => internal(&error),
+    }
+}
+
+async fn refresh<H: AdminHandler>(State(handler): State<Arc<H>>, request: Request) -> Response {
+    let body = match body_of(request).await {
+        Ok(body) => body,
+        Err(failure) => return failure,
+    };
+    let wanted = if body.is_empty() {
+        RefreshRequest::default()
+    } else {
+        match serde_json::from_slice(&body) {
+            Ok(wanted) => wanted,
+            Err(error) => {
+                let error = format!("the request is not understood: {error}");
+                return failure(StatusCode::BAD_REQUEST, error);
+            }
+        }
+    };
+    match tokio::spawn(async move { handler.refresh(wanted).await }).await {
+        Ok(Ok(report)) => json(StatusCode::OK, &report),
+        Ok(Err(error)) => failure(StatusCode::INTERNAL_SERVER_ERROR, error),
+        Err(error) => internal(&error),
+    }
+}
+
+async fn body_of(request: Request) -> Result<Bytes, Response> {
+    let body = Limited::new(request.into_body(), MAX_BODY_BYTES);
+    match timeout(PATIENCE, body.collect()).await {
+        Ok(Ok(body)) => Ok(body.to_bytes()),
+        Ok(Err(error)) if error.is::<http_body_util::LengthLimitError>() => Err(failure(
+            StatusCode::PAYLOAD_TOO_LARGE,
+            format!("a request has at most {MAX_BODY_BYTES} bytes"),
+        )),
+        Ok(Err(error)) => Err(failure(
+            StatusCode::BAD_REQUEST,
+            format!("the request's body broke off: {error}"),
+        )),
+        Err(_) => Err(failure(
+            StatusCode::REQUEST_TIMEOUT,
+            "the request's body did not come in time".to_owned(),
+        )),
+    }
+}
+
+fn internal(error: &tokio::task::JoinError) -> Response {
+    warn!(%error, "an admin request failed within the daemon");
+    let error = "a fault within the daemon; its log says more";
+    failure(StatusCode::INTERNAL_SERVER_ERROR, error.to_owned())
+}
+
+fn failure(status: StatusCode, error: String) -> Response {
+    json(status, &ApiError { error })
+}
+
+fn json(status: StatusCode, value: &impl Serialize) -> Response {
+    match serde_json::to_vec(value) {
+        Ok(mut body) => {
+            // For those who read it with curl.
+            body.push(b'\n');
+            (status, [(header::CONTENT_TYPE, "application/json")], body).into_response()
+        }
+        Err(error) => {
+            warn!(%error, "an admin answer cannot be written as JSON");
+            StatusCode::INTERNAL_SERVER_ERROR.into_response()
+        }
+    }
+}

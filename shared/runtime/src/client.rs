@@ -1,0 +1,214 @@
+//! The admin socket's client side, as `tunnels` uses it.
+//!
+//! One connection per request, every request under a deadline. What the
+//! daemon answers is taken for data: it is limited in size, and its texts are
+//! the caller's to escape before they reach a terminal.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use http_body_util::{BodyExt, Full, Limited};
+use hyper::body::Bytes;
+use hyper::client::conn::http1;
+use hyper::{Method, Request, StatusCode, header};
+use hyper_util::rt::TokioIo;
+use privnet_model::admin::{ApiError, RefreshReport, RefreshRequest};
+use privnet_model::status::Status;
+use serde::de::DeserializeOwned;
+use tokio::net::UnixStream;
+use tokio::time::{sleep, timeout};
+
+/// A status of 10,000 tunnels is about 10 MB.
+const MAX_ANSWER_BYTES: usize = 128 * 1024 * 1024;
+/// A status is put together from what the daemon has in memory.
+const STATUS_TIMEOUT: Duration = Duration::from_secs(10);
+/// A refresh waits for EC2, which may throttle, in every region.
+const REFRESH_TIMEOUT: Duration = Duration::from_secs(300);
+
+/// Why there is no answer.
+#[derive(Debug, thiserror::Error)]
+pub enum ClientError {
+    /// No daemon listens there.
+    #[error("no daemon answers on {}", path.display())]
+    NotRunning {
+        /// The socket.
+        path: PathBuf,
+    },
+    /// The socket is not for this user.
+    #[error("no permission to use {}", path.display())]
+    NotPermitted {
+        /// The socket.
+        path: PathBuf,
+    },
+    /// A daemon listens, and did not answer in time.
+    #[error("the daemon on {} did not answer within {} s", path.display(), after.as_secs())]
+    Timeout {
+        /// The socket.
+        path: PathBuf,
+        /// How long it was waited for.
+        after: Duration,
+    },
+    /// What came back is not what this version of the API says.
+    #[error("the answer on {} is not understood: {problem}", path.display())]
+    Protocol {
+        /// The socket.
+        path: PathBuf,
+        /// What is wrong with it.
+        problem: String,
+    },
+    /// The daemon says no.
+    #[error("{message}")]
+    Api {
+        /// Its reason.
+        message: String,
+    },
+}
+
+/// A client of one admin socket.
+#[derive(Debug, Clone)]
+pub struct AdminClient {
+    path: PathBuf,
+    status_timeout: Duration,
+    refresh_timeout: Duration,
+}
+
+impl AdminClient {
+    /// A client of the socket at `path`; connects with each request.
+    pub fn new(path: impl Into<PathBuf>) -> Self {
+        Self {
+            path: path.into(),
+            status_timeout: STATUS_TIMEOUT,
+            refresh_timeout: REFRESH_TIMEOUT,
+        }
+    }
+
+    /// The same client with another deadline for every request (otherwise 10 s,
+    /// and five minutes for a refresh, which waits for EC2).
+    #[must_use]
+    pub fn with_patience(self, patience: Duration) -> Self {
+        Self {
+            status_timeout: patience,
+            refresh_timeout: patience,
+            ..self
+        }
+    }
+
+    /// The socket.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Everything about the daemon, now.
+    pub async fn status(&self) -> Result<Status, ClientError> {
+        self.ask(Method::GET, "/v1/status", Vec::new(), self.status_timeout)
+            .await
+    }
+
+    /// Has the daemon look again.
+    pub async fn refresh(&self, request: RefreshRequest) -> Result<RefreshReport, ClientError> {
+        let body = serde_json::to_vec(&request).map_err(|error| self.protocol(error))?;
+        self.ask(Method::POST, "/v1/refresh", body, self.refresh_timeout)
+            .await
+    }
+
+    async fn ask<A: DeserializeOwned>(
+        &self,
+        method: Method,
+        path: &str,
+        body: Vec<u8>,
+        patience: Duration,
+    ) -> Result<A, ClientError> {
+        timeout(patience, self.exchange(method, path, body))
+            .await
+            .unwrap_or_else(|_| {
+                Err(ClientError::Timeout {
+                    path: self.path.clone(),
+                    after: patience,
+                })
+            })
+    }
+
+    async fn exchange<A: DeserializeOwned>(
+        &self,
+        method: Method,
+        path: &str,
+        body: Vec<u8>,
+    ) -> Result<A, ClientError> {
+        let stream = self.connect().await?;
+        let (mut sender, connection) = http1::handshake(TokioIo::new(stream))
+            .await
+            .map_err(|error| self.protocol(error))?;
+        let request = Request::builder()
+            .method(method)
+            .uri(path)
+            .header(header::HOST, "privnet")
+            .header(header::CONTENT_TYPE, "application/json")
+            .body(Full::new(Bytes::from(body)))
+            .map_err(|error| self.protocol(error))?;
+        let answer = async {
+            let response = sender
+                .send_request(request)
+                .await
+                .map_err(|error| self.protocol(error))?;
+            let status = response.status();
+            let body = Limited::new(response.into_body(), MAX_ANSWER_BYTES)
+                .collect()
+                .await
+                .map_err(|error| self.protocol(error))?
+                .to_bytes();
+            Ok((status, body))
+        };
+        let (status, body) = drive(connection, answer).await?;
+        if status == StatusCode::OK {
+            return serde_json::from_slice(&body).map_err(|error| self.protocol(error));
+        }
+        Err(match serde_json::from_slice::<ApiError>(&body) {
+            Ok(ApiError { error }) => ClientError::Api { message: error },
+            Err(_) => self.protocol(format!("HTTP status {status}")),
+        })
+    }
+
+    async fn connect(&self) -> Result<UnixStream, ClientError> {
+        loop {
+            let error = match UnixStream::connect(&self.path).await {
+                Ok(stream) => return Ok(stream),
+                Err(error) => error,
+            };
+            let path = self.path.clone();
+            return Err(match error.kind() {
+                // The backlog is full: the daemon lives, and is busy. The
+                // deadline of the whole ends this.
+                io::ErrorKind::WouldBlock => {
+                    sleep(Duration::from_millis(50)).await;
+                    continue;
+                }
+                io::ErrorKind::NotFound
+                | io::ErrorKind::ConnectionRefused
+                | io::ErrorKind::NotADirectory => ClientError::NotRunning { path },
+                io::ErrorKind::PermissionDenied => ClientError::NotPermitted { path },
+                _ => self.protocol(error),
+            });
+        }
+    }
+
+    fn protocol(&self, problem: impl ToString) -> ClientError {
+        ClientError::Protocol {
+            path: self.path.clone(),
+            problem: problem.to_string(),
+        }
+    }
+}
+
+/// Runs the connection beside the exchange, in this same task, so that nothing
+/// of a request outlives its caller.
+async fn drive<T>(connection: impl Future, exchange: impl Future<Output = T>) -> T {
+    let mut connection = std::pin::pin!(connection);
+    let mut exchange = std::pin::pin!(exchange);
+    tokio::select! {
+        biased;
+        result = &mut exchange => result,
+        // Closed: whatever is left of the answer is in the buffers by now.
+        _ = &mut connection => exchange.await,
+    }
+}

@@ -1,0 +1,332 @@
+//! The files that hold keys: the host's own private key, made at first start,
+//! and preshared keys, which the operator puts there.
+//!
+//! A key file is never overwritten. One that cannot be read or makes no sense
+//! is an error for the operator to settle: a new key in its place would cut
+//! off every peer that knows the old one. No error and no log line shows what
+//! a key file holds.
+
+use std::fs::{self, DirBuilder, File};
+use std::io::{self, Read};
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+
+use privnet_model::key::{KeyError, PresharedKey, PrivateKey};
+use rand::TryRng;
+use rand::rngs::SysRng;
+use tracing::{info, warn};
+use zeroize::Zeroizing;
+
+use crate::atomic_file;
+
+/// A key is 45 bytes with its newline; what is much longer is another file.
+const MAX_BYTES: usize = 1024;
+
+/// Why there is no key.
+#[derive(Debug, thiserror::Error)]
+pub enum KeyFileError {
+    /// There is no such file.
+    #[error("key file {}: there is none; {}", path.display(), hint)]
+    Missing {
+        /// The file.
+        path: PathBuf,
+        /// What to do.
+        hint: &'static str,
+    },
+    /// The file exists and cannot be read.
+    #[error(
+        "key file {}: cannot be read; make it a file that this program's user can read \
+         (it was not touched)", path.display()
+    )]
+    Unreadable {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// Something else than a file is there.
+    #[error("key file {}: not a regular file; name another path or remove it", path.display())]
+    NotAFile {
+        /// What is there.
+        path: PathBuf,
+    },
+    /// The file holds no key.
+    #[error(
+        "key file {}: holds no key; expected 32 bytes as base64 on one line, as `wg genkey` \
+         writes them (it was not touched: put the right key back, or move it away{})",
+        path.display(), if *made_anew { " to have a new key made" } else { "" }
+    )]
+    Malformed {
+        /// The file.
+        path: PathBuf,
+        /// Whether a start without the file would make a new key.
+        made_anew: bool,
+        /// What is wrong with it.
+        source: KeyError,
+    },
+    /// A new key could not be made or written.
+    #[error("key file {}: a new key cannot be {step}", path.display())]
+    Create {
+        /// The file.
+        path: PathBuf,
+        /// How far it came.
+        step: &'static str,
+        /// Why.
+        source: io::Error,
+    },
+}
+
+/// The private key of this file; makes it, readable by its owner alone, when
+/// there is no such file.
+///
+/// The directory is made too (mode 0700). Of two programs that do this at the
+/// same time, both get the key of whichever was first.
+pub fn load_or_create(path: &Path) -> Result<PrivateKey, KeyFileError> {
+    match read_key(path, true) {
+        Ok(Some(key)) => return Ok(key),
+        Ok(None) => {}
+        Err(error) => return Err(error),
+    }
+    let failed = |step| {
+        move |source| KeyFileError::Create {
+            path: path.to_owned(),
+            step,
+            source,
+        }
+    };
+    DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(atomic_file::directory_of(path))
+        .map_err(failed(
+            "written: its directory is missing and cannot be made",
+        ))?;
+
+    let mut random = Zeroizing::new([0; 32]);
+    SysRng
+        .try_fill_bytes(random.as_mut_slice())
+        .map_err(|error| failed("made: the kernel gives no random bytes")(error.into()))?;
+    let key = PrivateKey::from_random(*random);
+    let mut line = Zeroizing::new(Vec::with_capacity(64));
+    line.extend_from_slice(key.to_base64().as_bytes());
+    line.push(b'\n');
+    match atomic_file::create(path, &line) {
+        Ok(()) => {
+            info!(path = %path.display(), public_key = %key.public(), "made a new private key");
+            Ok(key)
+        }
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => read_private_key(path),
+        Err(error) => Err(failed("written")(error)),
+    }
+}
+
+/// The private key of this file, which must exist.
+pub fn read_private_key(path: &Path) -> Result<PrivateKey, KeyFileError> {
+    read_key(path, true)?.ok_or_else(|| KeyFileError::Missing {
+        path: path.to_owned(),
+        hint: "start the daemon once, which makes it",
+    })
+}
+
+/// The preshared key of this file, which must exist.
+pub fn read_preshared_key(path: &Path) -> Result<PresharedKey, KeyFileError> {
+    read_key(path, false)?.ok_or_else(|| KeyFileError::Missing {
+        path: path.to_owned(),
+        hint: "put the preshared key there (`wg genpsk` makes one)",
+    })
+}
+
+fn read_key<K>(path: &Path, made_anew: bool) -> Result<Option<K>, KeyFileError>
+where
+    K: FromStr<Err = KeyError>,
+{
+    let unreadable = |source| KeyFileError::Unreadable {
+        path: path.to_owned(),
+        source,
+    };
+    // Asked before opening: opening a FIFO would wait for its other end.
+    let metadata = match fs::metadata(path) {
+        Ok(metadata) => metadata,
+        // A dangling link is not a missing file: a key made there would land
+        // who knows where.
+        Err(error) if error.kind() == io::ErrorKind::NotFound && !path.is_symlink() => {
+            return Ok(None);
+        }
+        Err(error) => return Err(unreadable(error)),
+    };
+    if !metadata.is_file() {
+        return Err(KeyFileError::NotAFile {
+            path: path.to_owned(),
+        });
+    }
+    let mode = metadata.permissions().mode() & 0o7777;
+    if mode & 0o077 != 0 {
+        warn!(
+            path = %path.display(), mode = %format_args!("{mode:04o}"),
+            "other users can get at this key file: it should have mode 0600"
+        );
+    }
+    let mut buffer = Zeroizing::new([0; MAX_BYTES]);
+    let mut length = 0;
+    let mut file = File::open(path).map_err(unreadable)?;
+    while length < MAX_BYTES {
+        match file.read(&mut buffer[length..]).map_err(unreadable)? {
+            0 => break,
+            read => length += read,
+        }
+    }
+    let parsed = if length == MAX_BYTES {
+        Err(KeyError::Length(length))
+    } else {
+        std::str::from_utf8(&buffer[..length])
+            .map_err(|_| KeyError::NotBase64)
+            .and_then(str::parse)
+    };
+    parsed.map(Some).map_err(|source| KeyFileError::Malformed {
+        path: path.to_owned(),
+        made_anew,
+        source,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "a test that fails should panic")]
+    use std::error::Error;
+    use std::os::unix::fs::symlink;
+
+    use super::*;
+
+    fn mode_of(path: &Path) -> u32 {
+        fs::metadata(path).unwrap().permissions().mode() & 0o777
+    }
+
+    #[test]
+    fn the_first_start_makes_a_key_and_the_next_reads_the_same() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("lib/privnet/hub.key");
+        let made = load_or_create(&path).unwrap();
+        assert_eq!(load_or_create(&path).unwrap().public(), made.public());
+        assert_eq!(read_private_key(&path).unwrap().public(), made.public());
+        assert_eq!(mode_of(&path), 0o600);
+        assert_eq!(mode_of(path.parent().unwrap()), 0o700);
+    }
+
+    #[test]
+    fn two_hosts_make_two_keys() {
+        let directory = tempfile::tempdir().unwrap();
+        let one = load_or_create(&directory.path().join("one")).unwrap();
+        let other = load_or_create(&directory.path().join("other")).unwrap();
+        assert_ne!(one.public(), other.public());
+    }
+
+    #[test]
+    fn programs_that_start_at_once_get_one_key() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("hub.key");
+        let keys: Vec<_> = std::thread::scope(|scope| {
+            let threads: Vec<_> = (0..8)
+                .map(|_| scope.spawn(|| load_or_create(&path).unwrap().public()))
+                .collect();
+            threads
+                .into_iter()
+                .map(|thread| thread.join().unwrap())
+                .collect()
+        });
+        assert!(keys.iter().all(|key| *key == keys[0]));
+        assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn a_malformed_key_file_is_an_error_and_stays_as_it_is() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("hub.key");
+        let zero = "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=";
+        let long = "A".repeat(5000);
+        for content in ["", "\n", "not a key", "c2hvcnQ=", zero, &long] {
+            fs::write(&path, content).unwrap();
+            let error = load_or_create(&path).unwrap_err();
+            let KeyFileError::Malformed { .. } = error else {
+                panic!("{content:.10}: {error}");
+            };
+            assert_eq!(fs::read_to_string(&path).unwrap(), content);
+            let message = error.to_string();
+            assert!(
+                message.contains("hub.key") && message.contains("move it away"),
+                "{message}"
+            );
+            assert!(error.source().is_some());
+        }
+        fs::write(&path, [0xff, 0xfe, 0x00]).unwrap();
+        assert!(load_or_create(&path).is_err());
+    }
+
+    #[test]
+    fn an_error_does_not_show_the_key() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("hub.key");
+        fs::write(&path, "c2VjcmV0c2VjcmV0").unwrap();
+        let error = load_or_create(&path).unwrap_err();
+        assert!(!format!("{error:?} {error}").contains("c2Vjcm"));
+    }
+
+    #[test]
+    fn an_unreadable_key_file_is_an_error_and_stays_as_it_is() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("hub.key");
+        // Root reads every file, so a link that leads nowhere and one that
+        // leads to itself stand for what cannot be read.
+        symlink(directory.path().join("nowhere"), &path).unwrap();
+        assert!(matches!(
+            load_or_create(&path),
+            Err(KeyFileError::Unreadable { .. })
+        ));
+        let circle = directory.path().join("circle");
+        symlink(&circle, &circle).unwrap();
+        assert!(matches!(
+            load_or_create(&circle),
+            Err(KeyFileError::Unreadable { .. })
+        ));
+        assert!(path.is_symlink() && circle.is_symlink());
+    }
+
+    #[test]
+    fn a_directory_or_a_fifo_is_no_key_file() {
+        let directory = tempfile::tempdir().unwrap();
+        assert!(matches!(
+            load_or_create(directory.path()),
+            Err(KeyFileError::NotAFile { .. })
+        ));
+        assert!(matches!(
+            load_or_create(Path::new("/dev/null")),
+            Err(KeyFileError::NotAFile { .. })
+        ));
+    }
+
+    #[test]
+    fn a_directory_that_cannot_be_made_is_an_error_that_names_the_file() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("file");
+        fs::write(&file, "").unwrap();
+        let error = load_or_create(&file.join("hub.key")).unwrap_err();
+        assert!(error.to_string().contains("file/hub.key"), "{error}");
+    }
+
+    #[test]
+    fn a_missing_preshared_key_is_not_made() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("psk");
+        assert!(matches!(
+            read_preshared_key(&path),
+            Err(KeyFileError::Missing { .. })
+        ));
+        assert!(!path.exists());
+        fs::write(
+            &path,
+            format!("{}\n", "BwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwc="),
+        )
+        .unwrap();
+        assert_eq!(read_preshared_key(&path).unwrap().as_bytes(), &[7; 32]);
+    }
+}
