@@ -1,5 +1,17 @@
 //! The config files: TOML in, checked types or a list of everything wrong out.
+//!
+//! `ami/hub.toml` and `ami/spoke.toml` are the reference of all keys, for
+//! operators; tests hold them and the readers here together. Never reads a
+//! file itself: the daemons do, and say so when they cannot.
 
-pub mod document;
+mod document;
 pub mod hub;
+mod source;
 pub mod spoke;
+mod syntax;
+mod value;
+
+#[cfg(test)]
+mod examples;
+
+pub use document::{ConfigError, ConfigErrors};

@@ -104,7 +104,9 @@ fn is_region(text: &str) -> bool {
         && is_word(text)
         && parts.len() >= 3
         && parts.iter().all(|part| !part.is_empty())
-        && parts.last().is_some_and(|last| last.bytes().all(|byte| byte.is_ascii_digit()))
+        && parts
+            .last()
+            .is_some_and(|last| last.bytes().all(|byte| byte.is_ascii_digit()))
 }
 
 fn is_word(text: &str) -> bool {
@@ -129,7 +131,13 @@ mod tests {
 
     #[test]
     fn nonsense_does_not() {
-        for text in ["", "i-", "i-xyz", "vpc-12345678", "i-0123456789abcdef0; rm -rf /"] {
+        for text in [
+            "",
+            "i-",
+            "i-xyz",
+            "vpc-12345678",
+            "i-0123456789abcdef0; rm -rf /",
+        ] {
             assert!(text.parse::<InstanceId>().is_err(), "{text}");
         }
         for text in ["", "eu", "eu-west", "eu--1", "EU-WEST-1", "eu-west-1a"] {
@@ -140,7 +148,9 @@ mod tests {
 
     #[test]
     fn the_error_names_the_value_and_what_was_expected() {
-        let error = "nonsense".parse::<Region>().map_err(|error| error.to_string());
+        let error = "nonsense"
+            .parse::<Region>()
+            .map_err(|error| error.to_string());
         assert_eq!(
             error,
             Err("`nonsense` is not a region such as eu-west-1".to_owned())

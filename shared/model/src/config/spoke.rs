@@ -1,4 +1,7 @@
-//! `spoke.toml`.
+//! `spoke.toml`: a spoke's configuration and how it is read.
+//!
+//! Each key is defined where it is read: its kind, its default and the checks
+//! against others. `ami/spoke.toml` explains it to the operator.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -6,6 +9,8 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
+use super::document::{self, ConfigErrors, Section};
+use super::value;
 use crate::inventory::Transport;
 use crate::key::PublicKey;
 use crate::net::Supernet;
@@ -61,4 +66,115 @@ pub struct NatConfig {
     pub sources: Vec<IpNet>,
     /// Destinations beside the privnet that are never masqueraded.
     pub exclude: Vec<IpNet>,
+}
+
+impl SpokeConfig {
+    /// Reads the text of a config file; `file` is its name in the messages.
+    ///
+    /// # Errors
+    ///
+    /// Everything that is wrong with it, at once.
+    pub fn parse(file: &str, text: &str) -> Result<Self, ConfigErrors> {
+        document::parse(file, text, read)
+    }
+}
+
+const DEFAULT_PRIVATE_KEY: &str = "/var/lib/privnet/spoke.key";
+const DEFAULT_ADMIN_SOCKET: &str = "/run/privnet/spoke.sock";
+
+pub(super) fn read(top: &mut Section<'_>) -> Option<SpokeConfig> {
+    let privnet = value::privnet(top);
+    let transport = top.optional("transport", &value::TRANSPORT);
+    let listen_port = top.with_default("listen_port", &value::PORT, value::DEFAULT_PORT);
+    let private_key = value::key_file(top, "private_key");
+    let interface = value::DEFAULT_INTERFACE.to_owned();
+    let interface = top.with_default("interface", &value::INTERFACE, interface);
+    let mtu = top.with_default("mtu", &value::MTU, value::DEFAULT_MTU);
+    let workers = top.optional("workers", &value::WORKERS);
+    let admin_socket = top.with_default(
+        "admin_socket",
+        &value::SOCKET_PATH,
+        DEFAULT_ADMIN_SOCKET.into(),
+    );
+    let log = top.with_default("log", &value::LOG, value::DEFAULT_LOG.to_owned());
+    let publish = top.with_default("publish", &value::FLAG, true);
+    // With a transport that is wrong, nobody knows how many hubs are right.
+    let transport = match transport {
+        Some(transport) => Some(transport.value),
+        None => (!top.has("transport")).then(Transport::default),
+    };
+    let hubs = read_hubs(top, transport);
+    let nat = top.table("nat", "a [nat] section", |nat| Some(read_nat(nat)));
+
+    Some(SpokeConfig {
+        privnet: privnet?,
+        transport: transport?,
+        listen_port,
+        private_key: private_key.map_or_else(|| DEFAULT_PRIVATE_KEY.into(), |path| path.value),
+        interface,
+        mtu,
+        workers: workers.map(|workers| workers.value),
+        admin_socket,
+        log,
+        hubs,
+        nat: nat.unwrap_or_default(),
+        publish,
+    })
+}
+
+fn read_hubs(top: &mut Section<'_>, transport: Option<Transport>) -> Vec<HubPeerConfig> {
+    if transport == Some(Transport::Wireguard) && !top.has("hub") {
+        let expected = "a [[hub]] with `endpoint` and `public_key`, or transport = \"none\"";
+        top.missing("hub", expected);
+    }
+    let hubs = top.tables("hub", |hub| {
+        let endpoint = hub.required("endpoint", &value::ENDPOINT);
+        let public_key = hub.required("public_key", &value::PUBLIC_KEY);
+        let default = Some(value::DEFAULT_KEEPALIVE);
+        let keepalive = hub.with_default("keepalive", &value::KEEPALIVE, default);
+        Some(HubPeerConfig {
+            endpoint: endpoint?.value,
+            public_key: public_key?.value,
+            keepalive,
+        })
+    });
+    let (allowed, problem, expected) = match transport {
+        Some(Transport::None) => (
+            0,
+            "a hub, though transport is \"none\"",
+            "no [[hub]], or transport = \"wireguard\"",
+        ),
+        Some(_) => (1, "one hub too many", "one hub in this version"),
+        None => (usize::MAX, "", ""),
+    };
+    for hub in hubs.iter().skip(allowed) {
+        top.reject(&hub.place, problem, Some(expected.to_owned()));
+    }
+    hubs.into_iter().filter_map(|hub| hub.value).collect()
+}
+
+fn read_nat(nat: &mut Section<'_>) -> NatConfig {
+    let default = NatConfig::default();
+    let egress = nat.with_default("egress", &value::FLAG, default.egress);
+    let interface = nat.optional("interface", &value::INTERFACE);
+    let sources = nat.list("sources", &value::IPV4_CIDR).unwrap_or_default();
+    let exclude = nat.list("exclude", &value::IPV4_CIDR).unwrap_or_default();
+    NatConfig {
+        egress,
+        interface: interface.map(|interface| interface.value),
+        sources: sources.into_iter().map(|net| net.value).collect(),
+        exclude: exclude.into_iter().map(|net| net.value).collect(),
+    }
+}
+
+impl Default for NatConfig {
+    /// Egress for the whole VPC: what a file without `[nat]` says.
+    fn default() -> Self {
+        Self {
+            egress: true,
+            interface: None,
+            sources: Vec::new(),
+            exclude: Vec::new(),
+        }
+    }
 }

@@ -1,0 +1,94 @@
+//! The example files in `ami/` against the readers: they are the reference that
+//! operators have, so they must parse, as shipped and with everything
+//! commented in, and leave no key out.
+
+#![expect(clippy::unwrap_used, reason = "a test that fails should panic")]
+
+use std::collections::BTreeSet;
+
+use super::document::{Section, parse_noting_keys};
+use super::{hub, spoke};
+
+const HUB: &str = include_str!("../../../../ami/hub.toml");
+const SPOKE: &str = include_str!("../../../../ami/spoke.toml");
+
+/// The file with its keys and headers commented in: they have no space after
+/// the `#`, which explanations have.
+fn commented_in(text: &str) -> String {
+    let lines = text.lines().map(|line| match line.strip_prefix('#') {
+        Some(rest) if rest.starts_with(|char: char| char == '[' || char.is_alphabetic()) => rest,
+        _ => line,
+    });
+    lines.collect::<Vec<_>>().join("\n")
+}
+
+/// The keys written in a file, as `site[].cidrs`.
+fn written(text: &str) -> BTreeSet<String> {
+    fn visit(table: &toml::Table, path: &str, found: &mut BTreeSet<String>) {
+        for (key, value) in table {
+            let path = match path {
+                "" => key.clone(),
+                path => format!("{path}.{key}"),
+            };
+            found.insert(path.clone());
+            match value {
+                toml::Value::Table(table) => visit(table, &path, found),
+                toml::Value::Array(elements) => {
+                    for table in elements.iter().filter_map(|element| element.as_table()) {
+                        visit(table, &format!("{path}[]"), found);
+                    }
+                }
+                _ => {}
+            }
+        }
+    }
+    let mut found = BTreeSet::new();
+    visit(&text.parse().unwrap(), "", &mut found);
+    found.retain(|path| !path.starts_with("discovery.tags."));
+    found
+}
+
+fn known<T>(text: &str, read: impl FnOnce(&mut Section<'_>) -> Option<T>) -> BTreeSet<String> {
+    let (result, known) = parse_noting_keys("example.toml", text, read);
+    assert!(result.is_ok(), "{}", result.err().unwrap());
+    known
+}
+
+#[test]
+fn the_examples_parse_as_shipped() {
+    let hub = hub::HubConfig::parse("ami/hub.toml", HUB).unwrap();
+    assert_eq!(hub.sites, []);
+    let spoke = spoke::SpokeConfig::parse("ami/spoke.toml", SPOKE).unwrap();
+    assert_eq!(spoke.hubs.len(), 1);
+}
+
+#[test]
+fn the_hub_example_leaves_out_no_key_and_invents_none() {
+    let text = commented_in(HUB);
+    assert_eq!(written(&text), known(&text, hub::read));
+}
+
+#[test]
+fn the_spoke_example_leaves_out_no_key_and_invents_none() {
+    let text = commented_in(SPOKE);
+    assert_eq!(written(&text), known(&text, spoke::read));
+}
+
+#[test]
+fn what_the_examples_show_as_default_is_the_default() {
+    let shipped = hub::HubConfig::parse("hub.toml", HUB).unwrap();
+    let mut full = hub::HubConfig::parse("hub.toml", &commented_in(HUB)).unwrap();
+    // Keys without a default show an example.
+    full.workers = None;
+    full.sites.clear();
+    assert_eq!(full, shipped);
+
+    let shipped = spoke::SpokeConfig::parse("spoke.toml", SPOKE).unwrap();
+    let mut full = spoke::SpokeConfig::parse("spoke.toml", &commented_in(SPOKE)).unwrap();
+    full.workers = None;
+    full.nat = spoke::NatConfig {
+        egress: full.nat.egress,
+        ..spoke::NatConfig::default()
+    };
+    assert_eq!(full, shipped);
+}
