@@ -1,1 +1,35 @@
-//! Skeleton.
+//! Everything that Privnet asks AWS: which spokes run where, who this instance
+//! is, and which tags it carries.
+//!
+//! This is the only crate that depends on the AWS SDK, whose compile time is
+//! thereby paid in one place; no SDK type leaves it. It decides nothing: it
+//! turns EC2's answers into the records of `privnet-model`, and an answer that
+//! is not complete into an error, so that nothing is ever removed because of a
+//! page that got lost.
+//!
+//! | for | use |
+//! |---|---|
+//! | who and where am I | [`Imds::identity`] |
+//! | which spokes run | [`Discovery::poll`] |
+//! | publish key, port and transport | [`TagPublisher::publish`] |
+
+#![forbid(unsafe_code)]
+
+mod completeness;
+mod context;
+mod discovery;
+mod error;
+mod filter;
+mod imds;
+mod pages;
+mod record;
+mod tags;
+
+pub use context::SdkContext;
+pub use discovery::Discovery;
+pub use error::{Ec2Error, Operation, Reason};
+pub use imds::{Imds, ImdsError};
+pub use tags::{Published, TagPublisher};
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,136 @@
+//! How the AWS SDK is set up: one HTTP client, one cache of credentials, one
+//! policy of retries and timeouts, shared by all regions.
+//!
+//! Endpoints and credentials come from where every AWS tool takes them (the
+//! environment, the profile files, the instance's role); nothing here invents
+//! another way to configure them, and nothing here sends a request.
+
+use std::time::Duration;
+
+use aws_config::timeout::TimeoutConfig;
+use aws_config::{AppName, BehaviorVersion, ConfigLoader, SdkConfig};
+use aws_sdk_ec2::config::SharedHttpClient;
+use aws_sdk_ec2::config::retry::RetryConfig;
+use aws_smithy_http_client::Builder;
+use aws_smithy_http_client::tls::Provider;
+use aws_smithy_http_client::tls::rustls_provider::CryptoMode;
+use privnet_model::id::Region;
+
+use crate::completeness::{Completeness, RetryCutShort};
+
+/// Tries per request, the first included. With adaptive mode's back-off (up to
+/// 1, 2, 4 and 8 s) they span what EC2's throttling usually lasts.
+const ATTEMPTS: u32 = 5;
+
+/// EC2 endpoints accept within milliseconds, those of far regions within 0.3 s.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// For one try, a full page of 1,000 instances included.
+pub(crate) const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// The SDK, set up. Cheap to clone; clones share connections and credentials.
+#[derive(Debug, Clone)]
+pub struct SdkContext {
+    config: SdkConfig,
+}
+
+impl SdkContext {
+    /// Reads the configuration of the environment: `AWS_ENDPOINT_URL`,
+    /// `AWS_ENDPOINT_URL_EC2`, profile files, and the default chain of
+    /// credentials, which ends at the role of the instance.
+    ///
+    /// `home` is the region of this host; the SDK would otherwise ask the
+    /// metadata service for one. Sends no request: missing credentials show at
+    /// the first call.
+    pub async fn load(home: &Region) -> Self {
+        Self::from_loader(loader(home, http_client())).await
+    }
+
+    async fn from_loader(loader: ConfigLoader) -> Self {
+        Self {
+            config: loader.load().await,
+        }
+    }
+
+    /// A client for one region.
+    pub(crate) fn ec2(&self, region: &Region) -> aws_sdk_ec2::Client {
+        let config = aws_sdk_ec2::config::Builder::from(&self.config)
+            .region(aws_config::Region::new(region.as_str().to_owned()))
+            .interceptor(Completeness)
+            .retry_classifier(RetryCutShort)
+            .build();
+        aws_sdk_ec2::Client::from_conf(config)
+    }
+}
+
+/// TLS by rustls on ring, which boringtun brings anyway. Speaks plain HTTP too,
+/// for the metadata service and for test endpoints.
+pub(crate) fn http_client() -> SharedHttpClient {
+    Builder::new()
+        .tls_provider(Provider::Rustls(CryptoMode::Ring))
+        .build_https()
+}
+
+fn loader(home: &Region, http: SharedHttpClient) -> ConfigLoader {
+    let loader = aws_config::defaults(BehaviorVersion::latest())
+        .http_client(http)
+        .region(aws_config::Region::new(home.as_str().to_owned()))
+        .retry_config(RetryConfig::adaptive().with_max_attempts(ATTEMPTS))
+        .timeout_config(
+            TimeoutConfig::builder()
+                .connect_timeout(CONNECT_TIMEOUT)
+                .operation_attempt_timeout(ATTEMPT_TIMEOUT)
+                .build(),
+        );
+    match AppName::new("privnet") {
+        Ok(name) => loader.app_name(name),
+        Err(_) => loader,
+    }
+}
+
+#[cfg(test)]
+impl SdkContext {
+    /// For one endpoint, with credentials that mean nothing and short back-off.
+    pub(crate) async fn for_test(endpoint: &str, attempts: u32) -> Self {
+        Self::for_test_with(endpoint, attempts, "AKIAPRIVNETTEST").await
+    }
+
+    pub(crate) async fn for_test_with(endpoint: &str, attempts: u32, access_key: &str) -> Self {
+        let credentials = aws_credential_types::Credentials::new(
+            access_key,
+            "secret",
+            None,
+            None,
+            "privnet-ec2 tests",
+        );
+        Self::from_loader(test_loader(endpoint, attempts).credentials_provider(credentials)).await
+    }
+
+    /// For one endpoint, with nowhere to take credentials from.
+    pub(crate) async fn for_test_without_credentials(endpoint: &str) -> Self {
+        let nowhere = aws_config::meta::credentials::CredentialsProviderChain::first_try(
+            "nowhere",
+            aws_config::environment::EnvironmentVariableCredentialsProvider::new(),
+        );
+        Self::from_loader(test_loader(endpoint, 1).credentials_provider(nowhere)).await
+    }
+}
+
+#[cfg(test)]
+fn test_loader(endpoint: &str, attempts: u32) -> ConfigLoader {
+    aws_config::defaults(BehaviorVersion::latest())
+        .http_client(http_client())
+        .region(aws_config::Region::new("eu-west-1"))
+        .endpoint_url(endpoint)
+        .retry_config(
+            RetryConfig::adaptive()
+                .with_max_attempts(attempts)
+                .with_initial_backoff(Duration::from_millis(20)),
+        )
+        .timeout_config(
+            TimeoutConfig::builder()
+                .connect_timeout(CONNECT_TIMEOUT)
+                .operation_attempt_timeout(ATTEMPT_TIMEOUT)
+                .build(),
+        )
+}

@@ -1,0 +1,426 @@
+//! What can go wrong between us and EC2, as one sentence each that tells an
+//! operator what to do about it.
+//!
+//! The SDK's own errors nest five deep and differ by call; nothing outside
+//! this crate sees them.
+
+use std::error::Error;
+use std::fmt;
+use std::time::Duration;
+
+use aws_credential_types::provider::error::CredentialsError;
+use aws_sdk_ec2::error::{ProvideErrorMetadata, SdkError};
+use aws_sdk_ec2::operation::RequestId;
+use privnet_model::id::{InstanceId, Region};
+
+use crate::completeness::CutShort;
+use crate::context::ATTEMPT_TIMEOUT;
+
+/// What was asked of EC2. The role needs the IAM action `ec2:` and this name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Operation {
+    /// Which instances run.
+    DescribeInstances,
+    /// Which CIDRs a VPC has.
+    DescribeVpcs,
+    /// Tagging an instance.
+    CreateTags,
+}
+
+impl fmt::Display for Operation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::DescribeInstances => "DescribeInstances",
+            Self::DescribeVpcs => "DescribeVpcs",
+            Self::CreateTags => "CreateTags",
+        })
+    }
+}
+
+/// A call to EC2 that failed. Its text is one sentence with EC2's code and
+/// request id where there are any.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Ec2Error {
+    /// What was asked.
+    pub operation: Operation,
+    /// Where.
+    pub region: Region,
+    /// EC2's id of the request, which AWS support asks for.
+    pub request_id: Option<String>,
+    /// What went wrong.
+    pub reason: Reason,
+}
+
+/// Why a call to EC2 failed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Reason {
+    /// The role lacks the permission.
+    NotAllowed {
+        /// EC2's code.
+        code: String,
+    },
+    /// There are no credentials to sign with.
+    NoCredentials {
+        /// What the chain of credentials said last.
+        detail: String,
+    },
+    /// EC2 does not accept the credentials, or not in this region.
+    CredentialsRejected {
+        /// EC2's code.
+        code: String,
+        /// EC2's explanation.
+        message: String,
+    },
+    /// Too many requests in this account and region, also after all retries.
+    Throttled {
+        /// EC2's code.
+        code: String,
+    },
+    /// EC2 is there, and fails.
+    ServerFault {
+        /// EC2's code, or the HTTP status.
+        code: String,
+        /// EC2's explanation, or empty.
+        message: String,
+    },
+    /// EC2 refused for another reason.
+    Refused {
+        /// EC2's code, or the HTTP status.
+        code: String,
+        /// EC2's explanation, or empty.
+        message: String,
+    },
+    /// No connection.
+    Unreachable {
+        /// What the system said.
+        detail: String,
+    },
+    /// A connection, but no answer within the time of one try.
+    NoAnswer,
+    /// The answer stopped before its end.
+    CutShort {
+        /// How many bytes came.
+        received_bytes: usize,
+    },
+    /// The answer came, and makes no sense.
+    Unreadable {
+        /// What was wrong with it.
+        detail: String,
+    },
+    /// All pages together took longer than they may.
+    Deadline {
+        /// How long they may take.
+        after: Duration,
+    },
+    /// EC2 returned an instance without the tags that it was filtered by: it
+    /// has been seen to leave out all tags for a while. What it says now of
+    /// tags is not to be believed.
+    Untagged {
+        /// The first such instance.
+        instance: InstanceId,
+    },
+    /// EC2 gave the same page token twice.
+    RepeatedPage,
+    /// The pages did not end.
+    TooManyPages {
+        /// How many were read.
+        pages: usize,
+    },
+}
+
+impl Ec2Error {
+    /// Whether the same call may succeed later without anybody changing
+    /// anything.
+    pub fn is_temporary(&self) -> bool {
+        match &self.reason {
+            Reason::NotAllowed { .. }
+            | Reason::NoCredentials { .. }
+            | Reason::CredentialsRejected { .. }
+            | Reason::Refused { .. } => false,
+            Reason::Throttled { .. }
+            | Reason::ServerFault { .. }
+            | Reason::Unreachable { .. }
+            | Reason::NoAnswer
+            | Reason::CutShort { .. }
+            | Reason::Unreadable { .. }
+            | Reason::Deadline { .. }
+            | Reason::Untagged { .. }
+            | Reason::RepeatedPage
+            | Reason::TooManyPages { .. } => true,
+        }
+    }
+
+    /// An error that we found ourselves in an answer without fault.
+    pub(crate) fn found(operation: Operation, region: &Region, reason: Reason) -> Self {
+        Self {
+            operation,
+            region: region.clone(),
+            request_id: None,
+            reason,
+        }
+    }
+
+    pub(crate) fn from_sdk<E>(operation: Operation, region: &Region, error: &SdkError<E>) -> Self
+    where
+        E: ProvideErrorMetadata + Error + 'static,
+    {
+        let request_id = error
+            .request_id()
+            .or_else(|| error.as_service_error()?.meta().request_id())
+            .map(str::to_owned);
+        Self {
+            operation,
+            region: region.clone(),
+            request_id,
+            reason: reason(error),
+        }
+    }
+}
+
+fn reason<E>(error: &SdkError<E>) -> Reason
+where
+    E: ProvideErrorMetadata + Error + 'static,
+{
+    if let Some(cut_short) = in_chain::<CutShort>(error) {
+        return Reason::CutShort {
+            received_bytes: cut_short.received_bytes,
+        };
+    }
+    if in_chain::<CredentialsError>(error).is_some() {
+        return Reason::NoCredentials {
+            detail: innermost(error),
+        };
+    }
+    match error {
+        SdkError::ServiceError(context) => {
+            let status = context.raw().status().as_u16();
+            let answer = context.err();
+            let code = match answer.code() {
+                Some(code) => code.to_owned(),
+                None => format!("HTTP status {status}"),
+            };
+            refusal(
+                status,
+                code,
+                answer.message().unwrap_or_default().to_owned(),
+            )
+        }
+        SdkError::TimeoutError(_) => Reason::NoAnswer,
+        SdkError::DispatchFailure(_) => Reason::Unreachable {
+            detail: innermost(error),
+        },
+        // ResponseError, ConstructionFailure and what later versions may add.
+        _ => Reason::Unreadable {
+            detail: innermost(error),
+        },
+    }
+}
+
+/// The kind of a refusal, by its code. From the table "Common client error
+/// codes" and "Server error codes" of the EC2 API reference; `AccessDenied…` is
+/// what other services and moto say.
+fn refusal(status: u16, code: String, message: String) -> Reason {
+    match code.as_str() {
+        "UnauthorizedOperation" | "AccessDenied" | "AccessDeniedException" => {
+            Reason::NotAllowed { code }
+        }
+        "RequestLimitExceeded"
+        | "Throttling"
+        | "ThrottlingException"
+        | "RequestThrottled"
+        | "EC2ThrottledException"
+        | "BandwidthLimitExceeded"
+        | "TooManyRequestsException" => Reason::Throttled { code },
+        "AuthFailure"
+        | "Blocked"
+        | "ExpiredToken"
+        | "ExpiredTokenException"
+        | "IncompleteSignature"
+        | "InvalidClientTokenId"
+        | "OptInRequired"
+        | "PendingVerification"
+        | "RequestExpired"
+        | "SignatureDoesNotMatch"
+        | "UnrecognizedClientException" => Reason::CredentialsRejected { code, message },
+        _ if status >= 500 => Reason::ServerFault { code, message },
+        _ => Reason::Refused { code, message },
+    }
+}
+
+/// An error and its sources, the outermost first.
+pub(crate) fn chain<'a>(
+    error: &'a (dyn Error + 'static),
+) -> impl Iterator<Item = &'a (dyn Error + 'static)> {
+    std::iter::successors(Some(error), |&error| error.source())
+}
+
+/// The first error of type `T` among an error and its sources.
+pub(crate) fn in_chain<'a, T: Error + 'static>(error: &'a (dyn Error + 'static)) -> Option<&'a T> {
+    chain(error).find_map(|error| error.downcast_ref())
+}
+
+/// The text of the last source, which is the one that says what happened; the
+/// ones before it say "dispatch failure" and "error sending request".
+pub(crate) fn innermost(error: &(dyn Error + 'static)) -> String {
+    chain(error).last().unwrap_or(error).to_string()
+}
+
+impl fmt::Display for Ec2Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (operation, region) = (self.operation, &self.region);
+        let mut code = None;
+        match &self.reason {
+            Reason::NotAllowed { code: given } => {
+                code = Some(given);
+                write!(f, "not allowed: the role needs ec2:{operation} in {region}")?;
+            }
+            Reason::NoCredentials { detail } => write!(
+                f,
+                "no AWS credentials for {operation} in {region}: give the instance a role ({detail})"
+            )?,
+            Reason::CredentialsRejected {
+                code: given,
+                message,
+            } => {
+                code = Some(given);
+                write!(
+                    f,
+                    "EC2 in {region} does not accept these credentials for {operation}, \
+                     or the account has not enabled the region"
+                )?;
+                explain(f, message)?;
+            }
+            Reason::Throttled { code: given } => {
+                code = Some(given);
+                write!(f, "EC2 throttles {operation} in {region}")?;
+            }
+            Reason::ServerFault {
+                code: given,
+                message,
+            } => {
+                code = Some(given);
+                write!(f, "EC2 in {region} fails at {operation}")?;
+                explain(f, message)?;
+            }
+            Reason::Refused {
+                code: given,
+                message,
+            } => {
+                code = Some(given);
+                write!(f, "EC2 in {region} refused {operation}")?;
+                explain(f, message)?;
+            }
+            Reason::Unreachable { detail } => {
+                write!(f, "cannot reach EC2 in {region} for {operation}: {detail}")?;
+            }
+            Reason::NoAnswer => write!(
+                f,
+                "EC2 in {region} did not answer {operation} within {ATTEMPT_TIMEOUT:?}"
+            )?,
+            Reason::CutShort { received_bytes } => write!(
+                f,
+                "EC2's answer to {operation} in {region} was cut short after {received_bytes} bytes"
+            )?,
+            Reason::Unreadable { detail } => write!(
+                f,
+                "EC2's answer to {operation} in {region} could not be read: {detail}"
+            )?,
+            Reason::Deadline { after } => write!(
+                f,
+                "EC2 in {region} had not completed its answer to {operation} after {after:?}"
+            )?,
+            Reason::Untagged { instance } => write!(
+                f,
+                "EC2 in {region} returned {instance} without the tags asked for"
+            )?,
+            Reason::RepeatedPage => {
+                write!(f, "EC2 in {region} gave the same page of {operation} twice")?
+            }
+            Reason::TooManyPages { pages } => write!(
+                f,
+                "EC2's answer to {operation} in {region} had not ended after {pages} pages"
+            )?,
+        }
+        match (code, &self.request_id) {
+            (Some(code), Some(id)) => write!(f, " ({code}, request {id})"),
+            (Some(code), None) => write!(f, " ({code})"),
+            (None, Some(id)) => write!(f, " (request {id})"),
+            (None, None) => Ok(()),
+        }
+    }
+}
+
+/// EC2's explanations end with a full stop; ours go on.
+fn explain(f: &mut fmt::Formatter<'_>, message: &str) -> fmt::Result {
+    match message.trim().trim_end_matches('.') {
+        "" => Ok(()),
+        message => write!(f, ": {message}"),
+    }
+}
+
+impl Error for Ec2Error {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn text(reason: Reason, request_id: Option<&str>) -> String {
+        Ec2Error {
+            operation: Operation::DescribeInstances,
+            region: "eu-west-1".parse().expect("a region"),
+            request_id: request_id.map(str::to_owned),
+            reason,
+        }
+        .to_string()
+    }
+
+    #[test]
+    fn a_missing_permission_names_the_iam_action_and_the_request() {
+        let reason = refusal(403, "UnauthorizedOperation".into(), "You are not …".into());
+        assert_eq!(
+            text(reason, Some("7a62")),
+            "not allowed: the role needs ec2:DescribeInstances in eu-west-1 \
+             (UnauthorizedOperation, request 7a62)"
+        );
+    }
+
+    #[test]
+    fn refusals_are_told_apart_by_code_and_status() {
+        let kind = |status, code: &str| refusal(status, code.into(), "Why.".into());
+        assert!(matches!(
+            kind(503, "RequestLimitExceeded"),
+            Reason::Throttled { .. }
+        ));
+        assert!(matches!(
+            kind(401, "AuthFailure"),
+            Reason::CredentialsRejected { .. }
+        ));
+        assert!(matches!(
+            kind(500, "InternalError"),
+            Reason::ServerFault { .. }
+        ));
+        assert_eq!(
+            text(kind(400, "InvalidParameterValue"), None),
+            "EC2 in eu-west-1 refused DescribeInstances: Why (InvalidParameterValue)"
+        );
+    }
+
+    #[test]
+    fn what_time_may_heal_is_temporary() {
+        let temporary = |reason| {
+            Ec2Error::found(
+                Operation::DescribeVpcs,
+                &"eu-west-1".parse().expect("a region"),
+                reason,
+            )
+            .is_temporary()
+        };
+        assert!(temporary(Reason::NoAnswer));
+        assert!(temporary(refusal(503, "Unavailable".into(), String::new())));
+        assert!(!temporary(refusal(
+            403,
+            "UnauthorizedOperation".into(),
+            String::new()
+        )));
+    }
+}

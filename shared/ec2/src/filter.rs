@@ -1,0 +1,101 @@
+//! What EC2 is asked to leave out of its answer, and the check that it did.
+//!
+//! EC2 takes `*`, `?` and `\` in a filter's value for wildcards and their
+//! escape (EC2 user guide, "Filtering considerations"); a tag's value is meant
+//! literally here, so they are escaped.
+
+use std::collections::BTreeMap;
+
+use aws_sdk_ec2::types::{Filter, Tag};
+use privnet_model::id::VpcId;
+
+/// The filters by which only running instances with all these tags are returned.
+pub(crate) fn running_with(tags: &BTreeMap<String, String>) -> Vec<Filter> {
+    tags.iter()
+        .map(|(key, value)| filter(&format!("tag:{key}"), [literal(value)]))
+        .chain([filter("instance-state-name", ["running".to_owned()])])
+        .collect()
+}
+
+/// The filter by which only these VPCs are returned. As a filter, unlike as a
+/// list of ids, it does not fail because one of them is unknown.
+pub(crate) fn vpcs<'a>(ids: impl IntoIterator<Item = &'a VpcId>) -> Filter {
+    filter("vpc-id", ids.into_iter().map(|id| id.as_str().to_owned()))
+}
+
+/// Whether an instance's tags are what was asked for.
+pub(crate) fn has_all(tags: &[Tag], wanted: &BTreeMap<String, String>) -> bool {
+    wanted.iter().all(|(key, value)| {
+        tags.iter()
+            .any(|tag| tag.key() == Some(key) && tag.value().unwrap_or_default() == value)
+    })
+}
+
+fn filter(name: &str, values: impl IntoIterator<Item = String>) -> Filter {
+    Filter::builder()
+        .name(name)
+        .set_values(Some(values.into_iter().collect()))
+        .build()
+}
+
+fn literal(value: &str) -> String {
+    let mut escaped = String::with_capacity(value.len());
+    for char in value.chars() {
+        if matches!(char, '*' | '?' | '\\') {
+            escaped.push('\\');
+        }
+        escaped.push(char);
+    }
+    escaped
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn wildcards_in_a_tag_value_are_escaped() {
+        assert_eq!(literal(r"a*b?c\d"), r"a\*b\?c\\d");
+        assert_eq!(literal("plain value-1"), "plain value-1");
+    }
+
+    #[test]
+    fn every_tag_is_a_filter_and_only_running_instances_are_asked_for() {
+        let tags = [("service", "nat"), ("env", "pr*d")]
+            .map(|(key, value)| (key.to_owned(), value.to_owned()))
+            .into();
+        let filters: Vec<_> = running_with(&tags)
+            .into_iter()
+            .map(|filter| {
+                (
+                    filter.name().unwrap_or_default().to_owned(),
+                    filter.values().to_vec(),
+                )
+            })
+            .collect();
+        assert_eq!(
+            filters,
+            [
+                ("tag:env".to_owned(), vec![r"pr\*d".to_owned()]),
+                ("tag:service".to_owned(), vec!["nat".to_owned()]),
+                ("instance-state-name".to_owned(), vec!["running".to_owned()]),
+            ]
+        );
+    }
+
+    #[test]
+    fn an_instance_that_lacks_one_of_the_tags_does_not_match() {
+        let tag = |key: &str, value: &str| Tag::builder().key(key).value(value).build();
+        let wanted = BTreeMap::from([
+            ("a".to_owned(), "1".to_owned()),
+            ("b".to_owned(), String::new()),
+        ]);
+        assert!(has_all(
+            &[tag("b", ""), tag("c", "x"), tag("a", "1")],
+            &wanted
+        ));
+        assert!(!has_all(&[tag("a", "1")], &wanted));
+        assert!(!has_all(&[tag("a", "2"), tag("b", "")], &wanted));
+        assert!(!has_all(&[], &wanted));
+    }
+}
