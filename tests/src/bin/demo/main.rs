@@ -8,6 +8,7 @@
 
 mod show;
 
+use std::io::Write;
 use std::os::unix::process::CommandExt;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -35,8 +36,15 @@ struct Arguments {
     keep: bool,
 }
 
-fn main() -> Result<ExitCode> {
-    let arguments = Arguments::parse();
+fn main() -> ExitCode {
+    let outcome = run(&Arguments::parse());
+    outcome.unwrap_or_else(|error| {
+        let _ = writeln!(std::io::stderr(), "demo: {error:#}");
+        ExitCode::FAILURE
+    })
+}
+
+fn run(arguments: &Arguments) -> Result<ExitCode> {
     for program in ["privnet-hub", "privnet-spoke", "tunnels", "privnet-sim"] {
         programs::ours(program)?;
     }

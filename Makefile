@@ -1,0 +1,47 @@
+# Privnet. Each target installs what it needs first (tests/setup) and says so.
+#
+#   make demo          shows Privnet at work on a simulated internet; KEEP=1: stays up until Ctrl-C
+#   make test          everything that CI checks
+#   make lint          the part of it that runs nothing
+#   make bench         the benchmarks
+#   make build         all programs, tests and benches, as the demo and the tests use them
+#   make release       the programs as they are shipped
+#
+# The same packages with the same features in every line, --workspace --all-targets: cargo would
+# otherwise build the AWS SDK again with others (5 minutes).
+
+CACHE := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/privnet
+export CARGO_TARGET_DIR ?= $(CACHE)/target
+export PATH := $(CACHE)/venv/bin:$(PATH)
+# Nothing here may ask this machine's own instance metadata.
+export AWS_EC2_METADATA_DISABLED = true
+
+ALL := --workspace --all-targets --locked
+
+.PHONY: demo test lint bench build release setup
+
+demo: build
+	@exec "$(CARGO_TARGET_DIR)/debug/demo" $(if $(KEEP),--keep)
+
+test: lint build
+	@tests/run-all
+
+# The documentation of libraries only: `--examples` makes cargo choose the features of --all-targets.
+lint: setup
+	cargo fmt --all --check
+	cargo clippy $(ALL) -- -D warnings
+	RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --lib --examples --locked
+	cargo deny --all-features --locked check bans licenses sources
+	@tests/advisories
+
+build: setup
+	cargo build $(ALL)
+
+release: setup
+	cargo build --release --workspace --bins --locked
+
+bench: setup
+	cargo bench -p privnet-tests --locked
+
+setup:
+	@tests/setup
