@@ -13,5 +13,7 @@ mod value;
 
 #[cfg(test)]
 mod examples;
+#[cfg(test)]
+mod wrong;
 
 pub use document::{ConfigError, ConfigErrors};

@@ -83,7 +83,8 @@ impl fmt::Display for ConfigError {
 /// Parses `text` and has `read` read it. `file` is for the messages.
 ///
 /// With syntax errors in the file, what could be parsed is read as well, but
-/// nothing is called missing and nothing is said of the lines that do not parse.
+/// nothing is called missing or unknown (it may belong to what did not parse)
+/// and nothing more is said of the lines that do not parse.
 pub(super) fn parse<T>(
     file: &str,
     text: &str,
@@ -129,7 +130,8 @@ pub(super) fn parse_noting_keys<T>(
             .filter_map(toml::de::Error::span)
             .map(|span| source.position(span.start).0)
             .collect();
-        findings.retain(|finding| !finding.missing && !broken_lines.contains(&finding.error.line));
+        findings
+            .retain(|finding| !finding.of_structure && !broken_lines.contains(&finding.error.line));
     }
     let mut errors: Vec<ConfigError> = findings.into_iter().map(|finding| finding.error).collect();
     errors.extend(syntax::errors(&source, table.get_ref(), &faults));
@@ -318,7 +320,7 @@ impl<'a> Section<'a> {
         let place = self.place.child(key, self.place.span.clone());
         let expected = Some(expected.to_owned());
         let mut finding = self.report.finding(&place, "missing", expected);
-        finding.missing = true;
+        finding.of_structure = true;
         finding.error.value = None;
         self.report.findings.borrow_mut().push(finding);
     }
@@ -439,7 +441,9 @@ struct Report<'a> {
 
 struct Finding {
     error: ConfigError,
-    missing: bool,
+    /// Whether it says that a key is missing or unknown where it is, which a
+    /// syntax error before it makes doubtful.
+    of_structure: bool,
 }
 
 /// A key that its section does not know. What to say of it is decided when
@@ -476,12 +480,14 @@ impl Report<'_> {
         let value = (!place.secret).then(|| self.source.shown(&place.span));
         let error = ConfigError {
             key: place.path.clone(),
-            value: value.filter(|value| !value.is_empty()),
+            value: value.filter(|value| !value.is_empty() && !is_header(value)),
             expected,
             ..self.source.error(place.span.start, problem)
         };
-        let missing = false;
-        Finding { error, missing }
+        Finding {
+            error,
+            of_structure: false,
+        }
     }
 
     fn finish(self) -> (Vec<Finding>, BTreeSet<String>) {
@@ -491,11 +497,19 @@ impl Report<'_> {
             // Only the key is wrong; and what is written under a mistyped
             // `private_key` may be one.
             finding.error.value = None;
+            finding.of_structure = true;
             finding.error.expected = suggestion(&unknown, &known);
             self.findings.borrow_mut().push(finding);
         }
         (self.findings.into_inner(), known)
     }
+}
+
+/// Whether this is how a table starts, which is no value to show.
+fn is_header(text: &str) -> bool {
+    let name = text.trim_matches(['[', ']']);
+    let bare = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
+    name.len() < text.len() && !name.is_empty() && name.bytes().all(bare)
 }
 
 /// What the writer of an unknown key may have meant.
@@ -530,9 +544,13 @@ fn distance(a: &str, b: &str) -> usize {
 }
 
 /// The dotted path of a key in a section, quoted where TOML would need it.
-fn join(path: &str, key: &str) -> String {
+pub(super) fn join(path: &str, key: &str) -> String {
     let bare = |byte: u8| byte.is_ascii_alphanumeric() || b"-_[]".contains(&byte);
+    // The 32 bytes of a WireGuard key in base64, less the `=` that makes them
+    // an entry: no key of ours, but perhaps somebody's secret.
+    let may_be_private = key.len() == 43 && key.bytes().all(|byte| byte.is_ascii_alphanumeric());
     let key = match !key.is_empty() && key.bytes().all(bare) {
+        _ if may_be_private => "…".to_owned(),
         true => key.to_owned(),
         false => format!("{key:?}"),
     };

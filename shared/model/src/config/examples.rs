@@ -1,6 +1,6 @@
 //! The example files in `ami/` against the readers: they are the reference that
 //! operators have, so they must parse, as shipped and with everything
-//! commented in, and leave no key out.
+//! commented in, and leave no key out. With them the IAM policy that names our tags.
 
 #![expect(clippy::unwrap_used, reason = "a test that fails should panic")]
 
@@ -8,9 +8,11 @@ use std::collections::BTreeSet;
 
 use super::document::{Section, parse_noting_keys};
 use super::{hub, spoke};
+use crate::inventory::{PORT_TAG, PUBLIC_KEY_TAG, TRANSPORT_TAG};
 
 const HUB: &str = include_str!("../../../../ami/hub.toml");
 const SPOKE: &str = include_str!("../../../../ami/spoke.toml");
+const SPOKE_POLICY: &str = include_str!("../../../../ami/iam/spoke-policy.json");
 
 /// The file with its keys and headers commented in: they have no space after
 /// the `#`, which explanations have.
@@ -91,4 +93,16 @@ fn what_the_examples_show_as_default_is_the_default() {
         ..spoke::NatConfig::default()
     };
     assert_eq!(full, shipped);
+}
+
+#[test]
+fn a_spoke_may_set_just_the_tags_that_it_publishes() {
+    let policy: serde_json::Value = serde_json::from_str(SPOKE_POLICY).unwrap();
+    let [statement] = policy["Statement"].as_array().unwrap().as_slice() else {
+        panic!("one statement expected: {policy}");
+    };
+    assert_eq!(statement["Action"], "ec2:CreateTags");
+    let keys = &statement["Condition"]["ForAllValues:StringEquals"]["aws:TagKeys"];
+    let ours = serde_json::json!([PUBLIC_KEY_TAG, PORT_TAG, TRANSPORT_TAG]);
+    assert_eq!(*keys, ours);
 }

@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 
 use toml::de::{DeTable, DeValue, Error};
 
-use super::document::ConfigError;
+use super::document::{ConfigError, join};
 use super::source::{Source, cut};
 
 /// More lines than this are most likely the echo of one unclosed bracket.
@@ -58,15 +58,14 @@ fn duplicate(
     if let Some((first, _)) = nearest.as_ref().filter(|(first, _)| *first < offset) {
         error.problem = format!("given already in line {}", source.position(*first).0);
     }
-    error.key = nearest.map_or(name, |(_, path)| path);
+    error.key = nearest.map_or_else(|| join("", bare), |(_, path)| path);
     error
 }
 
 /// Calls `found` with the name, the path and the offset of each key.
 fn visit(table: &DeTable<'_>, path: &str, found: &mut impl FnMut(&str, &str, usize)) {
     for (key, value) in table {
-        let separator = if path.is_empty() { "" } else { "." };
-        let path = format!("{path}{separator}{}", key.get_ref());
+        let path = join(path, key.get_ref());
         found(key.get_ref(), &path, key.span().start);
         match value.get_ref() {
             DeValue::Table(table) => visit(table, &path, found),

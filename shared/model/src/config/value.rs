@@ -11,6 +11,7 @@ use ipnet::IpNet;
 use toml::de::DeValue;
 
 use super::document::{Located, Section};
+use super::source::cut;
 use crate::id::Region;
 use crate::inventory::Transport;
 use crate::key::PublicKey;
@@ -142,7 +143,7 @@ pub(super) const LOG: Kind<String> = Kind {
                 None => ("any", directive.trim()),
             };
             if target.is_empty() || !is_level(level) {
-                return Err(format!("`{}` is not a log filter", directive.trim()).into());
+                return Err(format!("`{}` is not a log filter", cut(directive)).into());
             }
         }
         Ok(filter.to_owned())
