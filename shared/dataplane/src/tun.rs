@@ -1,0 +1,249 @@
+//! The TUN interface: making it, its MTU, and one queue per worker to read whole
+//! IP packets from and write them to. The interface lives as long as its queues.
+
+use std::ffi::CString;
+use std::fs::OpenOptions;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::OpenOptionsExt;
+
+use socket2::{Domain, Socket, Type};
+
+use crate::epoll::check;
+use crate::error::DeviceError;
+
+/// An interface name that the kernel takes.
+#[derive(Debug, Clone)]
+pub(crate) struct InterfaceName(String);
+
+impl InterfaceName {
+    /// Checks the name by the kernel's rules (`dev_valid_name`).
+    pub(crate) fn new(name: &str) -> Result<Self, DeviceError> {
+        let reason = if name.is_empty() {
+            "it is empty"
+        } else if name.len() >= libc::IFNAMSIZ {
+            "it is longer than 15 bytes"
+        } else if name == "." || name == ".." {
+            "it is a directory's name"
+        } else if name
+            .bytes()
+            .any(|byte| byte == b'/' || byte == b':' || byte.is_ascii_whitespace() || byte == 0)
+        {
+            "it has a slash, a colon or a space in it"
+        } else if name.contains('%') {
+            // The kernel would take it for a pattern and choose a number.
+            "it has a percent sign in it"
+        } else {
+            return Ok(Self(name.to_owned()));
+        };
+        Err(DeviceError::BadName {
+            name: name.to_owned(),
+            reason,
+        })
+    }
+
+    pub(crate) fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// A request for the kernel about this interface.
+    fn request(&self) -> libc::ifreq {
+        // SAFETY: ifreq is plain data, for which all zero is valid.
+        let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
+        for (to, from) in request.ifr_name.iter_mut().zip(self.0.bytes()) {
+            *to = from as libc::c_char;
+        }
+        request
+    }
+}
+
+/// One queue of the interface, for one worker.
+#[derive(Debug)]
+pub(crate) struct TunQueue(OwnedFd);
+
+/// What an attempt to read or write a packet came to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum TunOutcome {
+    /// A packet of that many bytes.
+    Packet(usize),
+    /// Nothing to read now.
+    Empty,
+    /// The interface was deleted.
+    Gone,
+    /// The kernel refused this packet (the interface is down, for one).
+    Refused,
+}
+
+/// Makes the interface with that many queues.
+pub(crate) fn open(name: &InterfaceName, queues: usize) -> Result<Vec<TunQueue>, DeviceError> {
+    let multi = if queues > 1 { libc::IFF_MULTI_QUEUE } else { 0 };
+    (0..queues)
+        .map(|queue| {
+            // The first must make the interface, the others join it.
+            let exclusive = if queue == 0 { libc::IFF_TUN_EXCL } else { 0 };
+            open_queue(name, libc::IFF_TUN | libc::IFF_NO_PI | multi | exclusive)
+        })
+        .collect()
+}
+
+fn open_queue(name: &InterfaceName, flags: libc::c_int) -> Result<TunQueue, DeviceError> {
+    let not_permitted = || DeviceError::NotPermitted {
+        name: name.0.clone(),
+    };
+    let file = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .custom_flags(libc::O_NONBLOCK)
+        .open("/dev/net/tun")
+        .map_err(|error| match error.raw_os_error() {
+            Some(libc::ENOENT | libc::ENODEV | libc::ENXIO) => DeviceError::NoTun,
+            Some(libc::EACCES | libc::EPERM) => not_permitted(),
+            _ => DeviceError::system("opening /dev/net/tun")(error),
+        })?;
+    let mut request = name.request();
+    request.ifr_ifru.ifru_flags = flags as libc::c_short;
+    // SAFETY: the request is a valid ifreq for the call, as TUNSETIFF wants.
+    let result = check(unsafe { libc::ioctl(file.as_raw_fd(), libc::TUNSETIFF, &mut request) });
+    match result {
+        Ok(_) => Ok(TunQueue(file.into())),
+        Err(error) => Err(match error.raw_os_error() {
+            Some(libc::EPERM) => not_permitted(),
+            Some(libc::EBUSY | libc::EEXIST) => DeviceError::NameInUse {
+                name: name.0.clone(),
+            },
+            // An interface of that name which is no TUN.
+            Some(libc::EINVAL) if index(name).is_some() => DeviceError::NameInUse {
+                name: name.0.clone(),
+            },
+            _ => DeviceError::system(format!("making the interface {}", name.0))(error),
+        }),
+    }
+}
+
+impl TunQueue {
+    /// Reads one packet.
+    pub(crate) fn read(&self, buffer: &mut [u8]) -> TunOutcome {
+        // SAFETY: the buffer is valid for writes of its length.
+        let result =
+            unsafe { libc::read(self.0.as_raw_fd(), buffer.as_mut_ptr().cast(), buffer.len()) };
+        Self::outcome(result)
+    }
+
+    /// Writes one packet.
+    pub(crate) fn write(&self, packet: &[u8]) -> TunOutcome {
+        // SAFETY: the packet is valid for reads of its length.
+        let result =
+            unsafe { libc::write(self.0.as_raw_fd(), packet.as_ptr().cast(), packet.len()) };
+        Self::outcome(result)
+    }
+
+    fn outcome(result: isize) -> TunOutcome {
+        if let Ok(length) = usize::try_from(result) {
+            return TunOutcome::Packet(length);
+        }
+        match io::Error::last_os_error().raw_os_error() {
+            Some(libc::EAGAIN | libc::EINTR) => TunOutcome::Empty,
+            // Detached: the interface is gone (tun_get of drivers/net/tun.c).
+            Some(libc::EBADFD | libc::ENODEV) => TunOutcome::Gone,
+            _ => TunOutcome::Refused,
+        }
+    }
+}
+
+impl AsFd for TunQueue {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+/// Asks and tells the kernel about the interface, by name: in the network
+/// namespace of the thread that opened it, wherever the interface has gone since.
+#[derive(Debug)]
+pub(crate) struct Link {
+    name: InterfaceName,
+    socket: Socket,
+}
+
+impl Link {
+    pub(crate) fn new(name: &InterfaceName) -> Result<Self, DeviceError> {
+        Ok(Self {
+            name: name.clone(),
+            socket: Socket::new(Domain::IPV4, Type::DGRAM, None).map_err(DeviceError::system(
+                "opening a socket for interface requests",
+            ))?,
+        })
+    }
+
+    pub(crate) fn set_mtu(&self, mtu: u16) -> Result<(), DeviceError> {
+        let mut request = self.name.request();
+        request.ifr_ifru.ifru_mtu = mtu.into();
+        self.ioctl(libc::SIOCSIFMTU, &mut request)
+            .map_err(DeviceError::system(format!(
+                "setting the MTU of {} to {mtu}",
+                self.name.0
+            )))
+    }
+
+    /// The MTU now; anybody may have changed it.
+    pub(crate) fn mtu(&self) -> io::Result<usize> {
+        let mut request = self.name.request();
+        self.ioctl(libc::SIOCGIFMTU, &mut request)?;
+        // SAFETY: the kernel filled this member in, as SIOCGIFMTU does.
+        let mtu = unsafe { request.ifr_ifru.ifru_mtu };
+        usize::try_from(mtu).map_err(io::Error::other)
+    }
+
+    pub(crate) fn set_up(&self) -> Result<(), DeviceError> {
+        let operation = || DeviceError::system(format!("bringing {} up", self.name.0));
+        let mut request = self.name.request();
+        self.ioctl(libc::SIOCGIFFLAGS, &mut request)
+            .map_err(operation())?;
+        // SAFETY: the kernel filled this member in, as SIOCGIFFLAGS does.
+        let flags = unsafe { request.ifr_ifru.ifru_flags };
+        request.ifr_ifru.ifru_flags = flags | libc::IFF_UP as libc::c_short;
+        self.ioctl(libc::SIOCSIFFLAGS, &mut request)
+            .map_err(operation())
+    }
+
+    fn ioctl(&self, operation: libc::Ioctl, request: &mut libc::ifreq) -> io::Result<()> {
+        // SAFETY: the request is a valid ifreq for the call, as these operations want.
+        check(unsafe { libc::ioctl(self.socket.as_raw_fd(), operation, request) })?;
+        Ok(())
+    }
+}
+
+/// The kernel's number of an interface, if there is one of that name.
+pub(crate) fn index(name: &InterfaceName) -> Option<u32> {
+    let name = CString::new(name.as_str()).ok()?;
+    // SAFETY: a valid C string for the call.
+    match unsafe { libc::if_nametoindex(name.as_ptr()) } {
+        0 => None,
+        index => Some(index),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_that_the_kernel_would_refuse_are_refused_here_with_the_reason() {
+        for name in [
+            "",
+            ".",
+            "..",
+            "a/b",
+            "a b",
+            "a:1",
+            "wg%d",
+            "a234567890123456",
+        ] {
+            assert!(
+                matches!(InterfaceName::new(name), Err(DeviceError::BadName { .. })),
+                "{name}"
+            );
+        }
+        assert!(InterfaceName::new("privnet0").is_ok());
+        assert!(InterfaceName::new("a23456789012345").is_ok());
+    }
+}

@@ -1,0 +1,185 @@
+//! The index that names a peer in WireGuard messages.
+//!
+//! WireGuard's receiver index has 32 bits. boringtun keeps the low 8 for its own
+//! ring of sessions and gives us the other 24: 16 for the slot, 8 for the slot's
+//! generation, so that a message for a removed peer does not reach the next one
+//! in its slot. The slot also tells the owner: slot modulo the number of workers.
+//! So any worker, and later a classic BPF program in the kernel, finds the owner
+//! of a datagram by arithmetic alone. Nothing here is shared or locked.
+
+use std::collections::VecDeque;
+
+/// How many peers a device can have.
+pub const MAX_PEERS: usize = 1 << 16;
+
+/// A peer's slot and the slot's generation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct PeerIndex(u32);
+
+impl PeerIndex {
+    /// The index of a slot in one of its generations.
+    pub const fn new(slot: u16, generation: u8) -> Self {
+        Self((generation as u32) << 16 | slot as u32)
+    }
+
+    /// The index in the receiver field of a WireGuard message.
+    pub const fn of_receiver(receiver: u32) -> Self {
+        Self(receiver >> 8)
+    }
+
+    /// The 24 bits that boringtun takes.
+    pub const fn bits(self) -> u32 {
+        self.0
+    }
+
+    /// The slot.
+    pub const fn slot(self) -> usize {
+        (self.0 & 0xffff) as usize
+    }
+
+    /// The worker that owns the peer.
+    pub const fn owner(self, workers: usize) -> usize {
+        self.slot() % workers
+    }
+}
+
+/// Hands out slots. A freed slot waits at the end of the line, so that the same
+/// index comes again as late as possible.
+#[derive(Debug, Default)]
+pub struct IndexAllocator {
+    used: usize,
+    free: VecDeque<PeerIndex>,
+}
+
+impl IndexAllocator {
+    /// Freed slots below this number are not used again, while there are new ones.
+    const REUSE_AFTER: usize = 64;
+
+    /// A free index, or `None` when the device is full.
+    pub fn allocate(&mut self) -> Option<PeerIndex> {
+        if self.free.len() < Self::REUSE_AFTER
+            && let Ok(slot) = u16::try_from(self.used)
+        {
+            self.used += 1;
+            return Some(PeerIndex::new(slot, 0));
+        }
+        self.free.pop_front()
+    }
+
+    /// Takes an index back; its slot comes again in the next generation.
+    pub fn release(&mut self, index: PeerIndex) {
+        let generation = (index.0 >> 16) as u8;
+        self.free.push_back(PeerIndex::new(
+            index.slot() as u16,
+            generation.wrapping_add(1),
+        ));
+    }
+}
+
+/// The flat table of one worker's peers, by index.
+#[derive(Debug)]
+pub(crate) struct SlotTable<T> {
+    workers: usize,
+    slots: Vec<Option<(PeerIndex, T)>>,
+}
+
+impl<T> SlotTable<T> {
+    pub(crate) fn new(workers: usize) -> Self {
+        Self {
+            workers,
+            slots: Vec::new(),
+        }
+    }
+
+    /// The number of places, empty ones included: what a scan goes over.
+    pub(crate) fn places(&self) -> usize {
+        self.slots.len()
+    }
+
+    pub(crate) fn insert(&mut self, index: PeerIndex, value: T) {
+        let place = index.slot() / self.workers;
+        if place >= self.slots.len() {
+            self.slots.resize_with(place + 1, || None);
+        }
+        self.slots[place] = Some((index, value));
+    }
+
+    pub(crate) fn remove(&mut self, index: PeerIndex) -> Option<T> {
+        let place = self.slots.get_mut(index.slot() / self.workers)?;
+        if place.as_ref().is_some_and(|(holder, _)| *holder == index) {
+            return place.take().map(|(_, value)| value);
+        }
+        None
+    }
+
+    pub(crate) fn get_mut(&mut self, index: PeerIndex) -> Option<&mut T> {
+        match self.slots.get_mut(index.slot() / self.workers)? {
+            Some((holder, value)) if *holder == index => Some(value),
+            _ => None,
+        }
+    }
+
+    /// What is at a place, for the staggered scan.
+    pub(crate) fn at_mut(&mut self, place: usize) -> Option<&mut T> {
+        self.slots.get_mut(place)?.as_mut().map(|(_, value)| value)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "a test that fails should panic")]
+    use std::collections::BTreeMap;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn an_index_of_a_removed_peer_does_not_find_the_next_one_in_its_slot() {
+        let mut table = SlotTable::new(1);
+        table.insert(PeerIndex::new(3, 0), "old");
+        assert_eq!(table.remove(PeerIndex::new(3, 0)), Some("old"));
+        table.insert(PeerIndex::new(3, 1), "new");
+        assert_eq!(table.get_mut(PeerIndex::new(3, 0)), None);
+        assert_eq!(table.remove(PeerIndex::new(3, 0)), None);
+        assert_eq!(table.get_mut(PeerIndex::new(3, 1)), Some(&mut "new"));
+    }
+
+    #[test]
+    fn a_full_device_refuses_and_a_freed_slot_is_used_again() {
+        let mut allocator = IndexAllocator::default();
+        let all: Vec<_> = std::iter::from_fn(|| allocator.allocate()).collect();
+        assert_eq!(all.len(), MAX_PEERS);
+        allocator.release(all[7]);
+        assert_eq!(allocator.allocate(), Some(PeerIndex::new(7, 1)));
+        assert_eq!(allocator.allocate(), None);
+    }
+
+    proptest! {
+        #[test]
+        fn the_table_behaves_like_a_map(
+            workers in 1usize..5,
+            steps in prop::collection::vec((any::<bool>(), any::<prop::sample::Index>()), 0..200),
+        ) {
+            let mut allocator = IndexAllocator::default();
+            let mut model = BTreeMap::new();
+            let mut tables: Vec<_> = (0..workers).map(|_| SlotTable::new(workers)).collect();
+            for (value, (add, which)) in steps.into_iter().enumerate() {
+                if add || model.is_empty() {
+                    let index = allocator.allocate().unwrap();
+                    tables[index.owner(workers)].insert(index, value);
+                    prop_assert!(model.insert(index, value).is_none());
+                } else {
+                    let index = *which.get(&model.keys().copied().collect::<Vec<_>>());
+                    let value = model.remove(&index);
+                    prop_assert_eq!(tables[index.owner(workers)].remove(index), value);
+                    allocator.release(index);
+                    prop_assert_eq!(tables[index.owner(workers)].get_mut(index), None);
+                }
+                for (index, value) in &mut model {
+                    prop_assert_eq!(tables[index.owner(workers)].get_mut(*index), Some(value));
+                }
+            }
+        }
+    }
+}

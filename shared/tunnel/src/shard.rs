@@ -1,0 +1,457 @@
+//! The peers of one worker: bytes and time in, bytes out.
+//!
+//! A worker calls [`Shard::datagram`] for what came from the network,
+//! [`Shard::packet`] for what came from the TUN, [`Shard::take_parcel`] for what
+//! other workers handed over and [`Shard::tick`] when time has passed. Each call
+//! adds to the [`Outputs`], which the worker writes out once per batch. Nothing
+//! here blocks, waits or does IO, and one call never starts more than a bounded
+//! amount of work.
+
+use std::collections::VecDeque;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crate::allowed_ips::Target;
+use crate::batch::{Outputs, Parcel, ParcelItem};
+use crate::counters::{Counter, Counters};
+use crate::directory::Directory;
+use crate::handshake::{Admission, HandshakeQueue, INITIATION, Waiting};
+use crate::identity::COOKIE_REPLY;
+use crate::index::{PeerIndex, SlotTable};
+use crate::packet::IpPacket;
+use crate::peer::{Context, Opened, Peer, PeerUpdate, receiver_at};
+use crate::relay::{self, Verdict};
+use crate::{MESSAGE_OVERHEAD, PADDING};
+
+const RESPONSE: usize = 92;
+
+/// Every peer is looked at this often.
+const SCAN: Duration = Duration::from_millis(250);
+/// A scan is spread over at most so many parts.
+const SCAN_PARTS: usize = 10;
+/// With fewer peers than this per part there are fewer parts, hence fewer wake-ups.
+const SCAN_PART_PEERS: usize = 64;
+
+/// Handshake messages worked on, and handshakes begun, per call of `tick`: about
+/// a millisecond each, which is what a packet may have to wait behind them.
+const HANDSHAKES_PER_TICK: usize = 4;
+
+/// Unknown keys reported per batch; more are only counted.
+const KNOCKS_PER_BATCH: usize = 16;
+
+/// What a shard is told once.
+#[derive(Debug, Clone)]
+pub struct ShardConfig {
+    /// The worker's number.
+    pub worker: usize,
+    /// How many workers the device has.
+    pub workers: usize,
+    /// Whether packets between peers are relayed here (a hub) or left to the
+    /// kernel's routing.
+    pub relay: bool,
+    /// The tunnel's MTU.
+    pub mtu: usize,
+    /// Where to count.
+    pub counters: Arc<Counters>,
+}
+
+/// The peers of one worker.
+#[derive(Debug)]
+pub struct Shard {
+    config: ShardConfig,
+    directory: Arc<Directory>,
+    peers: SlotTable<Peer>,
+    handshakes: HandshakeQueue,
+    /// Peers whose handshake is to begin: many may be added at one moment.
+    starting: VecDeque<PeerIndex>,
+    scan: Scan,
+}
+
+#[derive(Debug, Default)]
+struct Scan {
+    next_place: usize,
+    next_at: Option<Instant>,
+}
+
+impl Shard {
+    /// A shard without peers.
+    pub fn new(config: ShardConfig) -> Self {
+        Self {
+            peers: SlotTable::new(config.workers),
+            config,
+            directory: Arc::default(),
+            handshakes: HandshakeQueue::default(),
+            starting: VecDeque::new(),
+            scan: Scan::default(),
+        }
+    }
+
+    /// Takes over a new common knowledge.
+    pub fn set_directory(&mut self, directory: Arc<Directory>) {
+        self.directory = directory;
+    }
+
+    /// Takes over a new tunnel MTU.
+    pub fn set_mtu(&mut self, mtu: usize) {
+        self.config.mtu = mtu;
+    }
+
+    /// Takes a peer of this worker in. Where it has somewhere to send to and a
+    /// persistent keepalive, its handshake begins at once.
+    pub fn insert(&mut self, peer: Peer, now: Instant) {
+        let index = peer.index();
+        self.peers.insert(index, peer);
+        self.start_if_wanted(index, now);
+    }
+
+    /// Changes a peer.
+    pub fn update(&mut self, index: PeerIndex, update: PeerUpdate, now: Instant) {
+        if let Some(peer) = self.peers.get_mut(index) {
+            peer.update(update);
+        }
+        self.start_if_wanted(index, now);
+    }
+
+    /// Forgets a peer and its sessions.
+    pub fn remove(&mut self, index: PeerIndex) {
+        self.peers.remove(index);
+    }
+
+    /// Takes a datagram from the network.
+    pub fn datagram(&mut self, from: SocketAddr, datagram: &[u8], now: Instant, out: &mut Outputs) {
+        match (receiver_at(datagram, 0), datagram.len()) {
+            (Some(4), MESSAGE_OVERHEAD..) => self.data(from, datagram, now, out),
+            (Some(1), INITIATION) => self.initiation(from, None, datagram, now, out),
+            (Some(2), RESPONSE) => self.response(from, datagram, out),
+            (Some(3), COOKIE_REPLY) => self.cookie(from, datagram, out),
+            _ => self.config.counters.count(Counter::Malformed),
+        }
+    }
+
+    /// Takes a packet from the TUN: the first `length` bytes of a buffer in which
+    /// [`PADDING`] bytes of room follow.
+    pub fn packet(&mut self, buffer: &mut [u8], length: usize, now: Instant, out: &mut Outputs) {
+        let Some(packet) = buffer.get_mut(..length).and_then(IpPacket::parse) else {
+            self.config.counters.count(Counter::NotIp);
+            return;
+        };
+        let length = packet.len();
+        match self.directory.allowed_ips.lookup(packet.destination()) {
+            Some(Target::Peer(peer)) => self.send_to(peer, buffer, length, now, out),
+            Some(Target::Local) | None => self.config.counters.count(Counter::NoRoute),
+        }
+    }
+
+    /// Takes what another worker handed over, and leaves the parcel empty.
+    pub fn take_parcel(&mut self, parcel: &mut Parcel, now: Instant, out: &mut Outputs) {
+        parcel.drain(|item, bytes, length| match item {
+            ParcelItem::Datagram(from) => self.datagram(from, &bytes[..length], now, out),
+            ParcelItem::Initiation(from, peer) => {
+                self.initiation(from, Some(peer), &bytes[..length], now, out);
+            }
+            ParcelItem::Packet(peer) => self.send_to(peer, bytes, length, now, out),
+        });
+    }
+
+    /// Lets time pass: a few of the handshakes that wait, and the peers whose
+    /// turn it is.
+    pub fn tick(&mut self, now: Instant, out: &mut Outputs) {
+        for _ in 0..HANDSHAKES_PER_TICK {
+            let Some(waiting) = self.handshakes.next() else {
+                break;
+            };
+            self.handshake(&waiting, now, out);
+        }
+        // What others began comes first: our own can wait, theirs would be repeated.
+        if self.handshakes.is_empty() {
+            for _ in 0..HANDSHAKES_PER_TICK {
+                let Some(index) = self.starting.pop_front() else {
+                    break;
+                };
+                if let Some(peer) = self.peers.get_mut(index) {
+                    peer.is_starting = false;
+                    peer.start_handshake(&mut context(&self.config, now, out));
+                }
+            }
+        }
+        if self.scan.next_at.is_none_or(|next_at| now >= next_at) {
+            self.scan(now, out);
+        }
+    }
+
+    /// When [`Self::tick`] must be called next; now, when work is left over.
+    pub fn next_tick(&self, now: Instant) -> Option<Instant> {
+        if !self.handshakes.is_empty() || !self.starting.is_empty() {
+            return Some(now);
+        }
+        if self.peers.places() == 0 {
+            return None;
+        }
+        Some(self.scan.next_at.unwrap_or(now))
+    }
+
+    /// Ticks the next part of the peers.
+    fn scan(&mut self, now: Instant, out: &mut Outputs) {
+        let places = self.peers.places();
+        let parts = places.div_ceil(SCAN_PART_PEERS).clamp(1, SCAN_PARTS);
+        self.scan.next_at = Some(now + SCAN / parts as u32);
+        for _ in 0..places.div_ceil(parts) {
+            let place = self.scan.next_place;
+            self.scan.next_place = (place + 1) % places;
+            if let Some(peer) = self.peers.at_mut(place)
+                && peer.tick(&mut context(&self.config, now, out))
+                && !peer.is_starting
+            {
+                peer.is_starting = true;
+                self.starting.push_back(peer.index());
+            }
+        }
+    }
+
+    fn data(&mut self, from: SocketAddr, message: &[u8], now: Instant, out: &mut Outputs) {
+        let Some(index) = self.own(from, message, 4, out) else {
+            return;
+        };
+        let Some(peer) = self.peers.get_mut(index) else {
+            self.config.counters.count(Counter::UnknownIndex);
+            return;
+        };
+        // Opened into the room for the TUN: where the packet goes there, it lies
+        // right; where it goes on to another peer, the room is used again.
+        let room = out.packets.space(message.len() + PADDING);
+        let counters = &self.config.counters;
+        let opened = peer.open(from, message, room, now, counters);
+        peer.flush(&mut context(&self.config, now, out));
+        let length = match opened {
+            Opened::Packet(length) => length,
+            Opened::Keepalive => return,
+            Opened::Dropped(reason) => {
+                counters.count(reason);
+                return;
+            }
+        };
+        let room = out.packets.space(length + PADDING);
+        let Some(mut packet) = IpPacket::parse(&mut room[..length]) else {
+            counters.count(Counter::NotIp);
+            return;
+        };
+        let allowed_ips = &self.directory.allowed_ips;
+        if allowed_ips.lookup(packet.source()) != Some(Target::Peer(index)) {
+            counters.count(Counter::SourceMismatch);
+            return;
+        }
+        let destination = if self.config.relay {
+            allowed_ips.lookup(packet.destination())
+        } else {
+            None
+        };
+        let length = packet.len();
+        match relay::decide(
+            self.config.relay,
+            index,
+            &packet,
+            destination,
+            self.config.mtu,
+        ) {
+            Verdict::Tun => out.packets.commit(length),
+            Verdict::Drop(reason) => counters.count(reason),
+            Verdict::Relay(receiver) => {
+                packet.decrement_hop_limit();
+                counters.count(Counter::Relayed);
+                self.relay_to(receiver, length, now, out);
+            }
+        }
+    }
+
+    /// Relays the packet that lies in the room for the TUN.
+    fn relay_to(&mut self, index: PeerIndex, length: usize, now: Instant, out: &mut Outputs) {
+        let owner = index.owner(self.config.workers);
+        if owner != self.config.worker {
+            let packet = &out.packets.space(length)[..length];
+            if !out.parcels[owner].push(ParcelItem::Packet(index), packet) {
+                self.config.counters.count(Counter::RingFull);
+            }
+            return;
+        }
+        let Some(peer) = self.peers.get_mut(index) else {
+            self.config.counters.count(Counter::NoRoute);
+            return;
+        };
+        let mut context = Context {
+            now,
+            mtu: self.config.mtu,
+            counters: &self.config.counters,
+            out: &mut out.datagrams,
+        };
+        peer.send(out.packets.space(length + PADDING), length, &mut context);
+        self.start_if_wanted(index, now);
+    }
+
+    /// Sends a packet to a peer, or hands it to the peer's owner.
+    fn send_to(
+        &mut self,
+        index: PeerIndex,
+        buffer: &mut [u8],
+        length: usize,
+        now: Instant,
+        out: &mut Outputs,
+    ) {
+        let owner = index.owner(self.config.workers);
+        if owner != self.config.worker {
+            if !out.parcels[owner].push(ParcelItem::Packet(index), &buffer[..length]) {
+                self.config.counters.count(Counter::RingFull);
+            }
+            return;
+        }
+        let Some(peer) = self.peers.get_mut(index) else {
+            self.config.counters.count(Counter::NoRoute);
+            return;
+        };
+        peer.send(buffer, length, &mut context(&self.config, now, out));
+        self.start_if_wanted(index, now);
+    }
+
+    fn initiation(
+        &mut self,
+        from: SocketAddr,
+        peer: Option<PeerIndex>,
+        message: &[u8],
+        now: Instant,
+        out: &mut Outputs,
+    ) {
+        let Some(identity) = &self.directory.identity else {
+            self.config.counters.count(Counter::WrongMac);
+            return;
+        };
+        let admission = self
+            .handshakes
+            .admit_initiation(identity, from, peer, message, now);
+        self.settle(admission, from, out);
+    }
+
+    fn response(&mut self, from: SocketAddr, message: &[u8], out: &mut Outputs) {
+        let Some(index) = self.own(from, message, 8, out) else {
+            return;
+        };
+        let expected = receiver_at(message, 8).is_some_and(|receiver| {
+            self.peers
+                .get_mut(index)
+                .is_some_and(|peer| peer.awaits_response(receiver))
+        });
+        let (true, Some(identity)) = (expected, &self.directory.identity) else {
+            self.config.counters.count(Counter::UnknownIndex);
+            return;
+        };
+        let admission = self
+            .handshakes
+            .admit_response(identity, from, index, message);
+        self.settle(admission, from, out);
+    }
+
+    fn cookie(&mut self, from: SocketAddr, message: &[u8], out: &mut Outputs) {
+        let Some(index) = self.own(from, message, 4, out) else {
+            return;
+        };
+        match self.peers.get_mut(index).map(|peer| peer.cookie(message)) {
+            Some(true) => {}
+            Some(false) => self.config.counters.count(Counter::HandshakeFailed),
+            None => self.config.counters.count(Counter::UnknownIndex),
+        }
+    }
+
+    fn settle(&self, admission: Admission, from: SocketAddr, out: &mut Outputs) {
+        match admission {
+            Admission::Queued => {}
+            Admission::Cookie(reply) => {
+                self.config.counters.count(Counter::CookiesSent);
+                out.datagrams.push(&reply, from);
+            }
+            Admission::Dropped(reason) => self.config.counters.count(reason),
+        }
+    }
+
+    /// Works on one handshake message that waited.
+    fn handshake(&mut self, waiting: &Waiting, now: Instant, out: &mut Outputs) {
+        let counters = &self.config.counters;
+        let index = match waiting.peer {
+            Some(index) => index,
+            None => {
+                let sender = self
+                    .directory
+                    .identity
+                    .as_ref()
+                    .and_then(|identity| identity.sender(waiting.message()));
+                let Some(key) = sender else {
+                    counters.count(Counter::HandshakeFailed);
+                    return;
+                };
+                let Some(index) = self.directory.peers.get(&key) else {
+                    counters.count(Counter::Knocks);
+                    if out.knocks.len() < KNOCKS_PER_BATCH {
+                        out.knocks.push(key);
+                    }
+                    return;
+                };
+                *index
+            }
+        };
+        let owner = index.owner(self.config.workers);
+        if owner != self.config.worker {
+            let item = ParcelItem::Initiation(waiting.from, index);
+            if !out.parcels[owner].push(item, waiting.message()) {
+                counters.count(Counter::RingFull);
+            }
+            return;
+        }
+        match self.peers.get_mut(index) {
+            Some(peer) => peer.handshake(
+                waiting.from,
+                waiting.message(),
+                &mut context(&self.config, now, out),
+            ),
+            None => counters.count(Counter::UnknownIndex),
+        }
+    }
+
+    /// The peer that a message names, if it is ours; else its owner gets the message.
+    fn own(
+        &self,
+        from: SocketAddr,
+        message: &[u8],
+        offset: usize,
+        out: &mut Outputs,
+    ) -> Option<PeerIndex> {
+        let index = PeerIndex::of_receiver(receiver_at(message, offset)?);
+        let owner = index.owner(self.config.workers);
+        if owner == self.config.worker {
+            return Some(index);
+        }
+        if !out.parcels[owner].push(ParcelItem::Datagram(from), message) {
+            self.config.counters.count(Counter::RingFull);
+        }
+        None
+    }
+
+    fn start_if_wanted(&mut self, index: PeerIndex, now: Instant) {
+        if let Some(peer) = self.peers.get_mut(index)
+            && !peer.is_starting
+            && peer.wants_session(now)
+        {
+            peer.is_starting = true;
+            self.starting.push_back(index);
+        }
+    }
+}
+
+fn context<'a>(config: &'a ShardConfig, now: Instant, out: &'a mut Outputs) -> Context<'a> {
+    Context {
+        now,
+        mtu: config.mtu,
+        counters: &config.counters,
+        out: &mut out.datagrams,
+    }
+}
+
+#[cfg(test)]
+mod tests;
