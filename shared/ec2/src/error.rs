@@ -166,7 +166,7 @@ impl Ec2Error {
     {
         let request_id = error
             .request_id()
-            .or_else(|| error.as_service_error()?.meta().request_id())
+            .or_else(|| written_request_id(error.raw_response()?.body().bytes()?))
             .map(str::to_owned);
         Self {
             operation,
@@ -175,6 +175,14 @@ impl Ec2Error {
             reason: reason(error),
         }
     }
+}
+
+/// EC2 writes the request's id into its refusals; a header with it, the only
+/// place where the SDK looks, is not always there.
+fn written_request_id(body: &[u8]) -> Option<&str> {
+    let (_, rest) = str::from_utf8(body).ok()?.split_once("<RequestID>")?;
+    let (id, _) = rest.split_once("</RequestID>")?;
+    (id.len() <= 64).then_some(id)
 }
 
 fn reason<E>(error: &SdkError<E>) -> Reason

@@ -1,0 +1,255 @@
+//! Discovery and tags against moto, as far as it behaves like EC2.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::process::Stdio;
+use std::time::{Duration, Instant};
+
+use aws_sdk_ec2::Client;
+use aws_sdk_ec2::types::{ResourceType, Tag, TagSpecification};
+use privnet_model::id::{InstanceId, Region};
+use privnet_model::inventory::{PORT_TAG, PUBLIC_KEY_TAG, SpokeRecord, Transport};
+use tokio::process::{Child, Command};
+
+use super::answers::{account, discovery, region};
+use crate::{Discovery, Published, SdkContext, TagPublisher};
+
+const LONG: Duration = Duration::from_secs(60);
+const KEY: &str = "xTIBA5rboUvnH4htodjb6e697QjLERt1NAB4mZqp8Dg=";
+
+/// moto on a port of its own, until it is dropped.
+struct Moto {
+    url: String,
+    context: SdkContext,
+    _process: Child,
+}
+
+impl Moto {
+    async fn start() -> Self {
+        let program =
+            std::env::var_os("PRIVNET_MOTO").map_or_else(|| "moto_server".into(), PathBuf::from);
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = listener.local_addr().unwrap().port();
+        drop(listener);
+        let process = Command::new(&program)
+            .args(["-H", "127.0.0.1", "-p", &port.to_string()])
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .kill_on_drop(true)
+            .spawn()
+            .unwrap_or_else(|error| {
+                panic!(
+                    "{} does not start ({error}): install moto (pip install 'moto[server,ec2]'), \
+                     and put moto_server on the PATH or name it in PRIVNET_MOTO",
+                    program.display()
+                )
+            });
+        let url = format!("http://127.0.0.1:{port}");
+        let started = Instant::now();
+        while tokio::net::TcpStream::connect(("127.0.0.1", port))
+            .await
+            .is_err()
+        {
+            assert!(
+                started.elapsed() < Duration::from_secs(90),
+                "moto does not answer"
+            );
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        let context = SdkContext::for_test(&url, 3).await;
+        Self {
+            url,
+            context,
+            _process: process,
+        }
+    }
+
+    fn client(&self, name: &str) -> Client {
+        self.context.ec2(&region(name))
+    }
+}
+
+/// A VPC with a subnet, and what is launched in it.
+struct Vpc {
+    client: Client,
+    id: String,
+    subnet: String,
+}
+
+impl Vpc {
+    async fn create(client: Client, cidr: &str) -> Self {
+        let vpc = client.create_vpc().cidr_block(cidr).send().await.unwrap();
+        let id = vpc.vpc().unwrap().vpc_id().unwrap().to_owned();
+        let subnet = client
+            .create_subnet()
+            .vpc_id(&id)
+            .cidr_block(cidr.replace("/16", "/24"))
+            .send()
+            .await
+            .unwrap();
+        let subnet = subnet.subnet().unwrap().subnet_id().unwrap().to_owned();
+        Self { client, id, subnet }
+    }
+
+    async fn launch(&self, tags: &[(&str, &str)]) -> InstanceId {
+        let tags = tags
+            .iter()
+            .map(|(key, value)| Tag::builder().key(*key).value(*value).build())
+            .collect();
+        let launched = self
+            .client
+            .run_instances()
+            .image_id("ami-12345678")
+            .min_count(1)
+            .max_count(1)
+            .subnet_id(&self.subnet)
+            .tag_specifications(
+                TagSpecification::builder()
+                    .resource_type(ResourceType::Instance)
+                    .set_tags(Some(tags))
+                    .build(),
+            )
+            .send()
+            .await
+            .unwrap();
+        launched.instances()[0]
+            .instance_id()
+            .unwrap()
+            .parse()
+            .unwrap()
+    }
+}
+
+/// What discovery says of these regions, each of which must answer.
+async fn spokes(discovery: &Discovery) -> BTreeMap<(Region, InstanceId), SpokeRecord> {
+    discovery
+        .poll()
+        .await
+        .into_iter()
+        .flat_map(|answer| {
+            let region = answer.partition.region;
+            answer
+                .spokes
+                .unwrap()
+                .into_iter()
+                .map(move |spoke| ((region.clone(), spoke.instance.clone()), spoke))
+        })
+        .collect()
+}
+
+#[tokio::test]
+async fn spokes_of_several_regions_come_with_all_their_vpcs_cidrs() {
+    let moto = Moto::start().await;
+    let (west, east) = (region("eu-west-1"), region("us-east-1"));
+    let vpc = Vpc::create(moto.client("eu-west-1"), "10.1.0.0/16").await;
+    vpc.client
+        .associate_vpc_cidr_block()
+        .vpc_id(&vpc.id)
+        .cidr_block("10.9.0.0/16")
+        .send()
+        .await
+        .unwrap();
+    let whole = vpc
+        .launch(&[
+            ("service", "nat"),
+            ("Name", "spoke a"),
+            (PUBLIC_KEY_TAG, KEY),
+            (PORT_TAG, "51821"),
+        ])
+        .await;
+    let holes = vpc
+        .launch(&[("service", "nat"), (PUBLIC_KEY_TAG, "nonsense")])
+        .await;
+    let other = vpc.launch(&[("service", "web")]).await;
+    let far = Vpc::create(moto.client("us-east-1"), "10.2.0.0/16").await;
+    let far_spoke = far.launch(&[("service", "nat")]).await;
+    let gone = far.launch(&[("service", "nat")]).await;
+    far.client
+        .terminate_instances()
+        .instance_ids(gone.as_str())
+        .send()
+        .await
+        .unwrap();
+    let address = vpc.client.allocate_address().send().await.unwrap();
+    vpc.client
+        .associate_address()
+        .allocation_id(address.allocation_id().unwrap())
+        .instance_id(whole.as_str())
+        .send()
+        .await
+        .unwrap();
+
+    let found = spokes(&discovery(&moto.context, &["us-east-1", "eu-west-1"], LONG)).await;
+
+    let ids: Vec<_> = found.keys().map(|(_, id)| id).collect();
+    assert_eq!(found.len(), 3, "{ids:?}");
+    assert!(!ids.contains(&&other));
+    let record = &found[&(west.clone(), whole)];
+    assert_eq!(record.name.as_deref(), Some("spoke a"));
+    assert_eq!(record.vpc.as_ref().unwrap().as_str(), vpc.id);
+    let cidrs: Vec<_> = record.cidrs.iter().map(ToString::to_string).collect();
+    assert_eq!(cidrs, ["10.1.0.0/16", "10.9.0.0/16"]);
+    assert_eq!(
+        record.public_address.unwrap().to_string(),
+        address.public_ip().unwrap()
+    );
+    assert!(
+        record
+            .private_address
+            .unwrap()
+            .to_string()
+            .starts_with("10.1.0.")
+    );
+    assert_eq!(record.public_key.unwrap().to_string(), KEY);
+    assert_eq!(record.port, Some(51821));
+    assert_eq!(record.transport, Transport::Wireguard);
+    assert!(record.launched.is_some() && record.zone.is_some());
+    assert_eq!(record.tag_problems, []);
+    let record = &found[&(west, holes)];
+    assert_eq!(record.public_key, None);
+    assert_eq!(record.tag_problems[0].tag, PUBLIC_KEY_TAG);
+    assert_eq!(
+        found[&(east, far_spoke)].cidrs,
+        ["10.2.0.0/16".parse().unwrap()]
+    );
+}
+
+#[tokio::test]
+async fn a_tag_value_with_wildcards_means_itself() {
+    let moto = Moto::start().await;
+    let vpc = Vpc::create(moto.client("eu-west-1"), "10.1.0.0/16").await;
+    let literal = vpc.launch(&[("service", "n*t?")]).await;
+    vpc.launch(&[("service", "nat1")]).await;
+    let discovery = Discovery::new(
+        &moto.context,
+        &account(),
+        &[region("eu-west-1")],
+        [("service".to_owned(), "n*t?".to_owned())].into(),
+        LONG,
+    );
+    let found = spokes(&discovery).await;
+    assert_eq!(
+        found.into_keys().map(|(_, id)| id).collect::<Vec<_>>(),
+        [literal]
+    );
+}
+
+#[tokio::test]
+async fn published_tags_are_discovered() {
+    let moto = Moto::start().await;
+    let vpc = Vpc::create(moto.client("eu-west-1"), "10.1.0.0/16").await;
+    let instance = vpc.launch(&[("service", "nat")]).await;
+    let mut publisher = TagPublisher::new(&moto.context, &region("eu-west-1"), &instance, LONG);
+    let tags = [(PUBLIC_KEY_TAG, KEY), (PORT_TAG, "51820")];
+    assert_eq!(publisher.publish(&tags).await, Ok(Published::Changed));
+    assert_eq!(publisher.publish(&tags).await, Ok(Published::Unchanged));
+
+    let found = spokes(&discovery(&moto.context, &["eu-west-1"], LONG)).await;
+    let record = found.values().next().unwrap();
+    assert_eq!(record.instance, instance);
+    assert_eq!(record.public_key.unwrap().to_string(), KEY);
+    assert_eq!(record.port, Some(51820));
+    assert_eq!(record.tag_problems, []);
+    assert!(moto.url.starts_with("http://127.0.0.1:"));
+}
