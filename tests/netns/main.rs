@@ -8,6 +8,13 @@
 #![forbid(unsafe_code)]
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "a test reports")]
 
+mod bad_input;
+mod demo_network;
+mod hub_faults;
+mod path_mtu;
+mod scale;
+mod spoke_nat;
+mod wireguard_interop;
 mod world;
 
 use std::ffi::OsString;
@@ -28,6 +35,51 @@ macro_rules! tests {
 }
 
 const TESTS: &[Test] = tests![
+    bad_input::check_tells_everything_that_is_wrong_at_once_with_its_line,
+    bad_input::a_config_file_that_is_not_there_is_named,
+    bad_input::a_key_file_that_makes_no_sense_is_never_overwritten,
+    bad_input::a_second_hub_on_the_same_socket_says_so_and_harms_nothing,
+    bad_input::a_port_in_use_is_named,
+    bad_input::without_privileges_it_says_which_it_needs,
+    bad_input::without_a_tun_device_it_says_so,
+    bad_input::garbage_at_the_hubs_port_disturbs_no_tunnel,
+    bad_input::a_spoke_off_ec2_says_so,
+    demo_network::the_hub_finds_every_spoke_at_boot_and_routes_between_them,
+    demo_network::private_hosts_reach_the_internet_as_their_gateway,
+    demo_network::a_spoke_launched_later_joins_and_a_terminated_one_leaves,
+    demo_network::a_gigabyte_crosses_the_relay_with_its_checksum,
+    demo_network::a_hub_restarted_while_the_api_is_down_restores_every_tunnel,
+    demo_network::a_restarted_spoke_carries_traffic_again,
+    demo_network::tunnels_tells_of_a_daemon_that_does_not_run_in_one_line,
+    demo_network::a_dry_run_tells_what_would_change_and_changes_nothing,
+    hub_faults::no_failure_of_the_api_removes_a_tunnel,
+    hub_faults::an_answer_cut_off_between_its_pages_removes_nothing,
+    hub_faults::a_region_that_fails_keeps_its_tunnels_while_others_change,
+    hub_faults::a_hub_that_starts_without_the_api_finds_the_spokes_when_it_is_back,
+    hub_faults::a_hangup_signal_asks_for_a_poll,
+    hub_faults::the_interval_asks_for_a_poll,
+    hub_faults::a_damaged_state_cache_is_kept_aside_and_rebuilt,
+    hub_faults::instances_that_lack_something_are_listed_with_the_reason,
+    path_mtu::a_full_packet_that_may_not_be_fragmented_is_told_the_tunnels_mtu,
+    path_mtu::the_largest_packet_that_fits_crosses_whole,
+    path_mtu::large_packets_that_may_be_fragmented_cross,
+    path_mtu::tcp_never_stalls_even_where_icmp_is_lost,
+    scale::two_thousand_spokes_in_ten_regions_are_configured_at_the_first_poll,
+    spoke_nat::egress_never_stops_while_the_daemon_is_down,
+    spoke_nat::what_others_configured_is_left_alone,
+    spoke_nat::a_rule_that_somebody_removed_comes_back,
+    spoke_nat::inside_the_privnet_nothing_is_translated,
+    wireguard_interop::handshakes_and_traffic_when_we_call,
+    wireguard_interop::handshakes_and_traffic_when_they_call,
+    wireguard_interop::handshakes_and_traffic_over_ipv6,
+    wireguard_interop::traffic_goes_on_without_loss_across_several_rekeys,
+    wireguard_interop::both_follow_a_peer_to_its_new_address,
+    wireguard_interop::an_idle_tunnel_is_kept_alive_by_either_side,
+    wireguard_interop::a_preshared_key_must_be_the_same_on_both_sides,
+    wireguard_interop::a_packet_from_an_address_that_is_not_the_peers_is_dropped,
+    wireguard_interop::garbage_at_the_port_is_dropped_and_harms_nothing,
+    wireguard_interop::a_peer_that_is_removed_is_cut_off_at_once,
+    wireguard_interop::the_program_ends_when_its_interface_is_deleted,
     world::an_instance_with_a_public_address_is_seen_by_it,
     world::without_a_public_address_nothing_leaves_or_enters,
     world::a_private_hosts_packets_reach_the_instance_its_route_names,

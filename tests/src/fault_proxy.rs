@@ -2,12 +2,12 @@
 //! all, for one action or all, for every page or only for the ones after the
 //! first, always or a number of times. Without rules it only passes on.
 //!
-//! Rules come by `PUT /_faults` (a JSON list of [`Fault`]) and replace the ones
-//! before; `GET /_faults` tells what passed so far ([`Call`]s, with the fault met).
+//! [`Rules`] come by `PUT /_rules` as JSON and replace the ones before;
+//! `GET /_calls` tells what passed so far ([`Call`]s, with the fault met).
 
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use axum::Router;
@@ -15,9 +15,19 @@ use axum::body::{Body, Bytes};
 use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use axum::routing::put;
+use axum::routing::{get, put};
 use serde::{Deserialize, Serialize};
 use tokio::net::TcpListener;
+
+/// What the proxy does beside passing on.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Rules {
+    /// The first that applies to a call breaks it.
+    pub faults: Vec<Fault>,
+    /// The largest page that a caller gets, whatever it asks for: so a few
+    /// instances make many pages.
+    pub page_size: Option<u32>,
+}
 
 /// A rule: which calls break, and how.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -78,6 +88,26 @@ pub struct Call {
     pub later_page: bool,
     /// The fault it met.
     pub fault: Option<FaultKind>,
+    /// When it came, in milliseconds since the proxy started.
+    pub from_millis: u64,
+    /// When its answer was there; `None` while it is not.
+    pub to_millis: Option<u64>,
+}
+
+/// How many milliseconds there was at least one call for the API to work on:
+/// what the API itself took, however much was asked at once.
+pub fn busy_millis(calls: &[Call]) -> u64 {
+    let mut spans: Vec<(u64, u64)> = calls
+        .iter()
+        .filter_map(|call| Some((call.from_millis, call.to_millis?)))
+        .collect();
+    spans.sort_unstable();
+    let (mut busy, mut end) = (0, 0);
+    for (from, to) in spans {
+        busy += to.saturating_sub(from.max(end));
+        end = end.max(to);
+    }
+    busy
 }
 
 /// Serves until the process ends, in front of the API at `upstream`.
@@ -90,10 +120,12 @@ pub async fn serve(listen: SocketAddr, upstream: String) -> Result<()> {
     let proxy = Arc::new(Proxy {
         upstream,
         agent,
+        start: Instant::now(),
         state: Mutex::default(),
     });
     let app = Router::new()
-        .route("/_faults", put(set_faults).get(calls))
+        .route("/_rules", put(set_rules))
+        .route("/_calls", get(calls))
         .fallback(pass)
         .with_state(proxy);
     let listener = TcpListener::bind(listen)
@@ -113,14 +145,22 @@ impl Control {
     /// Of the proxy at this address.
     pub fn new(proxy: SocketAddr) -> Self {
         Self {
-            url: format!("http://{proxy}/_faults"),
+            url: format!("http://{proxy}"),
         }
     }
 
-    /// Replaces the rules.
+    /// Breaks these calls, and no others.
     pub fn set(&self, faults: &[Fault]) -> Result<()> {
-        ureq::put(&self.url)
-            .send(serde_json::to_vec(faults)?)
+        self.set_rules(&Rules {
+            faults: faults.to_vec(),
+            page_size: None,
+        })
+    }
+
+    /// Replaces the rules.
+    pub fn set_rules(&self, rules: &Rules) -> Result<()> {
+        ureq::put(format!("{}/_rules", self.url))
+            .send(serde_json::to_vec(rules)?)
             .context("the fault proxy does not take rules")?;
         Ok(())
     }
@@ -132,7 +172,10 @@ impl Control {
 
     /// Every call since the proxy started.
     pub fn calls(&self) -> Result<Vec<Call>> {
-        let text = ureq::get(&self.url).call()?.body_mut().read_to_vec()?;
+        let text = ureq::get(format!("{}/_calls", self.url))
+            .call()?
+            .body_mut()
+            .read_to_vec()?;
         Ok(serde_json::from_slice(&text)?)
     }
 }
@@ -140,20 +183,20 @@ impl Control {
 struct Proxy {
     upstream: String,
     agent: ureq::Agent,
-    state: Mutex<Rules>,
+    start: Instant,
+    state: Mutex<ProxyState>,
 }
 
 #[derive(Default)]
-struct Rules {
-    faults: Vec<Fault>,
+struct ProxyState {
+    rules: Rules,
     calls: Vec<Call>,
 }
 
-async fn set_faults(State(proxy): State<Arc<Proxy>>, body: Bytes) -> Response {
+async fn set_rules(State(proxy): State<Arc<Proxy>>, body: Bytes) -> Response {
     match serde_json::from_slice(&body) {
-        Ok(faults) => {
-            let mut rules = proxy.state.lock().unwrap_or_else(PoisonError::into_inner);
-            rules.faults = faults;
+        Ok(rules) => {
+            proxy.state().rules = rules;
             StatusCode::NO_CONTENT.into_response()
         }
         Err(error) => (StatusCode::BAD_REQUEST, error.to_string()).into_response(),
@@ -161,15 +204,14 @@ async fn set_faults(State(proxy): State<Arc<Proxy>>, body: Bytes) -> Response {
 }
 
 async fn calls(State(proxy): State<Arc<Proxy>>) -> Response {
-    let rules = proxy.state.lock().unwrap_or_else(PoisonError::into_inner);
-    match serde_json::to_vec(&rules.calls) {
+    match serde_json::to_vec(&proxy.state().calls) {
         Ok(text) => text.into_response(),
         Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response(),
     }
 }
 
 async fn pass(State(proxy): State<Arc<Proxy>>, headers: HeaderMap, body: Bytes) -> Response {
-    let fault = proxy.judge(&headers, &body);
+    let (number, fault, page_size) = proxy.judge(&headers, &body);
     match fault {
         Some(FaultKind::Unavailable) => {
             return ec2_error(StatusCode::SERVICE_UNAVAILABLE, "Unavailable");
@@ -182,7 +224,12 @@ async fn pass(State(proxy): State<Arc<Proxy>>, headers: HeaderMap, body: Bytes) 
         Some(FaultKind::Cut | FaultKind::Abort) | None => {}
     }
     let upstream = Arc::clone(&proxy);
-    let forwarded = tokio::task::spawn_blocking(move || upstream.forward(&headers, &body)).await;
+    let forwarded = tokio::task::spawn_blocking(move || {
+        let body = limit_pages(&body, page_size);
+        upstream.forward(&headers, &body)
+    })
+    .await;
+    proxy.note_end(number);
     let (status, content_type, answer) = match forwarded {
         Ok(Ok(answer)) => answer,
         Ok(Err(error)) => return (StatusCode::BAD_GATEWAY, format!("{error:#}")).into_response(),
@@ -201,20 +248,36 @@ async fn pass(State(proxy): State<Arc<Proxy>>, headers: HeaderMap, body: Bytes) 
 }
 
 impl Proxy {
-    /// Notes the call, and tells which fault it meets.
-    fn judge(&self, headers: &HeaderMap, body: &[u8]) -> Option<FaultKind> {
+    fn state(&self) -> MutexGuard<'_, ProxyState> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn millis(&self) -> u64 {
+        u64::try_from(self.start.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
+
+    /// Notes the call; tells its number, the fault it meets and the page size.
+    fn judge(&self, headers: &HeaderMap, body: &[u8]) -> (usize, Option<FaultKind>, Option<u32>) {
         let mut call = describe(headers, body);
-        let mut rules = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        let rule = rules.faults.iter_mut().find(|rule| applies(rule, &call));
-        call.fault = rule.map(|rule| {
+        call.from_millis = self.millis();
+        let mut state = self.state();
+        let mut faults = state.rules.faults.iter_mut();
+        call.fault = faults.find(|rule| applies(rule, &call)).map(|rule| {
             if let Some(times) = &mut rule.times {
                 *times -= 1;
             }
             rule.kind
         });
         let fault = call.fault;
-        rules.calls.push(call);
-        fault
+        state.calls.push(call);
+        (state.calls.len() - 1, fault, state.rules.page_size)
+    }
+
+    fn note_end(&self, number: usize) {
+        let now = self.millis();
+        if let Some(call) = self.state().calls.get_mut(number) {
+            call.to_millis = Some(now);
+        }
     }
 
     fn forward(&self, headers: &HeaderMap, body: &[u8]) -> Result<(StatusCode, String, Vec<u8>)> {
@@ -260,7 +323,24 @@ fn describe(headers: &HeaderMap, body: &[u8]) -> Call {
         action: action.to_owned(),
         later_page: form.split('&').any(|field| field.starts_with("NextToken=")),
         fault: None,
+        from_millis: 0,
+        to_millis: None,
     }
+}
+
+/// The form with a smaller `MaxResults`, where it has one.
+fn limit_pages(body: &[u8], page_size: Option<u32>) -> Vec<u8> {
+    let (Some(size), Ok(form)) = (page_size, std::str::from_utf8(body)) else {
+        return body.to_vec();
+    };
+    let fields: Vec<String> = form
+        .split('&')
+        .map(|field| match field.strip_prefix("MaxResults=") {
+            Some(_) => format!("MaxResults={size}"),
+            None => field.to_owned(),
+        })
+        .collect();
+    fields.join("&").into_bytes()
 }
 
 fn applies(rule: &Fault, call: &Call) -> bool {
@@ -332,5 +412,28 @@ mod tests {
             ..Fault::everywhere(FaultKind::Cut)
         };
         assert!(!applies(&rule, &call("eu-west-1", "Action=X")));
+    }
+
+    #[test]
+    fn pages_shrink_only_where_the_caller_asks_for_pages() {
+        let limited = limit_pages(b"Action=X&MaxResults=1000&Version=1", Some(2));
+        assert_eq!(limited, b"Action=X&MaxResults=2&Version=1");
+        assert_eq!(limit_pages(b"Action=X", Some(2)), b"Action=X");
+    }
+
+    #[test]
+    fn time_in_which_calls_overlap_counts_once() {
+        let span = |from_millis, to_millis| Call {
+            from_millis,
+            to_millis,
+            ..call("eu-west-1", "Action=X")
+        };
+        let calls = [
+            span(10, Some(20)),
+            span(0, Some(15)),
+            span(30, Some(31)),
+            span(40, None),
+        ];
+        assert_eq!(busy_millis(&calls), 21);
     }
 }

@@ -120,7 +120,7 @@ impl Namespace {
     ) -> Result<()> {
         self.ip(&[
             format!(
-                "link add {interface} mtu {mtu} type veth peer name {other_interface} mtu {mtu} netns {}",
+                "link add name {interface} mtu {mtu} type veth peer name {other_interface} mtu {mtu} netns {}",
                 other.name
             ),
             format!("link set {interface} up"),
