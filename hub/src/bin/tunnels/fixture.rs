@@ -1,0 +1,196 @@
+//! Statuses for tests: a hub with something of everything, and a spoke.
+
+#![expect(clippy::unwrap_used, reason = "a fixture that is wrong should panic")]
+
+use jiff::{SignedDuration, Timestamp};
+use privnet_model::inventory::{Partition, Transport};
+use privnet_model::key::PublicKey;
+use privnet_model::net::Supernet;
+use privnet_model::status::{
+    ExcludedCidr, Exclusion, InterfaceStatus, NatStatus, Origin, PartitionStatus, Reason, Role,
+    Status, Tunnel, TunnelState,
+};
+
+pub(crate) fn now() -> Timestamp {
+    "2026-11-21T05:00:00Z".parse().unwrap()
+}
+
+fn ago(seconds: i64) -> Timestamp {
+    now() - SignedDuration::from_secs(seconds)
+}
+
+fn tunnel(name: &str, region: &str, number: u8, cidrs: &[&str]) -> Tunnel {
+    Tunnel {
+        name: name.to_owned(),
+        origin: Origin::Discovered,
+        account: Some("111122223333".parse().unwrap()),
+        region: Some(region.parse().unwrap()),
+        zone: Some(format!("{region}a").parse().unwrap()),
+        vpc: Some(format!("vpc-0aaaaaaaaaaaaaaa{number}").parse().unwrap()),
+        instance: Some(format!("i-0bbbbbbbbbbbbbbb{number}").parse().unwrap()),
+        launched: Some(ago(864_000)),
+        cidrs: cidrs.iter().map(|cidr| cidr.parse().unwrap()).collect(),
+        excluded: Vec::new(),
+        transport: Transport::Wireguard,
+        endpoint: Some(format!("203.0.113.{number}:51820").parse().unwrap()),
+        private_address: Some(format!("10.{number}.0.5").parse().unwrap()),
+        public_key: Some(PublicKey::from_bytes([number; 32])),
+        state: TunnelState::Up,
+        reason: None,
+        last_handshake: Some(ago(12 * i64::from(number))),
+        rx_bytes: 1_234_567_890 * u64::from(number),
+        tx_bytes: 98_765_432 * u64::from(number),
+        rx_rate: 3_400_000.0 / f64::from(number),
+        tx_rate: 41_000.0 * f64::from(number),
+    }
+}
+
+fn silent(tunnel: Tunnel, state: TunnelState, reason: Reason) -> Tunnel {
+    Tunnel {
+        state,
+        reason: Some(reason),
+        last_handshake: None,
+        rx_bytes: 0,
+        tx_bytes: 0,
+        rx_rate: 0.0,
+        tx_rate: 0.0,
+        ..tunnel
+    }
+}
+
+/// A hub with a tunnel in every state, two regions and one that fails.
+pub(crate) fn hub() -> Status {
+    let secondary = Tunnel {
+        excluded: vec![ExcludedCidr {
+            cidr: "192.168.7.0/24".parse().unwrap(),
+            why: Exclusion::OutsidePrivnet,
+        }],
+        ..tunnel(
+            "prod-web",
+            "us-west-2",
+            1,
+            &["10.1.0.0/16", "10.101.0.0/16"],
+        )
+    };
+    let connecting = silent(
+        tunnel("payments", "eu-west-1", 3, &["10.3.0.0/16"]),
+        TunnelState::Connecting,
+        Reason::NoAnswer,
+    );
+    let pending = silent(
+        tunnel("payments-2", "eu-west-1", 4, &[]),
+        TunnelState::Pending,
+        Reason::NoPublicKey,
+    );
+    let down = Tunnel {
+        last_handshake: Some(ago(2_000)),
+        rx_bytes: 5_000,
+        ..silent(
+            tunnel("staging", "us-west-2", 5, &["10.5.0.0/16"]),
+            TunnelState::Down,
+            Reason::Silent,
+        )
+    };
+    let gateway = Tunnel {
+        transport: Transport::None,
+        endpoint: None,
+        public_key: None,
+        ..silent(
+            tunnel("nat-hub", "us-west-2", 6, &[]),
+            TunnelState::Rejected,
+            Reason::NoTransport,
+        )
+    };
+    let site = Tunnel {
+        origin: Origin::Static,
+        account: None,
+        region: None,
+        zone: None,
+        vpc: None,
+        instance: None,
+        launched: None,
+        private_address: None,
+        ..tunnel(
+            "dc-east",
+            "us-west-2",
+            9,
+            &["10.200.0.0/16", "fd00:200::/48"],
+        )
+    };
+    let partition = |region: &str| Partition {
+        account: "111122223333".parse().unwrap(),
+        region: region.parse().unwrap(),
+    };
+    Status {
+        role: Role::Hub,
+        version: "0.1.0".to_owned(),
+        started: ago(273_600),
+        now: now(),
+        instance: Some("i-0123456789abcdef0".parse().unwrap()),
+        privnet: Supernet::new(["10.0.0.0/8".parse().unwrap()]).unwrap(),
+        interface: Some(InterfaceStatus {
+            name: "privnet0".to_owned(),
+            public_key: PublicKey::from_bytes([9; 32]),
+            listen_port: 51820,
+            mtu: 1440,
+        }),
+        nat: None,
+        tunnels: vec![
+            site,
+            secondary,
+            tunnel("analytics", "eu-west-1", 2, &["10.2.0.0/16"]),
+            connecting,
+            pending,
+            down,
+            gateway,
+        ],
+        partitions: vec![
+            PartitionStatus {
+                partition: partition("eu-west-1"),
+                spokes: 3,
+                answered_at: Some(ago(7_500)),
+                error: Some("DescribeInstances: RequestLimitExceeded: try again".to_owned()),
+                failing_since: Some(ago(3_900)),
+            },
+            PartitionStatus {
+                partition: partition("us-west-2"),
+                spokes: 3,
+                answered_at: Some(ago(720)),
+                error: None,
+                failing_since: None,
+            },
+        ],
+        next_poll: Some(now() + SignedDuration::from_secs(2_880)),
+        problems: Vec::new(),
+    }
+}
+
+/// A spoke with one hub and NAT.
+pub(crate) fn spoke() -> Status {
+    let to_hub = Tunnel {
+        origin: Origin::Hub,
+        account: None,
+        region: None,
+        zone: None,
+        vpc: None,
+        instance: None,
+        launched: None,
+        private_address: None,
+        ..tunnel("198.51.100.100:51820", "us-west-2", 1, &["10.0.0.0/8"])
+    };
+    Status {
+        role: Role::Spoke,
+        nat: Some(NatStatus {
+            active: true,
+            interface: "ens5".to_owned(),
+            sources: vec![
+                "10.1.0.0/16".parse().unwrap(),
+                "10.101.0.0/16".parse().unwrap(),
+            ],
+        }),
+        tunnels: vec![to_hub],
+        partitions: Vec::new(),
+        next_poll: None,
+        ..hub()
+    }
+}

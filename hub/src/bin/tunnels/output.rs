@@ -1,0 +1,69 @@
+//! Where the output goes: how wide that is, whether it has colour, and what
+//! becomes of a reader that went away.
+
+use std::io::{self, IsTerminal, Write};
+
+use anstream::{AutoStream, ColorChoice};
+
+use crate::exit::{Failure, Outcome};
+use crate::table::Room;
+
+/// The standard output and error.
+#[derive(Debug)]
+pub(crate) struct Output {
+    colour: ColorChoice,
+}
+
+/// Whether anybody still reads.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Reader {
+    Listening,
+    Gone,
+}
+
+impl Output {
+    pub(crate) fn new(colour: ColorChoice) -> Self {
+        Self { colour }
+    }
+
+    /// Prints the text; its colour is stripped where it is not wanted.
+    pub(crate) fn print(&self, text: &str) -> Result<Reader, Failure> {
+        let mut stdout = AutoStream::new(io::stdout().lock(), self.colour);
+        let written = stdout
+            .write_all(text.as_bytes())
+            .and_then(|()| stdout.flush());
+        match written {
+            Ok(()) => Ok(Reader::Listening),
+            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(Reader::Gone),
+            Err(error) => Err(Failure::new(
+                Outcome::Error,
+                format!("cannot write: {error}"),
+            )),
+        }
+    }
+
+    /// One line on stderr; if that is gone there is nobody to tell.
+    pub(crate) fn complain(&self, message: &str) {
+        let _ = writeln!(io::stderr().lock(), "tunnels: {message}");
+    }
+
+    /// Whether a person looks at it.
+    pub(crate) fn is_terminal(&self) -> bool {
+        io::stdout().is_terminal()
+    }
+
+    /// The terminal's rows, when it is one.
+    pub(crate) fn rows(&self) -> Option<usize> {
+        terminal_size::terminal_size_of(io::stdout()).map(|(_, height)| usize::from(height.0))
+    }
+
+    /// The room for a table.
+    pub(crate) fn room(&self) -> Room {
+        if !self.is_terminal() {
+            return Room::Unlimited;
+        }
+        let told =
+            terminal_size::terminal_size_of(io::stdout()).map(|(width, _)| usize::from(width.0));
+        Room::Columns(told.filter(|columns| *columns > 0).unwrap_or(80))
+    }
+}
