@@ -25,9 +25,6 @@ const ATTEMPTS: u32 = 5;
 /// EC2 endpoints accept within milliseconds, those of far regions within 0.3 s.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// For one try, a full page of 1,000 instances included.
-pub(crate) const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(30);
-
 /// The SDK, set up. Cheap to clone; clones share connections and credentials.
 #[derive(Debug, Clone)]
 pub struct SdkContext {
@@ -52,10 +49,17 @@ impl SdkContext {
         }
     }
 
-    /// A client for one region.
-    pub(crate) fn ec2(&self, region: &Region) -> aws_sdk_ec2::Client {
+    /// A client for one region, whose caller gives up after `timeout`. One try
+    /// may take half of that: a connection that hangs gets a second chance, and
+    /// an endpoint that is merely slow is not hurried.
+    pub(crate) fn ec2(&self, region: &Region, timeout: Duration) -> aws_sdk_ec2::Client {
+        let timeouts = TimeoutConfig::builder()
+            .connect_timeout(CONNECT_TIMEOUT)
+            .operation_attempt_timeout(timeout / 2)
+            .build();
         let config = aws_sdk_ec2::config::Builder::from(&self.config)
             .region(aws_config::Region::new(region.as_str().to_owned()))
+            .timeout_config(timeouts)
             .interceptor(Completeness)
             .retry_classifier(RetryCutShort)
             .build();
@@ -79,7 +83,6 @@ fn loader(home: &Region, http: SharedHttpClient) -> ConfigLoader {
         .timeout_config(
             TimeoutConfig::builder()
                 .connect_timeout(CONNECT_TIMEOUT)
-                .operation_attempt_timeout(ATTEMPT_TIMEOUT)
                 .build(),
         );
     match AppName::new("privnet") {
@@ -130,7 +133,6 @@ fn test_loader(endpoint: &str, attempts: u32) -> ConfigLoader {
         .timeout_config(
             TimeoutConfig::builder()
                 .connect_timeout(CONNECT_TIMEOUT)
-                .operation_attempt_timeout(ATTEMPT_TIMEOUT)
                 .build(),
         )
 }

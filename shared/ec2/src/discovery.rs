@@ -62,7 +62,7 @@ impl Discovery {
                     account: account.clone(),
                     region: region.clone(),
                 };
-                (partition, context.ec2(region))
+                (partition, context.ec2(region, timeout))
             })
             .collect();
         Self {

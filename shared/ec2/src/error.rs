@@ -14,7 +14,6 @@ use aws_sdk_ec2::operation::RequestId;
 use privnet_model::id::{InstanceId, Region};
 
 use crate::completeness::CutShort;
-use crate::context::ATTEMPT_TIMEOUT;
 
 /// What was asked of EC2. The role needs the IAM action `ec2:` and this name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -95,7 +94,7 @@ pub enum Reason {
         /// What the system said.
         detail: String,
     },
-    /// A connection, but no answer within the time of one try.
+    /// A connection, but no answer within the time of one try, at every try.
     NoAnswer,
     /// The answer stopped before its end.
     CutShort {
@@ -321,10 +320,7 @@ impl fmt::Display for Ec2Error {
             Reason::Unreachable { detail } => {
                 write!(f, "cannot reach EC2 in {region} for {operation}: {detail}")?;
             }
-            Reason::NoAnswer => write!(
-                f,
-                "EC2 in {region} did not answer {operation} within {ATTEMPT_TIMEOUT:?}"
-            )?,
+            Reason::NoAnswer => write!(f, "EC2 in {region} did not answer {operation} in time")?,
             Reason::CutShort { received_bytes } => write!(
                 f,
                 "EC2's answer to {operation} in {region} was cut short after {received_bytes} bytes"

@@ -44,7 +44,7 @@ impl TagPublisher {
         timeout: Duration,
     ) -> Self {
         Self {
-            client: context.ec2(region),
+            client: context.ec2(region, timeout),
             region: region.clone(),
             instance: instance.clone(),
             timeout,

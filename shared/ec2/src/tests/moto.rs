@@ -26,12 +26,11 @@ struct Moto {
 
 impl Moto {
     async fn start() -> Self {
-        let program =
-            std::env::var_os("PRIVNET_MOTO").map_or_else(|| "moto_server".into(), PathBuf::from);
+        let program = program();
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let port = listener.local_addr().unwrap().port();
         drop(listener);
-        let process = Command::new(&program)
+        let mut process = Command::new(&program)
             .args(["-H", "127.0.0.1", "-p", &port.to_string()])
             .stdin(Stdio::null())
             .stdout(Stdio::null())
@@ -40,8 +39,8 @@ impl Moto {
             .spawn()
             .unwrap_or_else(|error| {
                 panic!(
-                    "{} does not start ({error}): install moto (pip install 'moto[server,ec2]'), \
-                     and put moto_server on the PATH or name it in PRIVNET_MOTO",
+                    "{} does not start ({error}): make setup installs moto; one that is elsewhere \
+                     is named in PRIVNET_MOTO_SERVER or is on the PATH",
                     program.display()
                 )
             });
@@ -51,6 +50,9 @@ impl Moto {
             .await
             .is_err()
         {
+            if let Some(status) = process.try_wait().unwrap() {
+                panic!("{} ended: {status}", program.display());
+            }
             assert!(
                 started.elapsed() < Duration::from_secs(90),
                 "moto does not answer"
@@ -66,7 +68,25 @@ impl Moto {
     }
 
     fn client(&self, name: &str) -> Client {
-        self.context.ec2(&region(name))
+        self.context.ec2(&region(name), LONG)
+    }
+}
+
+/// As in the namespace tests: what the environment names, else what the Makefile
+/// installs; and what is on the `PATH`.
+fn program() -> PathBuf {
+    if let Some(path) = std::env::var_os("PRIVNET_MOTO_SERVER") {
+        return path.into();
+    }
+    let cache = std::env::var_os("XDG_CACHE_HOME").map_or_else(
+        || PathBuf::from(std::env::var_os("HOME").unwrap_or_default()).join(".cache"),
+        PathBuf::from,
+    );
+    let installed = cache.join("privnet/venv/bin/moto_server");
+    if installed.is_file() {
+        installed
+    } else {
+        "moto_server".into()
     }
 }
 
