@@ -9,7 +9,7 @@
 
 use std::fs::{self, DirBuilder, File, Permissions};
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -130,7 +130,14 @@ impl AdminServer {
 
         // Held for life: of two daemons that find the same stale socket, one
         // gets to replace it.
-        let lock = File::create(beside(path, ".lock")).map_err(failed("make its lock file"))?;
+        // For the owner alone: whoever can open it can hold it.
+        let lock = File::options()
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(0o600)
+            .open(beside(path, ".lock"))
+            .map_err(failed("make its lock file"))?;
         match lock.try_lock() {
             Ok(()) => {}
             Err(fs::TryLockError::WouldBlock) => return Err(in_use()),

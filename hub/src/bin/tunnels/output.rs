@@ -29,17 +29,31 @@ impl Output {
     /// Prints the text; its colour is stripped where it is not wanted.
     pub(crate) fn print(&self, text: &str) -> Result<Reader, Failure> {
         let mut stdout = AutoStream::new(io::stdout().lock(), self.colour);
-        let written = stdout
-            .write_all(text.as_bytes())
-            .and_then(|()| stdout.flush());
-        match written {
-            Ok(()) => Ok(Reader::Listening),
-            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(Reader::Gone),
-            Err(error) => Err(Failure::new(
-                Outcome::Error,
-                format!("cannot write: {error}"),
-            )),
+        outcome(
+            stdout
+                .write_all(text.as_bytes())
+                .and_then(|()| stdout.flush()),
+        )
+    }
+
+    /// The text as it may be printed: without its colour where that is not
+    /// wanted.
+    pub(crate) fn coloured(&self, text: &str) -> String {
+        match AutoStream::new(io::stdout(), self.colour).current_choice() {
+            ColorChoice::Never => anstream::adapter::strip_str(text).to_string(),
+            ColorChoice::Auto | ColorChoice::AlwaysAnsi | ColorChoice::Always => text.to_owned(),
         }
+    }
+
+    /// Writes as it is what [`Output::print`] would strip: what moves the
+    /// cursor is no colour.
+    pub(crate) fn write_raw(&self, text: &str) -> Result<Reader, Failure> {
+        let mut stdout = io::stdout().lock();
+        outcome(
+            stdout
+                .write_all(text.as_bytes())
+                .and_then(|()| stdout.flush()),
+        )
     }
 
     /// One line on stderr; if that is gone there is nobody to tell.
@@ -65,5 +79,16 @@ impl Output {
         let told =
             terminal_size::terminal_size_of(io::stdout()).map(|(width, _)| usize::from(width.0));
         Room::Columns(told.filter(|columns| *columns > 0).unwrap_or(80))
+    }
+}
+
+fn outcome(written: io::Result<()>) -> Result<Reader, Failure> {
+    match written {
+        Ok(()) => Ok(Reader::Listening),
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(Reader::Gone),
+        Err(error) => Err(Failure::new(
+            Outcome::Error,
+            format!("cannot write: {error}"),
+        )),
     }
 }

@@ -16,6 +16,8 @@ use crate::arguments::ListOptions;
 use crate::escape::{escape, escape_json};
 use crate::exit::{Failure, Outcome};
 use crate::output::{Output, Reader};
+use crate::table::Room;
+use crate::width::wrap;
 use crate::{connection, list};
 
 const INTERVAL: Duration = Duration::from_secs(2);
@@ -115,54 +117,53 @@ struct Screen<'a> {
 
 impl<'a> Screen<'a> {
     fn enter(output: &'a Output) -> Result<Self, Failure> {
-        raw("\x1b[?1049h\x1b[?25l");
+        output.write_raw("\x1b[?1049h\x1b[?25l")?;
         Ok(Self { output })
     }
 }
 
 impl Drop for Screen<'_> {
     fn drop(&mut self) {
-        raw("\x1b[?25h\x1b[?1049l");
+        // A terminal that is gone needs no tidying.
+        let _ = self.output.write_raw("\x1b[?25h\x1b[?1049l");
     }
 }
 
 impl Display for Screen<'_> {
     fn show(&self, view: &View, options: &ListOptions, _: bool) -> Result<Reader, Failure> {
-        let rendered =
-            list::filtered(view.status.clone(), options).render(list::room(options, self.output));
-        let first = view
-            .lost
-            .as_ref()
-            .map(|lost| format!("{lost}; this is from before:"));
-        let mut lines: Vec<&str> = first
-            .iter()
-            .map(String::as_str)
-            .chain(rendered.lines())
-            .collect();
-        let rows = self.output.rows().unwrap_or(24);
-        let more = lines.len().saturating_sub(rows.saturating_sub(1));
-        let rest = format!("… {more} more lines: enlarge the window, or filter");
-        if more > 0 {
-            lines.truncate(lines.len() - more);
-            lines.push(&rest);
+        let room = list::room(options, self.output);
+        let mut text = String::new();
+        if let Some(lost) = &view.lost {
+            let limit = match room {
+                Room::Columns(limit) => limit,
+                Room::Unlimited => usize::MAX,
+            };
+            text += &wrap(&format!("{lost}; this is from before:"), limit, 2);
+            text.push('\n');
         }
-        // Each line clears what it leaves of the one before, so that nothing
-        // flickers. No line break after the last, which would scroll.
-        raw("\x1b[H");
-        let reader = self.output.print(&lines.join("\x1b[K\n"));
-        raw("\x1b[K\x1b[J");
-        reader
+        text += &list::filtered(view.status.clone(), options).render(room);
+        let text = self.output.coloured(&text);
+        let rows = self.output.rows().unwrap_or(24);
+        self.output.write_raw(&frame(&text, rows))
     }
 }
 
-/// What is not colour goes past the colour stripping, which would take it away.
-fn raw(sequence: &str) {
-    use io::Write;
-    let mut stdout = io::stdout().lock();
-    // A terminal that is gone is noticed when the next frame is printed.
-    let _ = stdout
-        .write_all(sequence.as_bytes())
-        .and_then(|()| stdout.flush());
+/// The text over what was there before, in at most so many rows. Each line
+/// clears what it leaves of the one before, so that nothing flickers, and none
+/// ends the last row, which would scroll.
+fn frame(text: &str, rows: usize) -> String {
+    let mut lines: Vec<&str> = text.lines().collect();
+    let more;
+    if lines.len() > rows {
+        let shown = rows.saturating_sub(1);
+        more = format!(
+            "… {} more lines: enlarge the window, or filter",
+            lines.len() - shown
+        );
+        lines.truncate(shown);
+        lines.push(&more);
+    }
+    format!("\x1b[H{}\x1b[K\x1b[J", lines.join("\x1b[K\r\n"))
 }
 
 /// A pipe or a file: one block, or one line of JSON, for each answer.
@@ -221,4 +222,22 @@ impl Signals {
 enum Told {
     Stop,
     Resized,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_frame_never_scrolls() {
+        let text = "one\ntwo\nthree\n";
+        assert_eq!(
+            frame(text, 3),
+            "\x1b[Hone\x1b[K\r\ntwo\x1b[K\r\nthree\x1b[K\x1b[J"
+        );
+        assert_eq!(
+            frame(text, 2),
+            "\x1b[Hone\x1b[K\r\n… 2 more lines: enlarge the window, or filter\x1b[K\x1b[J"
+        );
+    }
 }
