@@ -188,6 +188,7 @@ impl AddressLimiter {
 #[cfg(test)]
 mod tests {
     #![expect(clippy::unwrap_used, reason = "a test that fails should panic")]
+    #![expect(clippy::disallowed_methods, reason = "a test begins at some time")]
     use boringtun::noise::TunnResult;
     use privnet_model::key::PrivateKey;
 

@@ -2,6 +2,7 @@
 //! shard per worker, with an address; the network gives each datagram to one of
 //! the receiver's workers in turn, as if the kernel had never heard of steering.
 #![expect(clippy::unwrap_used, reason = "a test that fails should panic")]
+#![expect(clippy::disallowed_methods, reason = "a test begins at some time")]
 
 use std::collections::VecDeque;
 
