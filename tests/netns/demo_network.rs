@@ -109,10 +109,10 @@ pub(crate) fn a_gigabyte_crosses_the_relay_with_its_checksum() -> Result<()> {
 }
 
 pub(crate) fn a_hub_restarted_while_the_api_is_down_restores_every_tunnel() -> Result<()> {
+    let mut world = deployment::demo()?;
+    wait_until_up(&world, &SPOKES, PATIENCE)?;
+    reach_each_other(&world, "host-a", "host-b")?;
     for crash in [false, true] {
-        let mut world = deployment::demo()?;
-        wait_until_up(&world, &SPOKES, PATIENCE)?;
-        reach_each_other(&world, "host-a", "host-b")?;
         world.faults.set(&[Fault::everywhere(FaultKind::Hang)])?;
         if crash {
             world.crash("hub")?;
@@ -140,10 +140,10 @@ pub(crate) fn a_hub_restarted_while_the_api_is_down_restores_every_tunnel() -> R
 }
 
 pub(crate) fn a_restarted_spoke_carries_traffic_again() -> Result<()> {
+    let mut world = deployment::demo()?;
+    wait_until_up(&world, &SPOKES, PATIENCE)?;
+    reach_each_other(&world, "host-a", "host-b")?;
     for crash in [false, true] {
-        let mut world = deployment::demo()?;
-        wait_until_up(&world, &SPOKES, PATIENCE)?;
-        reach_each_other(&world, "host-a", "host-b")?;
         if crash {
             world.crash("spoke-a")?;
         } else {

@@ -153,8 +153,8 @@ pub(crate) fn the_interval_asks_for_a_poll() -> Result<()> {
 }
 
 pub(crate) fn a_damaged_state_cache_is_kept_aside_and_rebuilt() -> Result<()> {
+    let mut world = running()?;
     for damage in ["{\"version\":1,\"partit", "", "{\"version\":4294967295}"] {
-        let mut world = running()?;
         world.stop("hub")?;
         let directory = world.namespace("hub")?.directory();
         let state = directory.join("hub.state.json");

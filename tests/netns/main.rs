@@ -18,11 +18,14 @@ mod wireguard_interop;
 mod world;
 
 use std::ffi::OsString;
+use std::path::PathBuf;
 use std::process::{ExitCode, Stdio};
 
 use anyhow::{Context, Result};
 use libtest_mimic::{Arguments, Failed, Trial};
 use privnet_tests::isolation;
+use privnet_tests::namespace::logs;
+use privnet_tests::process::log_tail;
 
 /// A test by name.
 type Test = (&'static str, fn() -> Result<()>);
@@ -144,7 +147,22 @@ fn run_inside() -> ExitCode {
             {
                 eprintln!("  {}", place.trim());
             }
+            print_logs();
             ExitCode::FAILURE
+        }
+    }
+}
+
+/// The ends of the logs of the programs under test, without the world's own servers.
+fn print_logs() {
+    const SERVERS: [&str; 4] = ["-imds.log", "-web.log", "-proxy.log", "-moto.log"];
+    let entries = std::fs::read_dir(logs()).into_iter().flatten().flatten();
+    let mut files: Vec<PathBuf> = entries.map(|entry| entry.path()).collect();
+    files.sort();
+    for file in files {
+        let name = file.to_string_lossy().into_owned();
+        if !SERVERS.iter().any(|server| name.ends_with(server)) {
+            eprintln!("{}", log_tail(&file, 25));
         }
     }
 }

@@ -66,12 +66,15 @@ pub fn start_hub(world: &mut World) -> Result<()> {
 /// Waits until a spoke has published its key as a tag of its instance.
 pub fn wait_for_published_key(world: &mut World, name: &str) -> Result<()> {
     wait_until(&format!("{name} to publish its key"), PATIENCE, || {
+        if let Err(ended) = world.check() {
+            return Ok(Some(Err(ended)));
+        }
         let metadata = &world.host(name)?.metadata;
-        world
+        let key = world
             .ec2
-            .tag_of(&metadata.region, &metadata.instance, PUBLIC_KEY_TAG)
-    })?;
-    world.check()
+            .tag_of(&metadata.region, &metadata.instance, PUBLIC_KEY_TAG)?;
+        Ok(key.map(|_| Ok(())))
+    })?
 }
 
 /// Waits until the hub says that these tunnels are up.

@@ -23,7 +23,7 @@ use crate::fault_proxy::Control;
 use crate::imds::Metadata;
 use crate::internet::{Internet, Link};
 use crate::moto::{self, ACCOUNT, Ec2, SubnetId};
-use crate::namespace::Namespace;
+use crate::namespace::{Namespace, logs};
 use crate::process::{Process, wait_until};
 use crate::programs;
 use crate::topology::{API, API_PORT, Instance, MOTO, Network, Role, SPOKE_TAGS, Subnet, Vpc, WEB};
@@ -75,9 +75,13 @@ struct RunningVpc {
 }
 
 impl World {
-    /// Makes the network. Nothing of ours runs in it so far.
+    /// Makes the network. Nothing of ours runs in it so far. One world a process:
+    /// the kernel takes its time to let go of the namespaces of another.
     pub fn build(network: &Network) -> Result<Self> {
         programs::require_tools(&TOOLS)?;
+        if logs().exists() {
+            bail!("there was a world in this process already");
+        }
         let mut internet = Internet::new()?;
         internet.attach_this_process()?;
         let web = internet.attach_host("web", &[WEB])?;

@@ -11,6 +11,8 @@ mod show;
 use std::io::Write;
 use std::os::unix::process::CommandExt;
 use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
@@ -52,7 +54,7 @@ fn run(arguments: &Arguments) -> Result<ExitCode> {
         let mut again = isolation::again(std::env::args_os().skip(1))?;
         return Err(again.exec()).context("cannot run unshare");
     }
-    end_on_signals()?;
+    let kept = end_on_signals()?;
     let enter = isolation::settle()?;
     let mut show = Show::new();
     let mut world = None;
@@ -70,6 +72,7 @@ fn run(arguments: &Arguments) -> Result<ExitCode> {
     }
     if arguments.keep {
         invite(&show, &enter);
+        kept.store(outcome.is_ok(), Ordering::Relaxed);
         loop {
             std::thread::park();
         }
@@ -81,8 +84,9 @@ fn run(arguments: &Arguments) -> Result<ExitCode> {
 }
 
 /// As the first process of its namespace this one is sent no signal that it does
-/// not ask for. When it ends, everything in the namespace ends.
-fn end_on_signals() -> Result<()> {
+/// not ask for. When it ends, everything in the namespace ends. The flag says that
+/// all is shown and the signal the expected end.
+fn end_on_signals() -> Result<Arc<AtomicBool>> {
     use tokio::signal::unix::{SignalKind, signal};
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_io()
@@ -94,6 +98,8 @@ fn end_on_signals() -> Result<()> {
             signal(SignalKind::terminate())?,
         )
     };
+    let all_shown = Arc::new(AtomicBool::new(false));
+    let flag = Arc::clone(&all_shown);
     std::thread::spawn(move || {
         let code = runtime.block_on(async {
             tokio::select! {
@@ -101,9 +107,13 @@ fn end_on_signals() -> Result<()> {
                 _ = terminate.recv() => 143,
             }
         });
-        std::process::exit(code);
+        std::process::exit(if flag.load(Ordering::Relaxed) {
+            0
+        } else {
+            code
+        });
     });
-    Ok(())
+    Ok(all_shown)
 }
 
 fn demonstrate(show: &mut Show, slot: &mut Option<World>) -> Result<()> {
