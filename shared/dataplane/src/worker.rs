@@ -343,6 +343,7 @@ impl Worker {
                 }
                 self.parts.sockets = sockets;
                 self.parts.watch_sockets()?;
+                self.shard.announce(now);
             }
             Command::Mark(mark) => {
                 let sockets = &self.parts.sockets;
@@ -398,21 +399,20 @@ impl Worker {
 
     /// Writes the batches out and empties them.
     fn write_out(&mut self) {
-        let shared = Arc::clone(&self.parts.shared);
-        let out = &mut self.out;
+        let (parts, out) = (&self.parts, &mut self.out);
+        let shared = &parts.shared;
+        let counters = &shared.counters[parts.number];
         if !out.datagrams.is_empty() {
-            let counters = &shared.counters[self.parts.number];
-            self.sender
-                .send(&self.parts.sockets, &out.datagrams, counters);
+            self.sender.send(&parts.sockets, &out.datagrams, counters);
             out.datagrams.clear();
         }
         if !out.packets.is_empty() {
             for packet in out.packets.iter() {
-                match self.parts.tun.write(packet) {
+                match parts.tun.write(packet) {
                     TunOutcome::Packet(_) => {}
                     TunOutcome::Gone => shared.close(),
                     TunOutcome::Empty | TunOutcome::Refused => {
-                        shared.counters[self.parts.number].count(Counter::TunFailed);
+                        counters.count(Counter::TunFailed);
                     }
                 }
             }
@@ -431,7 +431,7 @@ impl Worker {
             let mailbox = &shared.mailboxes[worker];
             if let Err(mut lost) = mailbox.parcels.push(full) {
                 let items = lost.len() as u64;
-                shared.counters[self.parts.number].add(Counter::RingFull, items);
+                counters.add(Counter::RingFull, items);
                 lost.clear();
                 drop(shared.empty_parcels.push(lost));
             }

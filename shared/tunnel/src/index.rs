@@ -119,6 +119,10 @@ impl<T> SlotTable<T> {
         }
     }
 
+    pub(crate) fn iter_mut(&mut self) -> impl Iterator<Item = &mut T> {
+        self.slots.iter_mut().flatten().map(|(_, value)| value)
+    }
+
     /// What is at a place, for the staggered scan.
     pub(crate) fn at_mut(&mut self, place: usize) -> Option<&mut T> {
         self.slots.get_mut(place)?.as_mut().map(|(_, value)| value)

@@ -107,6 +107,8 @@ pub struct Peer {
     keepalive_due: Option<Instant>,
     /// Data went out and nothing came back: from then on the session is in doubt.
     answer_due: Option<Instant>,
+    /// boringtun has given up on the peer, and we have not begun anew since.
+    has_expired: bool,
     /// Whether the peer waits in the worker's line of handshakes to start.
     pub(crate) is_starting: bool,
     stats: Arc<PeerStats>,
@@ -162,6 +164,7 @@ impl Peer {
             last_sent: None,
             keepalive_due: None,
             answer_due: None,
+            has_expired: false,
             is_starting: false,
             stats,
         }
@@ -188,6 +191,7 @@ impl Peer {
             self.last_attempt = None;
             self.keepalive_due = None;
             self.answer_due = None;
+            self.has_expired = false;
         }
     }
 
@@ -326,6 +330,11 @@ impl Peer {
         self.initiations.contains(&Some(receiver))
     }
 
+    /// Has the next tick send at least a keepalive.
+    pub(crate) fn announce(&mut self, now: Instant) {
+        self.keepalive_due = Some(now);
+    }
+
     /// Begins a handshake, unless one is under way.
     pub(crate) fn start_handshake(&mut self, context: &mut Context<'_>) {
         if self.endpoint.is_none() {
@@ -379,9 +388,17 @@ impl Peer {
             return;
         };
         let room = context.out.space(INITIATION);
-        if let TunnResult::WriteToNetwork(message) = tunnel.0.update_timers(room) {
-            let length = message.len();
-            self.emit(length, context);
+        match tunnel.0.update_timers(room) {
+            TunnResult::WriteToNetwork(message) => {
+                let length = message.len();
+                self.emit(length, context);
+            }
+            TunnResult::Err(WireGuardError::ConnectionExpired) if !self.has_expired => {
+                // What waited for 90 s is stale. A new packet begins anew.
+                self.has_expired = true;
+                self.queue.clear();
+            }
+            _ => {}
         }
         self.refresh_session();
     }
@@ -421,6 +438,7 @@ impl Peer {
                 self.initiations[0],
             ];
             self.last_attempt = Some(context.now);
+            self.has_expired = false;
             context.counters.count(Counter::InitiationsSent);
         }
         context.out.commit(length, endpoint);
@@ -472,13 +490,9 @@ impl Peer {
     }
 
     fn may_attempt(&self, now: Instant) -> bool {
-        let expired = self
-            .tunnel
-            .as_ref()
-            .is_some_and(|tunnel| tunnel.0.is_expired());
         self.last_attempt.is_none_or(|last| {
             let mut wait = REKEY_TIMEOUT;
-            if expired {
+            if self.has_expired {
                 // Peers that gave up at one moment (a hub was away) do not all
                 // come back at one moment: each has its own place in a second.
                 wait += Duration::from_millis(u64::from(self.index.bits().wrapping_mul(37) % 1000));

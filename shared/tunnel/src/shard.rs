@@ -118,6 +118,14 @@ impl Shard {
         self.peers.remove(index);
     }
 
+    /// Has every peer that we have a session with hear from us within a scan:
+    /// after a change of our port they would else send to the old one for long.
+    pub fn announce(&mut self, now: Instant) {
+        for peer in self.peers.iter_mut() {
+            peer.announce(now);
+        }
+    }
+
     /// Takes a datagram from the network.
     pub fn datagram(&mut self, from: SocketAddr, datagram: &[u8], now: Instant, out: &mut Outputs) {
         match (receiver_at(datagram, 0), datagram.len()) {

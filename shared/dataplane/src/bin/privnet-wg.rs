@@ -97,6 +97,8 @@ fn run(arguments: &Arguments) -> anyhow::Result<()> {
     if arguments.say_ready {
         // A session of its own: the terminal's hang-up is not ours.
         nix::unistd::setsid().context("leaving the terminal")?;
+        // And no directory's: what it was started in can be unmounted.
+        std::env::set_current_dir("/").context("leaving the directory")?;
     }
     start_logging();
     // Before any thread exists, so that none of them takes the signals.
@@ -135,6 +137,9 @@ fn run(arguments: &Arguments) -> anyhow::Result<()> {
         .context("starting the signal thread")?;
     device.wait_closed();
     device.close();
+    for (counter, value) in device.counters().iter().filter(|(_, value)| *value > 0) {
+        tracing::info!(value, "{}", counter.name());
+    }
     Ok(())
 }
 

@@ -597,6 +597,21 @@ fn data_without_an_answer_of_its_own_is_answered_by_a_keepalive() {
 }
 
 #[test]
+fn after_a_move_of_our_own_the_peers_hear_from_us() {
+    let mut world = pair();
+    world.send(0, &there());
+    let moved = SocketAddr::from(([192, 0, 2, 2], 4000));
+    world.nodes[1].address = moved;
+    let now = world.now;
+    world.nodes[1].shards[0].announce(now);
+    world.advance(SCAN);
+    assert_eq!(world.nodes[0].endpoint_of(&world.nodes[1]), Some(moved));
+    world.tun(1);
+    world.send(0, &there());
+    assert_eq!(world.tun(1), [there()]);
+}
+
+#[test]
 fn a_persistent_keepalive_comes_in_its_interval() {
     let mut world = star(1);
     world.wire.clear();
