@@ -6,8 +6,13 @@
 
 #![forbid(unsafe_code)]
 
+pub mod explain;
+pub mod fleet;
 pub mod host;
 pub mod interface;
+pub mod inventory;
+pub mod observe;
+pub mod peer;
 pub mod route;
 pub mod ruleset;
 pub mod sysctl;

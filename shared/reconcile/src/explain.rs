@@ -1,0 +1,141 @@
+//! The difference between two decisions, told to a person: what a refresh
+//! changed (or would change), and why.
+
+use ipnet::IpNet;
+use privnet_model::admin::{Action, Change};
+
+use crate::fleet::{Fleet, Obstacle, PlannedTunnel, TunnelId};
+
+/// Every tunnel that appears, disappears or becomes different.
+pub fn changes(before: &Fleet, after: &Fleet) -> Vec<Change> {
+    let gone = before
+        .tunnels
+        .iter()
+        .filter(|(id, _)| !after.tunnels.contains_key(id))
+        .map(|(id, tunnel)| Change {
+            action: Action::Remove,
+            what: name(tunnel),
+            why: match id {
+                TunnelId::Site(_) => format!("no longer in the config ({})", list(&tunnel.cidrs)),
+                TunnelId::Spoke(partition, instance) => format!(
+                    "{instance} is no longer a running spoke in the complete answer of {partition} ({})",
+                    list(&tunnel.cidrs)
+                ),
+            },
+        });
+    let rest = after.tunnels.iter().filter_map(|(id, tunnel)| {
+        let (action, why) = match before.tunnels.get(id) {
+            None => (Action::Add, introduce(id, tunnel)),
+            Some(old) if old != tunnel => (Action::Change, compare(old, tunnel)),
+            Some(_) => return None,
+        };
+        Some(Change {
+            action,
+            what: name(tunnel),
+            why,
+        })
+    });
+    gone.chain(rest).collect()
+}
+
+fn name(tunnel: &PlannedTunnel) -> String {
+    format!("tunnel {}", tunnel.name)
+}
+
+fn introduce(id: &TunnelId, tunnel: &PlannedTunnel) -> String {
+    let from = match id {
+        TunnelId::Site(_) => "[[site]] of the config".to_owned(),
+        TunnelId::Spoke(partition, instance) => format!("{instance} found in {partition}"),
+    };
+    format!("{from}; {}", outcome(tunnel))
+}
+
+fn outcome(tunnel: &PlannedTunnel) -> String {
+    match &tunnel.obstacle {
+        Some(Obstacle::Pending(reason)) => format!("pending: {reason}"),
+        Some(Obstacle::Rejected(reason)) => format!("rejected: {reason}"),
+        None if tunnel.cidrs.is_empty() => "standby".to_owned(),
+        None => format!("carries {}", list(&tunnel.cidrs)),
+    }
+}
+
+fn compare(old: &PlannedTunnel, new: &PlannedTunnel) -> String {
+    let mut facts = Vec::new();
+    if old.name != new.name {
+        facts.push(format!("was called {}", old.name));
+    }
+    if old.public_key != new.public_key {
+        facts.push("public key changed".to_owned());
+    }
+    if old.preshared_key != new.preshared_key {
+        facts.push("preshared key changed".to_owned());
+    }
+    if old.endpoint != new.endpoint {
+        let show = |endpoint: Option<std::net::SocketAddr>| {
+            endpoint.map_or_else(|| "none".to_owned(), |endpoint| endpoint.to_string())
+        };
+        facts.push(format!(
+            "endpoint {} instead of {}",
+            show(new.endpoint),
+            show(old.endpoint)
+        ));
+    }
+    if outcome(old) != outcome(new) {
+        facts.push(format!("{} (was: {})", outcome(new), outcome(old)));
+    }
+    if facts.is_empty() {
+        facts.push("its description changed".to_owned());
+    }
+    facts.join("; ")
+}
+
+fn list(cidrs: &[IpNet]) -> String {
+    if cidrs.is_empty() {
+        return "no CIDRs".to_owned();
+    }
+    let texts: Vec<String> = cidrs.iter().map(IpNet::to_string).collect();
+    texts.join(", ")
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "a test that fails should panic")]
+    use super::*;
+    use crate::fleet::fixtures::{decide, inventory, spoke};
+
+    fn told(before: &Fleet, after: &Fleet) -> Vec<String> {
+        changes(before, after)
+            .into_iter()
+            .map(|change| format!("{} {}: {}", change.action, change.what, change.why))
+            .collect()
+    }
+
+    #[test]
+    fn equal_decisions_differ_in_nothing() {
+        let fleet = decide(&inventory([spoke(1, "10.1.0.0/16")]), &[]);
+        assert!(changes(&fleet, &fleet).is_empty());
+    }
+
+    #[test]
+    fn each_kind_of_change_is_told_with_its_reason() {
+        let before = decide(
+            &inventory([spoke(1, "10.1.0.0/16"), spoke(2, "10.2.0.0/16")]),
+            &[],
+        );
+        let mut moved = spoke(2, "10.2.0.0/16");
+        moved.public_address = Some("192.0.2.9".parse().unwrap());
+        let mut keyless = spoke(3, "10.3.0.0/16");
+        keyless.public_key = None;
+        let after = decide(&inventory([moved, keyless]), &[]);
+        assert_eq!(
+            told(&before, &after),
+            [
+                "remove tunnel spoke-1: i-00000000000000001 is no longer a running spoke in the \
+                 complete answer of 111122223333/eu-west-1 (10.1.0.0/16)",
+                "change tunnel spoke-2: endpoint 192.0.2.9:51820 instead of 203.0.113.2:51820",
+                "add tunnel spoke-3: i-00000000000000003 found in 111122223333/eu-west-1; \
+                 pending: no privnet:public-key tag",
+            ]
+        );
+    }
+}

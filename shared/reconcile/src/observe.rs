@@ -1,0 +1,193 @@
+//! The decision and what the data plane reports, put together: the state of
+//! each tunnel as the operator sees it.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, SystemTime};
+
+use jiff::Timestamp;
+use privnet_model::key::PublicKey;
+use privnet_model::peer::PeerStatus;
+use privnet_model::status::{Reason, Tunnel, TunnelState};
+
+use crate::fleet::{Obstacle, PlannedTunnel};
+
+/// WireGuard sessions carry nothing older than this (`Reject-After-Time`,
+/// whitepaper section 6.1), so an older handshake is no living tunnel.
+pub const SESSION_LIFETIME: Duration = Duration::from_secs(180);
+
+/// The tunnel as it is now.
+pub fn tunnel(
+    planned: &PlannedTunnel,
+    peer: Option<&PeerStatus>,
+    rates: Rates,
+    now: SystemTime,
+) -> Tunnel {
+    let (state, reason) = match &planned.obstacle {
+        Some(Obstacle::Pending(reason)) => (TunnelState::Pending, Some(reason.clone())),
+        Some(Obstacle::Rejected(reason)) => (TunnelState::Rejected, Some(reason.clone())),
+        None => session(peer, now),
+    };
+    Tunnel {
+        name: planned.name.clone(),
+        origin: planned.origin,
+        account: planned.partition.as_ref().map(|p| p.account.clone()),
+        region: planned.partition.as_ref().map(|p| p.region.clone()),
+        zone: planned.zone.clone(),
+        vpc: planned.vpc.clone(),
+        instance: planned.instance.clone(),
+        launched: planned.launched,
+        cidrs: planned.cidrs.clone(),
+        excluded: planned.excluded.clone(),
+        transport: planned.transport,
+        endpoint: peer
+            .and_then(|peer| peer.config.endpoint)
+            .or(planned.endpoint),
+        private_address: planned.private_address,
+        public_key: planned.public_key,
+        state,
+        reason,
+        last_handshake: peer.and_then(|peer| timestamp(peer.last_handshake?)),
+        rx_bytes: peer.map_or(0, |peer| peer.rx_bytes),
+        tx_bytes: peer.map_or(0, |peer| peer.tx_bytes),
+        rx_rate: rates.rx,
+        tx_rate: rates.tx,
+    }
+}
+
+fn timestamp(time: SystemTime) -> Option<Timestamp> {
+    Timestamp::try_from(time).ok()
+}
+
+fn session(peer: Option<&PeerStatus>, now: SystemTime) -> (TunnelState, Option<Reason>) {
+    let Some(last) = peer.and_then(|peer| peer.last_handshake) else {
+        return (TunnelState::Connecting, Some(Reason::NoAnswer));
+    };
+    // A clock that was set back makes the age negative: the handshake is then new.
+    let age = now.duration_since(last).unwrap_or_default();
+    if age <= SESSION_LIFETIME {
+        (TunnelState::Up, None)
+    } else {
+        (TunnelState::Down, Some(Reason::Silent))
+    }
+}
+
+/// Bytes per second.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct Rates {
+    /// Received.
+    pub rx: f64,
+    /// Sent.
+    pub tx: f64,
+}
+
+/// Turns counters into rates, from one sample to the next.
+#[derive(Debug, Default)]
+pub struct RateMeter {
+    last: BTreeMap<PublicKey, Sample>,
+    taken: Option<SystemTime>,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Sample {
+    rx_bytes: u64,
+    tx_bytes: u64,
+    rates: Rates,
+}
+
+impl RateMeter {
+    /// Takes a sample. Peers that are gone are forgotten; one whose counters
+    /// fell (it was made anew) starts again at zero.
+    pub fn sample(&mut self, peers: &[PeerStatus], now: SystemTime) {
+        let elapsed = self
+            .taken
+            .and_then(|taken| now.duration_since(taken).ok())
+            .map(|elapsed| elapsed.as_secs_f64())
+            .filter(|elapsed| *elapsed > 0.0);
+        let last = std::mem::take(&mut self.last);
+        self.taken = Some(now);
+        self.last = peers
+            .iter()
+            .map(|peer| {
+                let rates = match (last.get(&peer.key), elapsed) {
+                    (Some(before), Some(elapsed)) => Rates {
+                        rx: rate(before.rx_bytes, peer.rx_bytes, elapsed),
+                        tx: rate(before.tx_bytes, peer.tx_bytes, elapsed),
+                    },
+                    (Some(before), None) => before.rates,
+                    (None, _) => Rates::default(),
+                };
+                let sample = Sample {
+                    rx_bytes: peer.rx_bytes,
+                    tx_bytes: peer.tx_bytes,
+                    rates,
+                };
+                (peer.key, sample)
+            })
+            .collect();
+    }
+
+    /// The peer's rates between the last two samples.
+    pub fn rates(&self, key: Option<&PublicKey>) -> Rates {
+        key.and_then(|key| self.last.get(key))
+            .map(|sample| sample.rates)
+            .unwrap_or_default()
+    }
+}
+
+fn rate(before: u64, after: u64, elapsed: f64) -> f64 {
+    after.saturating_sub(before) as f64 / elapsed
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "a test that fails should panic")]
+    use super::*;
+    use crate::fleet::fixtures::{decide, inventory, spoke};
+    use privnet_model::peer::PeerConfig;
+
+    fn peer(handshake: Option<SystemTime>, rx_bytes: u64) -> PeerStatus {
+        PeerStatus {
+            key: spoke(1, "10.1.0.0/16").public_key.unwrap(),
+            config: PeerConfig::default(),
+            last_handshake: handshake,
+            rx_bytes,
+            tx_bytes: 0,
+        }
+    }
+
+    fn seen(handshake: Option<SystemTime>, now: SystemTime) -> (TunnelState, Option<Reason>) {
+        let fleet = decide(&inventory([spoke(1, "10.1.0.0/16")]), &[]);
+        let planned = fleet.tunnels.values().next().unwrap();
+        let tunnel = tunnel(planned, Some(&peer(handshake, 0)), Rates::default(), now);
+        (tunnel.state, tunnel.reason)
+    }
+
+    #[test]
+    fn a_tunnel_is_up_for_three_minutes_after_a_handshake() {
+        let start = SystemTime::UNIX_EPOCH + Duration::from_secs(1_000_000);
+        let age = |seconds| seen(Some(start), start + Duration::from_secs(seconds));
+        assert_eq!(age(0), (TunnelState::Up, None));
+        assert_eq!(age(180), (TunnelState::Up, None));
+        assert_eq!(age(181), (TunnelState::Down, Some(Reason::Silent)));
+        assert_eq!(
+            seen(None, start),
+            (TunnelState::Connecting, Some(Reason::NoAnswer))
+        );
+    }
+
+    #[test]
+    fn rates_are_bytes_per_second_between_samples() {
+        let start = SystemTime::UNIX_EPOCH;
+        let key = peer(None, 0).key;
+        let mut meter = RateMeter::default();
+        meter.sample(&[peer(None, 1000)], start);
+        assert_eq!(meter.rates(Some(&key)), Rates::default());
+        meter.sample(&[peer(None, 5000)], start + Duration::from_secs(2));
+        assert_eq!(meter.rates(Some(&key)).rx, 2000.0);
+        // A peer made anew counts from zero again.
+        meter.sample(&[peer(None, 10)], start + Duration::from_secs(4));
+        assert_eq!(meter.rates(Some(&key)).rx, 0.0);
+        meter.sample(&[], start + Duration::from_secs(6));
+        assert_eq!(meter.rates(Some(&key)), Rates::default());
+    }
+}
