@@ -464,6 +464,7 @@ impl Peer {
 
     fn established(&mut self, role: Role, now: Instant, counters: &Counters) {
         self.established = Some((now, role));
+        self.has_expired = false;
         self.stats.set_last_handshake(now);
         counters.count(Counter::Handshakes);
     }
