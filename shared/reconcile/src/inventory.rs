@@ -1,10 +1,11 @@
 //! What the answers of a poll make of what was known: an error never removes
 //! anything, and only a partition's own complete answer changes that partition.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::Timestamp;
-use privnet_model::inventory::{Inventory, Partition, PartitionAnswer};
+use privnet_model::id::InstanceId;
+use privnet_model::inventory::{Inventory, Partition, PartitionAnswer, SpokeRecord};
 
 /// Takes the answers of one poll into the inventory.
 ///
@@ -20,8 +21,10 @@ pub fn absorb(
         let view = inventory.partitions.entry(partition).or_default();
         match spokes {
             Ok(spokes) => {
+                let before = std::mem::take(&mut view.spokes);
                 view.spokes = spokes
                     .into_iter()
+                    .map(|spoke| keep_cidrs(spoke, &before))
                     .map(|spoke| (spoke.instance.clone(), spoke))
                     .collect();
                 view.answered_at = Some(now);
@@ -35,6 +38,18 @@ pub fn absorb(
         }
     }
     inventory
+}
+
+/// A VPC always has a CIDR. One that EC2 does not describe this time has those
+/// that it had: that its description is missing says nothing about it.
+fn keep_cidrs(mut spoke: SpokeRecord, before: &BTreeMap<InstanceId, SpokeRecord>) -> SpokeRecord {
+    if spoke.cidrs.is_empty()
+        && let Some(known) = before.get(&spoke.instance)
+        && known.vpc == spoke.vpc
+    {
+        spoke.cidrs.clone_from(&known.cidrs);
+    }
+    spoke
 }
 
 /// Forgets the partitions that the config no longer names. This is the one
@@ -60,7 +75,6 @@ mod tests {
     #![expect(clippy::unwrap_used, reason = "a test that fails should panic")]
     use super::*;
     use crate::fleet::fixtures::{partition, spoke};
-    use privnet_model::inventory::SpokeRecord;
 
     fn answer(region: &str, spokes: Result<Vec<SpokeRecord>, &str>) -> PartitionAnswer {
         PartitionAnswer {
@@ -114,6 +128,20 @@ mod tests {
         let well = absorb(failing, vec![answer("eu-west-1", Ok(vec![]))], at(2));
         let view = &well.partitions[&partition("eu-west-1")];
         assert_eq!((view.error.as_ref(), view.failing_since), (None, None));
+    }
+
+    #[test]
+    fn a_vpc_that_ec2_does_not_describe_keeps_its_cidrs() {
+        let mut bare = spoke(1, "10.1.0.0/16");
+        let known = absorb(
+            Inventory::default(),
+            vec![answer("eu-west-1", Ok(vec![bare.clone()]))],
+            at(1),
+        );
+        bare.cidrs.clear();
+        let after = absorb(known, vec![answer("eu-west-1", Ok(vec![bare]))], at(2));
+        let (_, record) = after.spokes().next().unwrap();
+        assert_eq!(record.cidrs, spoke(1, "10.1.0.0/16").cidrs);
     }
 
     #[test]

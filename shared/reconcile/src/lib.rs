@@ -8,6 +8,7 @@
 
 pub mod explain;
 pub mod fleet;
+pub mod gateway;
 pub mod host;
 pub mod interface;
 pub mod inventory;

@@ -1,0 +1,264 @@
+//! What hub and spoke have in common as routers between a VPC and the privnet:
+//! the addresses, routes, rules and settings of the host.
+
+use std::net::IpAddr;
+
+use ipnet::{IpNet, Ipv4Net};
+use privnet_model::config::spoke::NatConfig;
+use privnet_model::inventory::Identity;
+use privnet_model::net::Supernet;
+
+use crate::host::DesiredHost;
+use crate::interface::InterfaceName;
+use crate::route::{Route, RouteTarget};
+use crate::ruleset::{Egress, Ruleset, TunnelClamp};
+use crate::sysctl;
+
+/// The metric of the routes that end the privnet where no tunnel carries it.
+/// Any other route goes before them.
+const LAST_RESORT: u32 = 0xffff_0000;
+
+/// All that the host's configuration follows from.
+#[derive(Debug, Clone, Copy)]
+pub struct GatewayInput<'a> {
+    /// The private network.
+    pub privnet: &'a Supernet,
+    /// Who and where this instance is.
+    pub identity: &'a Identity,
+    /// The interface towards the VPC and the internet.
+    pub uplink: &'a InterfaceName,
+    /// The VPC's router behind it.
+    pub router: Option<IpAddr>,
+    /// The tunnel interface, unless the transport is `none`.
+    pub tunnel: Option<TunnelInput<'a>>,
+    /// NAT egress, on a spoke.
+    pub nat: Option<&'a NatConfig>,
+}
+
+/// The tunnel interface and what it carries.
+#[derive(Debug, Clone, Copy)]
+pub struct TunnelInput<'a> {
+    /// Its name.
+    pub interface: &'a InterfaceName,
+    /// Its MTU.
+    pub mtu: u16,
+    /// What is routed into it.
+    pub destinations: &'a [IpNet],
+    /// The addresses that the tunnel itself talks to.
+    pub endpoints: &'a [IpAddr],
+}
+
+/// What the host should be like.
+pub fn desired(input: GatewayInput<'_>) -> DesiredHost {
+    let mut host = DesiredHost::new();
+    host.sysctls = sysctl::forwarding(input.uplink, input.tunnel.map(|tunnel| tunnel.interface));
+    host.ruleset = Some(Ruleset {
+        egress: input
+            .nat
+            .filter(|nat| nat.egress)
+            .map(|nat| egress(&input, nat)),
+        tunnel: input.tunnel.map(|tunnel| TunnelClamp {
+            interface: tunnel.interface.clone(),
+            mtu: tunnel.mtu,
+        }),
+    });
+    if let Some(tunnel) = input.tunnel {
+        // The instance's own address, once more, so that what the kernel sends
+        // into the tunnel by itself (ICMP errors) has a source that the far
+        // end can answer.
+        let own = IpNet::from(input.identity.private_address);
+        host.addresses.insert((tunnel.interface.clone(), own));
+        host.routes.extend(tunnel_routes(&input, tunnel));
+    }
+    host
+}
+
+fn egress(input: &GatewayInput<'_>, nat: &NatConfig) -> Egress {
+    let vpc = || v4(&input.identity.vpc_cidrs);
+    let sources = if nat.sources.is_empty() {
+        vpc().collect()
+    } else {
+        v4(&nat.sources).collect()
+    };
+    Egress {
+        interface: input.uplink.clone(),
+        sources,
+        exclude: v4(input.privnet.nets())
+            .chain(vpc())
+            .chain(v4(&nat.exclude))
+            .collect(),
+    }
+}
+
+fn v4(nets: &[IpNet]) -> impl Iterator<Item = Ipv4Net> {
+    nets.iter().filter_map(|net| match net {
+        IpNet::V4(net) => Some(*net),
+        IpNet::V6(_) => None,
+    })
+}
+
+fn tunnel_routes<'a>(
+    input: &'a GatewayInput<'_>,
+    tunnel: TunnelInput<'a>,
+) -> impl Iterator<Item = Route> + 'a {
+    let own = input.identity.private_address;
+    let into_tunnel = tunnel.destinations.iter().map(move |net| {
+        let route = Route::new(*net, RouteTarget::Interface(tunnel.interface.clone()));
+        if own.is_ipv4() == net.addr().is_ipv4() {
+            route.with_source(own)
+        } else {
+            route
+        }
+    });
+    // Where no tunnel leads, the privnet ends here. Without this a packet for a
+    // VPC that is down would follow the default route in clear, and the VPC's
+    // route table would send it back to us until its TTL is used up.
+    let ends = input.privnet.nets().iter().map(|net| {
+        let mut route = Route::new(*net, RouteTarget::Unreachable);
+        route.metric = LAST_RESORT;
+        route
+    });
+    let via_router = |net: IpNet| {
+        let router = input
+            .router
+            .filter(|router| router.is_ipv4() == net.addr().is_ipv4())?;
+        Some(Route::new(
+            net,
+            RouteTarget::Gateway {
+                address: router,
+                interface: input.uplink.clone(),
+            },
+        ))
+    };
+    // The own VPC lies inside the privnet, but is reached as before. (The
+    // subnet's own route comes with its address.)
+    let vpc = input
+        .identity
+        .vpc_cidrs
+        .iter()
+        .filter(|net| Some(**net) != input.identity.subnet_cidr)
+        .filter(|net| input.privnet.nets().iter().any(|own| own.contains(*net)))
+        .filter_map(move |net| via_router(*net));
+    // The tunnel's own packets must not go into the tunnel.
+    let endpoints = tunnel
+        .endpoints
+        .iter()
+        .filter(|address| input.privnet.contains_address(**address))
+        .filter(|address| {
+            !input
+                .identity
+                .subnet_cidr
+                .is_some_and(|subnet| subnet.contains(*address))
+        })
+        .filter_map(move |address| via_router(IpNet::from(*address)));
+    into_tunnel.chain(ends).chain(vpc).chain(endpoints)
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "a test that fails should panic")]
+    use super::*;
+
+    fn identity() -> Identity {
+        Identity {
+            account: "111122223333".parse().unwrap(),
+            region: "eu-west-1".parse().unwrap(),
+            zone: None,
+            instance: "i-0123456789abcdef0".parse().unwrap(),
+            vpc: "vpc-0123456789abcdef0".parse().unwrap(),
+            vpc_cidrs: nets(&["10.2.0.0/16", "10.20.0.0/16", "100.64.0.0/16"]),
+            subnet_cidr: Some("10.2.0.0/24".parse().unwrap()),
+            private_address: "10.2.0.10".parse().unwrap(),
+            public_address: None,
+            mac: "0a:00:00:00:00:01".to_owned(),
+        }
+    }
+
+    fn nets(texts: &[&str]) -> Vec<IpNet> {
+        texts.iter().map(|text| text.parse().unwrap()).collect()
+    }
+
+    fn host(tunnel: bool, nat: Option<&NatConfig>, endpoints: &[IpAddr]) -> DesiredHost {
+        let uplink = InterfaceName::new("ens5").unwrap();
+        let interface = InterfaceName::new("privnet0").unwrap();
+        let privnet = Supernet::new(nets(&["10.0.0.0/8"])).unwrap();
+        desired(GatewayInput {
+            privnet: &privnet,
+            identity: &identity(),
+            uplink: &uplink,
+            router: Some("10.2.0.1".parse().unwrap()),
+            tunnel: tunnel.then_some(TunnelInput {
+                interface: &interface,
+                mtu: 1440,
+                destinations: privnet.nets(),
+                endpoints,
+            }),
+            nat,
+        })
+    }
+
+    fn routes(host: &DesiredHost) -> Vec<String> {
+        host.routes.iter().map(Route::to_string).collect()
+    }
+
+    #[test]
+    fn the_privnet_goes_into_the_tunnel_and_the_own_vpc_does_not() {
+        let routes = routes(&host(true, None, &[])).join("\n");
+        assert!(
+            routes.contains("10.0.0.0/8 dev privnet0"),
+            "no route into the tunnel:\n{routes}"
+        );
+        for own in ["10.2.0.0/16", "10.20.0.0/16"] {
+            assert!(
+                routes.contains(&format!("{own} via 10.2.0.1 dev ens5")),
+                "{own} is not left to the VPC:\n{routes}"
+            );
+        }
+        assert!(!routes.contains("100.64.0.0/16"), "{routes}");
+        assert!(routes.contains("unreachable"), "{routes}");
+    }
+
+    #[test]
+    fn a_hub_inside_the_privnet_is_not_reached_through_its_own_tunnel() {
+        let inside = host(true, None, &["10.9.0.1".parse().unwrap()]);
+        assert!(
+            routes(&inside)
+                .iter()
+                .any(|route| route.contains("10.9.0.1/32 via 10.2.0.1"))
+        );
+        let outside = host(true, None, &["198.51.100.100".parse().unwrap()]);
+        assert!(!routes(&outside).join(" ").contains("198.51.100.100"));
+    }
+
+    #[test]
+    fn egress_leaves_privnet_vpc_and_exclusions_alone() {
+        let nat = NatConfig {
+            exclude: nets(&["192.168.0.0/16"]),
+            ..NatConfig::default()
+        };
+        let egress = host(false, Some(&nat), &[])
+            .ruleset
+            .unwrap()
+            .egress
+            .unwrap();
+        assert_eq!(egress.sources.len(), 3);
+        let excluded: Vec<String> = egress.exclude.iter().map(Ipv4Net::to_string).collect();
+        assert_eq!(
+            excluded,
+            [
+                "10.0.0.0/8",
+                "10.2.0.0/16",
+                "10.20.0.0/16",
+                "100.64.0.0/16",
+                "192.168.0.0/16"
+            ]
+        );
+    }
+
+    #[test]
+    fn a_nat_gateway_without_tunnel_has_no_routes_of_ours() {
+        let host = host(false, Some(&NatConfig::default()), &[]);
+        assert!(host.routes.is_empty());
+        assert!(host.addresses.is_empty());
+    }
+}
