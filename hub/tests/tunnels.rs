@@ -30,8 +30,8 @@ struct Daemon {
 }
 
 impl AdminHandler for Daemon {
-    async fn status(&self) -> Status {
-        self.status.clone()
+    async fn status(&self) -> Result<Status, String> {
+        Ok(self.status.clone())
     }
 
     async fn refresh(&self, request: RefreshRequest) -> Result<RefreshReport, String> {

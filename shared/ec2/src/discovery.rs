@@ -75,20 +75,28 @@ impl Discovery {
     /// Asks once. One answer per region, in the order of their names; spokes in
     /// the order of their ids. May be dropped at any time.
     pub async fn poll(&self) -> Vec<PartitionAnswer> {
-        stream::iter(&self.partitions)
-            .map(|(partition, client)| async move {
-                let spokes = self.ask(client, &partition.region).await;
-                if let Err(error) = &spokes {
-                    tracing::debug!(%partition, ?error, "no complete answer");
-                }
-                PartitionAnswer {
-                    partition: partition.clone(),
-                    spokes: spokes.map_err(|error| error.to_string()),
-                }
-            })
+        // Collected first: the compiler cannot tell that a stream over borrowed
+        // partitions may be sent to another thread.
+        let asked: Vec<_> = self
+            .partitions
+            .iter()
+            .map(|(partition, client)| self.answer(partition, client))
+            .collect();
+        stream::iter(asked)
             .buffered(CONCURRENT_REGIONS)
             .collect()
             .await
+    }
+
+    async fn answer(&self, partition: &Partition, client: &Client) -> PartitionAnswer {
+        let spokes = self.ask(client, &partition.region).await;
+        if let Err(error) = &spokes {
+            tracing::debug!(%partition, ?error, "no complete answer");
+        }
+        PartitionAnswer {
+            partition: partition.clone(),
+            spokes: spokes.map_err(|error| error.to_string()),
+        }
     }
 
     async fn ask(&self, client: &Client, region: &Region) -> Result<Vec<SpokeRecord>, Ec2Error> {

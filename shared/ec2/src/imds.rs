@@ -70,6 +70,28 @@ impl Imds {
         })
     }
 
+    /// [`Imds::identity`], asked again while there is a point in it, for as long
+    /// as `patience`: at boot the network may not be up yet.
+    ///
+    /// # Errors
+    /// What the last try said.
+    pub async fn identity_within(&self, patience: Duration) -> Result<Identity, ImdsError> {
+        let deadline = tokio::time::Instant::now() + patience;
+        let mut pause = Duration::from_millis(500);
+        loop {
+            let error = match self.identity().await {
+                Ok(identity) => return Ok(identity),
+                Err(error) => error,
+            };
+            if !error.is_temporary() || tokio::time::Instant::now() + pause > deadline {
+                return Err(error);
+            }
+            tracing::warn!(%error, retry_in = ?pause, "instance metadata is not there yet");
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(Duration::from_secs(5));
+        }
+    }
+
     pub(crate) fn at(endpoint: &str) -> Result<Self, ImdsError> {
         let invalid = |detail: String| ImdsError::BadEndpoint {
             endpoint: endpoint.to_owned(),

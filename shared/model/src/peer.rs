@@ -27,7 +27,8 @@ pub struct PeerConfig {
 pub enum PeerChange {
     /// Adds the peer, or makes an existing one look like this. Its session and
     /// its counters survive unless the preshared key changed. A prefix that
-    /// another peer had moves to this one.
+    /// another peer had moves to this one. An endpoint that is the one set
+    /// before does not move a peer that has roamed since.
     Set {
         /// The peer.
         key: PublicKey,

@@ -49,8 +49,8 @@ const GRACE: Duration = Duration::from_secs(2);
 /// Each call runs as a task of its own: a client that goes away does not cut
 /// it short.
 pub trait AdminHandler: Send + Sync + 'static {
-    /// Everything about the daemon, now.
-    fn status(&self) -> impl Future<Output = Status> + Send;
+    /// Everything about the daemon, now; an error is one sentence for the operator.
+    fn status(&self) -> impl Future<Output = Result<Status, String>> + Send;
 
     /// Looks again and applies what changed; an error is one sentence for the
     /// operator.
@@ -300,7 +300,8 @@ fn router<H: AdminHandler>(handler: Arc<H>) -> Router {
 
 async fn status<H: AdminHandler>(State(handler): State<Arc<H>>) -> Response {
     match tokio::spawn(async move { handler.status().await }).await {
-        Ok(status) => json(StatusCode::OK, &status),
+        Ok(Ok(status)) => json(StatusCode::OK, &status),
+        Ok(Err(error)) => failure(StatusCode::INTERNAL_SERVER_ERROR, error),
         Err(error) => internal(&error),
     }
 }

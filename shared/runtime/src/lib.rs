@@ -1,18 +1,22 @@
 //! What both daemons share around their own work: logging, signals, the
 //! service manager, the admin socket and its client, state and key files, the
-//! clock of a repeated poll.
+//! clock of a repeated poll, the command line, the events of the main loop, and
+//! the router that brings tunnels and host to what they should be.
 //!
-//! Everything here talks to the host and to nothing else; it knows neither EC2
-//! nor the data plane, so that `tunnels` can use it and stay small.
+//! What there should be is decided elsewhere, by pure functions. Nothing here
+//! knows EC2.
 
 #![forbid(unsafe_code)]
 
 pub mod admin;
 mod atomic_file;
 pub mod client;
+pub mod command;
+pub mod events;
 pub mod key_file;
 pub mod logging;
 pub mod poll_clock;
+pub mod router;
 pub mod service;
 pub mod signals;
 pub mod state_file;

@@ -27,8 +27,8 @@ struct Daemon {
 }
 
 impl AdminHandler for Daemon {
-    async fn status(&self) -> Status {
-        Status {
+    async fn status(&self) -> Result<Status, String> {
+        Ok(Status {
             role: Role::Hub,
             version: "0.1.0".to_owned(),
             started: "2026-11-21T00:00:00Z".parse().unwrap(),
@@ -41,7 +41,7 @@ impl AdminHandler for Daemon {
             partitions: Vec::new(),
             next_poll: None,
             problems: Vec::new(),
-        }
+        })
     }
 
     async fn refresh(&self, request: RefreshRequest) -> Result<RefreshReport, String> {
@@ -121,7 +121,7 @@ async fn status_and_refresh_are_answered() {
     let client = AdminClient::new(&running.path);
     assert_eq!(
         client.status().await.unwrap(),
-        running.daemon.status().await
+        running.daemon.status().await.unwrap()
     );
     let report = client
         .refresh(RefreshRequest { dry_run: false })

@@ -1,0 +1,509 @@
+//! The hub: its state, and the loop that owns it.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+use jiff::Timestamp;
+use privnet_ec2::{Discovery, Imds, SdkContext};
+use privnet_model::admin::{Change, PolledPartition, RefreshReport, RefreshRequest};
+use privnet_model::config::ConfigErrors;
+use privnet_model::config::hub::{HubConfig, SiteConfig};
+use privnet_model::inventory::{Identity, Inventory, Partition};
+use privnet_model::key::PublicKey;
+use privnet_model::status::{PartitionStatus, Role, Status};
+use privnet_reconcile::explain;
+use privnet_reconcile::fleet::{Fleet, FleetInput, Site};
+use privnet_reconcile::inventory::{absorb, keep_configured};
+use privnet_runtime::command::{ConfigFile, Daemon};
+use privnet_runtime::events::{Event, Events};
+use privnet_runtime::key_file;
+use privnet_runtime::poll_clock::PollClock;
+use privnet_runtime::router::{Desired, Router, TunnelInterface};
+use privnet_runtime::service;
+use privnet_runtime::signals::Signal;
+use tracing::{error, info, warn};
+
+use crate::cache::{Cache, Cached};
+use crate::poll::{Ended, METADATA_PATIENCE, Poll, Waiting};
+
+/// At most one early poll in this time, however many unknown spokes knock.
+const KNOCK_PAUSE: Duration = Duration::from_secs(10);
+
+/// The hub daemon.
+pub struct Hub {
+    config: HubConfig,
+    file: ConfigFile,
+    started: Timestamp,
+    public_key: PublicKey,
+    sdk: SdkContext,
+    imds: Imds,
+    discovery: Discovery,
+    sites: Vec<Site>,
+    inventory: Inventory,
+    fleet: Fleet,
+    router: Router,
+    clock: PollClock,
+    poll: Poll,
+    last_poll: Option<Instant>,
+    cache: Cache,
+    cache_problem: Option<String>,
+    /// Where sites without an endpoint were heard before the restart.
+    remembered: BTreeMap<PublicKey, SocketAddr>,
+}
+
+impl Daemon for Hub {
+    type Config = HubConfig;
+    const PROGRAM: &'static str = "privnet-hub";
+    const ABOUT: &'static str = "The hub of the private network: finds its spokes through EC2, \
+         keeps a tunnel to each and routes between them";
+    const CONFIG: &'static str = "/etc/privnet/hub.toml";
+
+    fn parse(file: &str, text: &str) -> Result<HubConfig, ConfigErrors> {
+        HubConfig::parse(file, text)
+    }
+
+    fn private_key(config: &HubConfig) -> &Path {
+        &config.private_key
+    }
+
+    fn log(config: &HubConfig) -> &str {
+        &config.log
+    }
+
+    async fn run(config: HubConfig, file: ConfigFile) -> Result<()> {
+        // Before anything is touched: a second hub fails here.
+        let mut events = Events::open(&config.admin_socket, Self::PROGRAM).await?;
+        let result = match Self::start(config, file, &mut events).await {
+            Ok(Some(mut hub)) => {
+                let result = hub.main_loop(&mut events).await;
+                service::stopping();
+                hub.save();
+                hub.router.close();
+                result
+            }
+            Ok(None) => Ok(()),
+            Err(error) => Err(error),
+        };
+        events.close().await;
+        result
+    }
+}
+
+impl Hub {
+    /// Brings everything up that needs no API: with a state cache all tunnels
+    /// are there before the first poll. `None` when told to stop meanwhile.
+    async fn start(
+        config: HubConfig,
+        file: ConfigFile,
+        events: &mut Events,
+    ) -> Result<Option<Self>> {
+        let private_key = key_file::load_or_create(&config.private_key)?;
+        let public_key = private_key.public();
+        let sites = load_sites(&config.sites)?;
+        let cache = Cache::at(&config.state);
+        let cached = cache.load();
+        let imds = Imds::from_env()?;
+        let identity = tokio::select! {
+            identity = who_am_i(&imds, cached.as_ref()) => identity?,
+            () = events.stop() => return Ok(None),
+        };
+        info!(
+            version = env!("CARGO_PKG_VERSION"),
+            instance = %identity.instance,
+            vpc = %identity.vpc,
+            region = %identity.region,
+            %public_key,
+            "privnet-hub starts"
+        );
+        let sdk = SdkContext::load(&identity.region).await;
+        let discovery = discovery(&sdk, &identity, &config);
+        let router = Router::open(
+            config.privnet.clone(),
+            identity,
+            None,
+            Some(TunnelInterface {
+                name: config.interface.clone(),
+                mtu: config.mtu,
+                listen_port: config.listen_port,
+                private_key,
+                workers: config.workers,
+                relay: true,
+            }),
+        )
+        .await?;
+        let inventory = cached.as_ref().map(Cached::inventory).unwrap_or_default();
+        let remembered = cached.map(|cached| cached.endpoints()).unwrap_or_default();
+        let mut hub = Self {
+            clock: PollClock::new(config.discovery.interval),
+            config,
+            file,
+            started: Timestamp::now(),
+            public_key,
+            sdk,
+            imds,
+            discovery,
+            sites,
+            inventory: Inventory::default(),
+            fleet: Fleet::default(),
+            router,
+            poll: Poll::default(),
+            last_poll: None,
+            cache,
+            cache_problem: None,
+            remembered,
+        };
+        hub.take_inventory(inventory);
+        hub.reconcile().await;
+        service::ready(&hub.summary());
+        Ok(Some(hub))
+    }
+
+    async fn main_loop(&mut self, events: &mut Events) -> Result<()> {
+        loop {
+            self.poll.start(&self.discovery, &self.imds);
+            tokio::select! {
+                ended = self.poll.ended() => self.polled(ended).await,
+                () = self.clock.due() => {
+                    self.clock.succeeded();
+                    self.poll.request();
+                }
+                event = events.next() => match event {
+                    Event::Signal(Signal::Stop) => {
+                        info!("told to stop");
+                        return Ok(());
+                    }
+                    Event::Signal(Signal::Reload) => self.reload().await,
+                    Event::Status(answer) => {
+                        let _ = answer.send(self.status());
+                    }
+                    Event::Refresh(request, answer) => self.poll.wait(request, answer),
+                    Event::Observe => self.observe()?,
+                    Event::Reconcile => {
+                        self.router.reconcile().await;
+                    }
+                },
+            }
+        }
+    }
+
+    fn observe(&mut self) -> Result<()> {
+        self.router.observe(self.fleet.tunnels.values())?;
+        let rested = self
+            .last_poll
+            .is_none_or(|last| last.elapsed() >= KNOCK_PAUSE);
+        if rested {
+            let knocks = self.router.knocks();
+            if knocks > 0 {
+                info!(keys = knocks, "unknown spokes knock: asking EC2 early");
+                self.last_poll = Some(Instant::now());
+                self.poll.request();
+            }
+        }
+        Ok(())
+    }
+
+    async fn polled(&mut self, ended: Ended) {
+        self.last_poll = Some(Instant::now());
+        let polled = match ended.result {
+            Ok(polled) => polled,
+            Err(problem) => {
+                error!(%problem, "no answer from EC2; every tunnel stays");
+                self.clock.failed();
+                for waiting in ended.waiting {
+                    let _ = waiting.answer.send(Err(problem.clone()));
+                }
+                return;
+            }
+        };
+        let failed = polled.answers.iter().any(|answer| answer.spokes.is_err());
+        let inventory = absorb(self.inventory.clone(), polled.answers, Timestamp::now());
+        if !ended.apply {
+            let next = self.decide(&inventory, self.router.identity());
+            let changes = explain::changes(&self.fleet, &next);
+            let host = self.router.preview(self.desired(&next)).await;
+            let report = |host: &[Change]| RefreshReport {
+                dry_run: true,
+                partitions: partitions(&inventory),
+                changes: changes.iter().chain(host).cloned().collect(),
+                failures: Vec::new(),
+            };
+            match host {
+                Ok(host) => answer(ended.waiting, &report(&host)),
+                Err(error) => answer(
+                    ended.waiting,
+                    &RefreshReport {
+                        failures: vec![format!("{error:#}")],
+                        ..report(&[])
+                    },
+                ),
+            }
+            return;
+        }
+        match polled.identity {
+            Ok(identity) => {
+                if let Err(error) = self.router.set_identity(identity) {
+                    warn!(%error, "the data plane cannot be told of the VPC's CIDRs");
+                }
+            }
+            Err(error) => {
+                warn!(%error, "instance metadata does not answer; using what it said before")
+            }
+        }
+        for (partition, view) in &inventory.partitions {
+            if let Some(error) = &view.error {
+                warn!(%partition, %error, spokes = view.spokes.len(), "poll failed; its tunnels stay");
+            }
+        }
+        if failed {
+            self.clock.failed();
+        } else {
+            self.clock.succeeded();
+        }
+        let tunnels = self.take_inventory(inventory);
+        let (host, failures) = self.reconcile().await;
+        self.save();
+        service::status(&self.summary());
+        let report = RefreshReport {
+            dry_run: false,
+            partitions: partitions(&self.inventory),
+            changes: tunnels.into_iter().chain(host).collect(),
+            failures,
+        };
+        answer(ended.waiting, &report);
+    }
+
+    /// Decides anew, and tells and logs what that changes.
+    fn take_inventory(&mut self, inventory: Inventory) -> Vec<Change> {
+        let account = self.router.identity().account.clone();
+        let configured: BTreeSet<Partition> = self
+            .config
+            .discovery
+            .regions
+            .iter()
+            .map(|region| Partition {
+                account: account.clone(),
+                region: region.clone(),
+            })
+            .collect();
+        let (inventory, dropped) = keep_configured(inventory, &configured);
+        for partition in dropped {
+            warn!(%partition, "no longer in the config: its tunnels go");
+        }
+        let fleet = self.decide(&inventory, self.router.identity());
+        let changes = explain::changes(&self.fleet, &fleet);
+        for change in &changes {
+            info!(action = %change.action, what = change.what, why = change.why, "plan");
+        }
+        self.inventory = inventory;
+        self.fleet = fleet;
+        changes
+    }
+
+    fn decide(&self, inventory: &Inventory, identity: &Identity) -> Fleet {
+        Fleet::decide(FleetInput {
+            privnet: &self.config.privnet,
+            hub_key: &self.public_key,
+            hub_vpc: &identity.vpc,
+            hub_cidrs: &identity.vpc_cidrs,
+            sites: &self.sites,
+            inventory,
+        })
+    }
+
+    fn desired(&self, fleet: &Fleet) -> Desired {
+        let mut peers = fleet.peers();
+        for (key, peer) in &mut peers {
+            if peer.endpoint.is_none() {
+                peer.endpoint = self.remembered.get(key).copied();
+            }
+        }
+        Desired {
+            peers,
+            destinations: fleet.cidrs().collect(),
+        }
+    }
+
+    async fn reconcile(&mut self) -> (Vec<Change>, Vec<String>) {
+        self.router.want(self.desired(&self.fleet));
+        self.router.reconcile().await
+    }
+
+    async fn reload(&mut self) {
+        service::reloading();
+        match self.read_config() {
+            Ok((config, sites)) => {
+                for key in needs_restart(&self.config, &config) {
+                    warn!(
+                        key,
+                        "changed in the config file; it takes effect at a restart"
+                    );
+                }
+                self.discovery = discovery(&self.sdk, self.router.identity(), &config);
+                self.clock = PollClock::new(config.discovery.interval);
+                self.router.set_config(config.privnet.clone(), None);
+                self.config = HubConfig {
+                    privnet: config.privnet,
+                    discovery: config.discovery,
+                    sites: config.sites,
+                    ..self.config.clone()
+                };
+                self.sites = sites;
+                self.take_inventory(self.inventory.clone());
+                self.reconcile().await;
+                info!("config read again");
+            }
+            Err(error) => {
+                error!("the config file is not taken, the one before stays in force: {error:#}");
+            }
+        }
+        self.poll.request();
+        service::ready(&self.summary());
+    }
+
+    fn read_config(&self) -> Result<(HubConfig, Vec<Site>)> {
+        let config = self.file.read::<Self>()?;
+        let sites = load_sites(&config.sites)?;
+        Ok((config, sites))
+    }
+
+    fn save(&mut self) {
+        let heard = self
+            .router
+            .peers()
+            .into_iter()
+            .filter_map(|peer| Some((peer.key, peer.config.endpoint?)));
+        let cached = Cached::new(self.router.identity().clone(), &self.inventory, heard);
+        let problem = self.cache.save(&cached).err();
+        if let Some(problem) = &problem
+            && self.cache_problem.as_ref() != Some(problem)
+        {
+            warn!(problem, "a restart would need the EC2 API");
+        }
+        self.cache_problem = problem;
+    }
+
+    fn status(&self) -> Status {
+        Status {
+            role: Role::Hub,
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            started: self.started,
+            now: Timestamp::now(),
+            instance: Some(self.router.identity().instance.clone()),
+            privnet: self.config.privnet.clone(),
+            interface: self.router.interface_status(),
+            nat: None,
+            tunnels: self.router.tunnels(self.fleet.tunnels.values()),
+            partitions: self
+                .inventory
+                .partitions
+                .iter()
+                .map(|(partition, view)| PartitionStatus {
+                    partition: partition.clone(),
+                    spokes: view.spokes.len(),
+                    answered_at: view.answered_at,
+                    error: view.error.clone(),
+                    failing_since: view.failing_since,
+                })
+                .collect(),
+            next_poll: Some(self.clock.due_at()),
+            problems: self
+                .router
+                .problems()
+                .iter()
+                .chain(&self.cache_problem)
+                .cloned()
+                .collect(),
+        }
+    }
+
+    fn summary(&self) -> String {
+        let tunnels = self.fleet.peers().len();
+        format!("{tunnels} tunnels configured")
+    }
+}
+
+async fn who_am_i(imds: &Imds, cached: Option<&Cached>) -> Result<Identity> {
+    let Some(cached) = cached else {
+        return Ok(imds.identity_within(METADATA_PATIENCE).await?);
+    };
+    match imds.identity().await {
+        Ok(identity) => Ok(identity),
+        Err(error) => {
+            warn!(%error, "instance metadata does not answer; using what it said when the hub last ran");
+            Ok(cached.identity.clone())
+        }
+    }
+}
+
+fn discovery(sdk: &SdkContext, identity: &Identity, config: &HubConfig) -> Discovery {
+    Discovery::new(
+        sdk,
+        &identity.account,
+        &config.discovery.regions,
+        config.discovery.tags.clone(),
+        config.discovery.timeout,
+    )
+}
+
+fn load_sites(sites: &[SiteConfig]) -> Result<Vec<Site>> {
+    sites
+        .iter()
+        .map(|config| {
+            let preshared_key = config
+                .preshared_key
+                .as_deref()
+                .map(key_file::read_preshared_key)
+                .transpose()
+                .with_context(|| format!("site {}: preshared_key", config.name))?;
+            Ok(Site {
+                config: config.clone(),
+                preshared_key,
+            })
+        })
+        .collect()
+}
+
+/// The keys whose change the running hub cannot take.
+fn needs_restart(old: &HubConfig, new: &HubConfig) -> Vec<&'static str> {
+    [
+        ("listen_port", old.listen_port != new.listen_port),
+        ("private_key", old.private_key != new.private_key),
+        ("interface", old.interface != new.interface),
+        ("mtu", old.mtu != new.mtu),
+        ("workers", old.workers != new.workers),
+        ("state", old.state != new.state),
+        ("admin_socket", old.admin_socket != new.admin_socket),
+        ("log", old.log != new.log),
+    ]
+    .into_iter()
+    .filter_map(|(key, changed)| changed.then_some(key))
+    .collect()
+}
+
+fn partitions(inventory: &Inventory) -> Vec<PolledPartition> {
+    inventory
+        .partitions
+        .iter()
+        .map(|(partition, view)| PolledPartition {
+            partition: partition.to_string(),
+            spokes: view.spokes.len(),
+            error: view.error.clone(),
+        })
+        .collect()
+}
+
+fn answer(waiting: Vec<Waiting>, report: &RefreshReport) {
+    for Waiting {
+        request: RefreshRequest { dry_run },
+        answer,
+    } in waiting
+    {
+        let _ = answer.send(Ok(RefreshReport {
+            dry_run,
+            ..report.clone()
+        }));
+    }
+}

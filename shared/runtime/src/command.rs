@@ -1,0 +1,151 @@
+//! The command line that both daemons share: `run`, `check` and `public-key`.
+//!
+//! Everything that ends a daemon ends here: with a message on standard error
+//! (or in the log, once there is one) and an exit code.
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use anyhow::{Context, Result};
+use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
+use privnet_model::config::ConfigErrors;
+
+use crate::{key_file, logging};
+
+/// What makes a program out of this: its config, and what it does with it.
+pub trait Daemon {
+    /// The checked config.
+    type Config: Send;
+    /// The program's name.
+    const PROGRAM: &'static str;
+    /// One line that says what it is for.
+    const ABOUT: &'static str;
+    /// Where its config file is by default.
+    const CONFIG: &'static str;
+
+    /// Parses the text of a config file.
+    fn parse(file: &str, text: &str) -> Result<Self::Config, ConfigErrors>;
+    /// Where the private key is.
+    fn private_key(config: &Self::Config) -> &Path;
+    /// The log filter.
+    fn log(config: &Self::Config) -> &str;
+    /// Runs until it is told to stop, or cannot go on.
+    fn run(config: Self::Config, file: ConfigFile) -> impl Future<Output = Result<()>>;
+}
+
+/// The config file a daemon was started with.
+#[derive(Debug, Clone, Args)]
+pub struct ConfigFile {
+    /// The config file.
+    #[arg(value_name = "CONFIG")]
+    path: Option<PathBuf>,
+    #[arg(skip)]
+    default: &'static str,
+}
+
+impl ConfigFile {
+    /// Its path.
+    pub fn path(&self) -> &Path {
+        self.path.as_deref().unwrap_or(Path::new(self.default))
+    }
+
+    /// Reads and parses it. The error lists everything that is wrong with it.
+    pub fn read<D: Daemon>(&self) -> Result<D::Config> {
+        let path = self.path();
+        let text = std::fs::read_to_string(path).with_context(|| format!("{}", path.display()))?;
+        let config = D::parse(&path.display().to_string(), &text)?;
+        logging::check_filter(D::log(&config))
+            .with_context(|| format!("{}: log", path.display()))?;
+        Ok(config)
+    }
+}
+
+#[derive(Debug, Parser)]
+#[command(version, arg_required_else_help = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Runs the daemon in the foreground until SIGTERM or SIGINT
+    Run(ConfigFile),
+    /// Checks a config file and tells all that is wrong with it
+    Check(ConfigFile),
+    /// Prints the public key; makes the private key if there is none yet
+    PublicKey(ConfigFile),
+}
+
+/// The `main` of a daemon.
+pub fn main<D: Daemon>() -> ExitCode {
+    let command = Cli::command()
+        .name(D::PROGRAM)
+        .about(D::ABOUT)
+        .after_help(format!("CONFIG is {} unless given.", D::CONFIG));
+    let cli = match Cli::from_arg_matches(&command.get_matches()) {
+        Ok(cli) => cli,
+        Err(error) => error.exit(),
+    };
+    let result = match cli.command {
+        Command::Run(file) => run::<D>(named::<D>(file)),
+        Command::Check(file) => check::<D>(&named::<D>(file)),
+        Command::PublicKey(file) => public_key::<D>(&named::<D>(file)),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            // A config's errors are lines that begin with the file's name, as
+            // compilers print them; nothing is put before those.
+            let text = if error.is::<ConfigErrors>() {
+                format!("{error}")
+            } else {
+                format!("{}: {error:#}", D::PROGRAM)
+            };
+            let _ = writeln!(std::io::stderr(), "{text}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn named<D: Daemon>(file: ConfigFile) -> ConfigFile {
+    ConfigFile {
+        default: D::CONFIG,
+        ..file
+    }
+}
+
+fn run<D: Daemon>(file: ConfigFile) -> Result<()> {
+    let config = file.read::<D>()?;
+    logging::init(D::log(&config))?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .context("cannot start the runtime")?;
+    let result = runtime.block_on(D::run(config, file));
+    // A task that hangs in a system call must not keep the process.
+    runtime.shutdown_timeout(std::time::Duration::from_secs(2));
+    result
+}
+
+fn check<D: Daemon>(file: &ConfigFile) -> Result<()> {
+    file.read::<D>()?;
+    print(&format!("{}: fine", file.path().display()))
+}
+
+fn public_key<D: Daemon>(file: &ConfigFile) -> Result<()> {
+    let config = file.read::<D>()?;
+    let key = key_file::load_or_create(D::private_key(&config))?;
+    print(&key.public().to_string())
+}
+
+fn print(line: &str) -> Result<()> {
+    match writeln!(std::io::stdout(), "{line}") {
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
+            Err(error).context("standard output")
+        }
+        _ => Ok(()),
+    }
+}

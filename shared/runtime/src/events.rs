@@ -1,0 +1,143 @@
+//! What wakes a daemon's main loop, as one stream: signals, the operator's
+//! requests, and the beats at which it looks at tunnels and host.
+//!
+//! One task owns the daemon's state and takes these one by one, so nothing of
+//! it needs a lock. None of this is on the packet path.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use privnet_model::admin::{RefreshReport, RefreshRequest};
+use privnet_model::status::Status;
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::JoinHandle;
+use tokio::time::{Interval, MissedTickBehavior, interval};
+
+use crate::admin::{AdminHandler, AdminServer};
+use crate::service::{self, Heartbeat};
+use crate::signals::{Signal, Signals};
+
+/// How often the tunnels are looked at: rates, changes of state, knocks.
+const OBSERVE: Duration = Duration::from_secs(2);
+/// How often the host is compared with what it should be.
+const RECONCILE: Duration = Duration::from_secs(30);
+/// Requests waiting for the loop; more have to wait to be sent.
+const REQUESTS: usize = 32;
+
+/// One reason to do something.
+#[derive(Debug)]
+pub enum Event {
+    /// A signal.
+    Signal(Signal),
+    /// The operator wants to know how things are.
+    Status(oneshot::Sender<Status>),
+    /// The operator wants the daemon to look again.
+    Refresh(RefreshRequest, Answer),
+    /// Time to look at the tunnels.
+    Observe,
+    /// Time to compare the host with what it should be.
+    Reconcile,
+}
+
+/// Where the answer to a refresh goes.
+pub type Answer = oneshot::Sender<Result<RefreshReport, String>>;
+
+/// The stream of events, and the admin socket behind it.
+#[derive(Debug)]
+pub struct Events {
+    signals: Signals,
+    requests: mpsc::Receiver<Request>,
+    observe: Interval,
+    reconcile: Interval,
+    beat: Interval,
+    heartbeat: Heartbeat,
+    server: JoinHandle<()>,
+    stop_server: Option<oneshot::Sender<()>>,
+}
+
+impl Events {
+    /// Takes over the signals and opens the admin socket. To be called before
+    /// anything else is touched: a second daemon fails here and harms nothing.
+    pub async fn open(socket: &Path, program: &'static str) -> Result<Self> {
+        let signals = Signals::listen().context("cannot take over the signals")?;
+        let server = AdminServer::bind(socket, program).await?;
+        let (sender, requests) = mpsc::channel(REQUESTS);
+        let (stop_server, stopped) = oneshot::channel();
+        let server = tokio::spawn(server.serve(Arc::new(Requests(sender)), async {
+            let _ = stopped.await;
+        }));
+        let heartbeat = service::watchdog();
+        Ok(Self {
+            signals,
+            requests,
+            observe: every(OBSERVE),
+            reconcile: every(RECONCILE),
+            beat: every(heartbeat.period()),
+            heartbeat,
+            server,
+            stop_server: Some(stop_server),
+        })
+    }
+
+    /// The next event. Cancel-safe.
+    pub async fn next(&mut self) -> Event {
+        loop {
+            tokio::select! {
+                biased;
+                signal = self.signals.next() => return Event::Signal(signal),
+                Some(request) = self.requests.recv() => return match request {
+                    Request::Status(answer) => Event::Status(answer),
+                    Request::Refresh(request, answer) => Event::Refresh(request, answer),
+                },
+                _ = self.beat.tick() => self.heartbeat.beat(),
+                _ = self.observe.tick() => return Event::Observe,
+                _ = self.reconcile.tick() => return Event::Reconcile,
+            }
+        }
+    }
+
+    /// Waits for a signal to stop. Whatever else is asked meanwhile, when there
+    /// is nothing yet to answer it with, is told that the daemon is not ready.
+    pub async fn stop(&mut self) {
+        while !matches!(self.next().await, Event::Signal(Signal::Stop)) {}
+    }
+
+    /// Closes the admin socket.
+    pub async fn close(mut self) {
+        drop(self.stop_server.take());
+        let _ = self.server.await;
+    }
+}
+
+fn every(period: Duration) -> Interval {
+    let mut interval = interval(period);
+    interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    interval
+}
+
+enum Request {
+    Status(oneshot::Sender<Status>),
+    Refresh(RefreshRequest, Answer),
+}
+
+struct Requests(mpsc::Sender<Request>);
+
+impl AdminHandler for Requests {
+    async fn status(&self) -> Result<Status, String> {
+        let (answer, status) = oneshot::channel();
+        let sent = self.0.send(Request::Status(answer)).await;
+        sent.map_err(|_| NOT_READY.to_owned())?;
+        status.await.map_err(|_| NOT_READY.to_owned())
+    }
+
+    async fn refresh(&self, request: RefreshRequest) -> Result<RefreshReport, String> {
+        let (answer, report) = oneshot::channel();
+        let sent = self.0.send(Request::Refresh(request, answer)).await;
+        sent.map_err(|_| NOT_READY.to_owned())?;
+        report.await.map_err(|_| NOT_READY.to_owned())?
+    }
+}
+
+const NOT_READY: &str = "the daemon is starting or stopping: ask again in a moment";

@@ -1,0 +1,404 @@
+//! The spoke: its state, and the loop that owns it.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::Result;
+use jiff::Timestamp;
+use privnet_ec2::{Imds, ImdsError};
+use privnet_model::admin::RefreshReport;
+use privnet_model::config::ConfigErrors;
+use privnet_model::config::spoke::{HubPeerConfig, SpokeConfig};
+use privnet_model::inventory::{Identity, Transport};
+use privnet_model::peer::PeerConfig;
+use privnet_model::status::{Origin, Role, Status};
+use privnet_reconcile::fleet::PlannedTunnel;
+use privnet_runtime::command::{ConfigFile, Daemon};
+use privnet_runtime::events::{Answer, Event, Events};
+use privnet_runtime::key_file;
+use privnet_runtime::router::{Desired, Router, TunnelInterface};
+use privnet_runtime::service;
+use privnet_runtime::signals::Signal;
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, Interval, MissedTickBehavior};
+use tracing::{error, info, warn};
+
+use crate::publish::{Published, Publisher};
+
+/// How long a spoke waits for its metadata service before it gives up and is
+/// started anew.
+const METADATA_PATIENCE: Duration = Duration::from_secs(60);
+/// How often it asks whether its VPC has gained or lost a CIDR.
+const METADATA_INTERVAL: Duration = Duration::from_secs(60);
+
+/// The spoke daemon.
+pub struct Spoke {
+    config: SpokeConfig,
+    file: ConfigFile,
+    started: Timestamp,
+    imds: Imds,
+    router: Router,
+    hubs: Vec<PlannedTunnel>,
+    publisher: Option<Publisher>,
+    asking: Option<JoinHandle<Result<Identity, ImdsError>>>,
+    ask: Interval,
+    waiting: Vec<(bool, Answer)>,
+}
+
+impl Daemon for Spoke {
+    type Config = SpokeConfig;
+    const PROGRAM: &'static str = "privnet-spoke";
+    const ABOUT: &'static str = "A spoke of the private network: NAT egress for its VPC, and the \
+         tunnel to the hub";
+    const CONFIG: &'static str = "/etc/privnet/spoke.toml";
+
+    fn parse(file: &str, text: &str) -> Result<SpokeConfig, ConfigErrors> {
+        SpokeConfig::parse(file, text)
+    }
+
+    fn private_key(config: &SpokeConfig) -> &Path {
+        &config.private_key
+    }
+
+    fn log(config: &SpokeConfig) -> &str {
+        &config.log
+    }
+
+    async fn run(config: SpokeConfig, file: ConfigFile) -> Result<()> {
+        // Before anything is touched: a second spoke fails here.
+        let mut events = Events::open(&config.admin_socket, Self::PROGRAM).await?;
+        let result = match Self::start(config, file, &mut events).await {
+            Ok(Some(mut spoke)) => {
+                let result = spoke.main_loop(&mut events).await;
+                service::stopping();
+                spoke.router.close();
+                result
+            }
+            Ok(None) => Ok(()),
+            Err(error) => Err(error),
+        };
+        events.close().await;
+        result
+    }
+}
+
+impl Spoke {
+    async fn start(
+        config: SpokeConfig,
+        file: ConfigFile,
+        events: &mut Events,
+    ) -> Result<Option<Self>> {
+        let tunnel = match config.transport {
+            Transport::None => None,
+            Transport::Wireguard | Transport::Ipsec => Some(TunnelInterface {
+                name: config.interface.clone(),
+                mtu: config.mtu,
+                listen_port: config.listen_port,
+                private_key: key_file::load_or_create(&config.private_key)?,
+                workers: config.workers,
+                relay: false,
+            }),
+        };
+        let public_key = tunnel.as_ref().map(|tunnel| tunnel.private_key.public());
+        let imds = Imds::from_env()?;
+        let identity = tokio::select! {
+            identity = imds.identity_within(METADATA_PATIENCE) => identity?,
+            () = events.stop() => return Ok(None),
+        };
+        info!(
+            version = env!("CARGO_PKG_VERSION"),
+            instance = %identity.instance,
+            vpc = %identity.vpc,
+            region = %identity.region,
+            public_key = public_key.map(tracing::field::display),
+            "privnet-spoke starts"
+        );
+        let publisher = config.publish.then(|| {
+            let what = Published {
+                transport: config.transport,
+                tunnel: public_key.map(|key| (key, config.listen_port)),
+            };
+            Publisher::start(&identity, what)
+        });
+        let router = Router::open(
+            config.privnet.clone(),
+            identity,
+            Some(config.nat.clone()),
+            tunnel,
+        )
+        .await?;
+        let mut ask =
+            tokio::time::interval_at(Instant::now() + METADATA_INTERVAL, METADATA_INTERVAL);
+        ask.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut spoke = Self {
+            hubs: hubs(&config),
+            config,
+            file,
+            started: Timestamp::now(),
+            imds,
+            router,
+            publisher,
+            asking: None,
+            ask,
+            waiting: Vec::new(),
+        };
+        spoke.router.want(spoke.desired());
+        spoke.router.reconcile().await;
+        service::ready(&spoke.summary());
+        Ok(Some(spoke))
+    }
+
+    async fn main_loop(&mut self, events: &mut Events) -> Result<()> {
+        loop {
+            tokio::select! {
+                identity = answered(&mut self.asking) => self.told(identity).await,
+                _ = self.ask.tick() => self.ask_metadata(),
+                event = events.next() => match event {
+                    Event::Signal(Signal::Stop) => {
+                        info!("told to stop");
+                        return Ok(());
+                    }
+                    Event::Signal(Signal::Reload) => self.reload().await,
+                    Event::Status(answer) => {
+                        let _ = answer.send(self.status());
+                    }
+                    Event::Refresh(request, answer) => {
+                        self.waiting.push((request.dry_run, answer));
+                        self.ask_metadata();
+                    }
+                    Event::Observe => self.router.observe(&self.hubs)?,
+                    Event::Reconcile => {
+                        self.router.reconcile().await;
+                    }
+                },
+            }
+        }
+    }
+
+    fn ask_metadata(&mut self) {
+        if self.asking.is_none() {
+            let imds = self.imds.clone();
+            self.asking = Some(tokio::spawn(async move { imds.identity().await }));
+        }
+    }
+
+    /// Takes what the metadata service says, and puts everything right.
+    async fn told(&mut self, identity: Result<Identity, String>) {
+        let mut failures = Vec::new();
+        match identity {
+            Ok(identity) => {
+                if let Err(error) = self.router.set_identity(identity) {
+                    failures.push(format!("{error:#}"));
+                }
+            }
+            Err(error) => {
+                warn!(
+                    error,
+                    "instance metadata does not answer; using what it said before"
+                );
+                failures.push(error);
+            }
+        }
+        let waiting = std::mem::take(&mut self.waiting);
+        if !waiting.is_empty() && waiting.iter().all(|(dry_run, _)| *dry_run) {
+            let changes = match self.router.preview(self.desired()).await {
+                Ok(changes) => changes,
+                Err(error) => {
+                    failures.push(format!("{error:#}"));
+                    Vec::new()
+                }
+            };
+            return answer(waiting, &changes, &failures);
+        }
+        let (changes, failed) = self.router.reconcile().await;
+        failures.extend(failed);
+        if !waiting.is_empty()
+            && let Some(publisher) = &self.publisher
+        {
+            publisher.again();
+        }
+        answer(waiting, &changes, &failures);
+    }
+
+    async fn reload(&mut self) {
+        service::reloading();
+        match self.file.read::<Self>() {
+            Ok(config) => {
+                for key in needs_restart(&self.config, &config) {
+                    warn!(
+                        key,
+                        "changed in the config file; it takes effect at a restart"
+                    );
+                }
+                self.router
+                    .set_config(config.privnet.clone(), Some(config.nat.clone()));
+                self.config = SpokeConfig {
+                    privnet: config.privnet,
+                    nat: config.nat,
+                    hubs: config.hubs,
+                    ..self.config.clone()
+                };
+                self.hubs = hubs(&self.config);
+                self.router.want(self.desired());
+                self.router.reconcile().await;
+                info!("config read again");
+            }
+            Err(error) => {
+                error!("the config file is not taken, the one before stays in force: {error:#}");
+            }
+        }
+        if let Some(publisher) = &self.publisher {
+            publisher.again();
+        }
+        self.ask_metadata();
+        service::ready(&self.summary());
+    }
+
+    fn desired(&self) -> Desired {
+        let privnet = self.config.privnet.nets();
+        let peers: BTreeMap<_, _> = self
+            .config
+            .hubs
+            .iter()
+            .map(|hub| {
+                let peer = PeerConfig {
+                    preshared_key: None,
+                    endpoint: Some(hub.endpoint),
+                    keepalive: hub.keepalive,
+                    allowed_ips: privnet.iter().copied().collect(),
+                };
+                (hub.public_key, peer)
+            })
+            .collect();
+        let destinations = if peers.is_empty() {
+            Vec::new()
+        } else {
+            privnet.to_vec()
+        };
+        Desired {
+            peers,
+            destinations,
+        }
+    }
+
+    fn status(&self) -> Status {
+        Status {
+            role: Role::Spoke,
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            started: self.started,
+            now: Timestamp::now(),
+            instance: Some(self.router.identity().instance.clone()),
+            privnet: self.config.privnet.clone(),
+            interface: self.router.interface_status(),
+            nat: self.router.nat_status(),
+            tunnels: self.router.tunnels(&self.hubs),
+            partitions: Vec::new(),
+            next_poll: None,
+            problems: self
+                .router
+                .problems()
+                .iter()
+                .cloned()
+                .chain(self.publisher.as_ref().and_then(Publisher::problem))
+                .collect(),
+        }
+    }
+
+    fn summary(&self) -> String {
+        match self.router.nat_status() {
+            Some(nat) if nat.active => format!("NAT egress on {}", nat.interface),
+            Some(nat) => format!("NAT egress on {} is NOT in place", nat.interface),
+            None => "no NAT egress".to_owned(),
+        }
+    }
+}
+
+/// The answer of the metadata service that was asked; never, while none was.
+async fn answered(
+    asking: &mut Option<JoinHandle<Result<Identity, ImdsError>>>,
+) -> Result<Identity, String> {
+    let Some(task) = asking else {
+        return std::future::pending().await;
+    };
+    let result = task.await;
+    *asking = None;
+    match result {
+        Ok(Ok(identity)) => Ok(identity),
+        Ok(Err(error)) => Err(format!("{:#}", anyhow::Error::from(error))),
+        Err(error) => Err(format!("asking the metadata service broke off: {error}")),
+    }
+}
+
+/// The hubs as tunnels: what the operator sees on a spoke.
+fn hubs(config: &SpokeConfig) -> Vec<PlannedTunnel> {
+    let one = config.hubs.len() == 1;
+    config
+        .hubs
+        .iter()
+        .zip(1..)
+        .map(|(hub, number)| {
+            let name = if one {
+                "hub".to_owned()
+            } else {
+                format!("hub-{number}")
+            };
+            hub_tunnel(config, hub, name)
+        })
+        .collect()
+}
+
+fn hub_tunnel(config: &SpokeConfig, hub: &HubPeerConfig, name: String) -> PlannedTunnel {
+    PlannedTunnel {
+        name,
+        origin: Origin::Hub,
+        partition: None,
+        zone: None,
+        vpc: None,
+        instance: None,
+        launched: None,
+        private_address: None,
+        cidrs: config.privnet.nets().to_vec(),
+        excluded: Vec::new(),
+        transport: config.transport,
+        endpoint: Some(hub.endpoint),
+        public_key: Some(hub.public_key),
+        preshared_key: None,
+        keepalive: hub.keepalive,
+        obstacle: None,
+    }
+}
+
+/// The keys whose change the running spoke cannot take.
+fn needs_restart(old: &SpokeConfig, new: &SpokeConfig) -> Vec<&'static str> {
+    [
+        ("transport", old.transport != new.transport),
+        ("listen_port", old.listen_port != new.listen_port),
+        ("private_key", old.private_key != new.private_key),
+        ("interface", old.interface != new.interface),
+        ("mtu", old.mtu != new.mtu),
+        ("workers", old.workers != new.workers),
+        ("admin_socket", old.admin_socket != new.admin_socket),
+        ("log", old.log != new.log),
+        ("publish", old.publish != new.publish),
+        ("nat.interface", old.nat.interface != new.nat.interface),
+    ]
+    .into_iter()
+    .filter_map(|(key, changed)| changed.then_some(key))
+    .collect()
+}
+
+fn answer(
+    waiting: Vec<(bool, Answer)>,
+    changes: &[privnet_model::admin::Change],
+    failures: &[String],
+) {
+    for (dry_run, answer) in waiting {
+        let _ = answer.send(Ok(RefreshReport {
+            dry_run,
+            partitions: Vec::new(),
+            changes: changes.to_vec(),
+            failures: failures.to_vec(),
+        }));
+    }
+}
