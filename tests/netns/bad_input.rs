@@ -142,6 +142,7 @@ pub(crate) fn without_privileges_it_says_which_it_needs() -> Result<()> {
     let hub = world.host("hub")?;
     std::fs::write(config_file(hub), hub_config(hub))?;
     let mut command = hub.namespace.command("setpriv");
+    daemon::as_on_an_instance(&mut command);
     command
         .args(["--bounding-set=-all", "--inh-caps=-all"])
         .arg(programs::ours("privnet-hub")?)
@@ -157,6 +158,7 @@ pub(crate) fn without_a_tun_device_it_says_so() -> Result<()> {
     let hub = world.host("hub")?;
     std::fs::write(config_file(hub), hub_config(hub))?;
     let mut command = hub.namespace.command("sh");
+    daemon::as_on_an_instance(&mut command);
     command
         .args([
             "-c",

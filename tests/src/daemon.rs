@@ -94,6 +94,12 @@ impl Daemon {
 /// holds what a real instance's would and nothing of the tester's.
 pub fn command(namespace: &Namespace, program: &str) -> Result<Command> {
     let mut command = namespace.command(programs::ours(program)?);
+    as_on_an_instance(&mut command);
+    Ok(command)
+}
+
+/// Gives a command that environment.
+pub fn as_on_an_instance(command: &mut Command) {
     command
         .env_clear()
         .env("PATH", std::env::var_os("PATH").unwrap_or_default())
@@ -105,7 +111,6 @@ pub fn command(namespace: &Namespace, program: &str) -> Result<Command> {
             command.env(kept, value);
         }
     }
-    Ok(command)
 }
 
 /// The hub's public key; makes the key when there is none.

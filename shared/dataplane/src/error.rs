@@ -18,7 +18,7 @@ pub enum DeviceError {
         reason: &'static str,
     },
     /// There is no TUN driver.
-    #[error("/dev/net/tun: no such device; is the tun module loaded?")]
+    #[error("/dev/net/tun: there is no TUN device; is the tun module loaded?")]
     NoTun,
     /// The process lacks a capability.
     #[error("not permitted to make the interface {name}: CAP_NET_ADMIN is needed (or root)")]

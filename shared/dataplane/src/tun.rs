@@ -108,6 +108,8 @@ fn open_queue(name: &InterfaceName, flags: libc::c_int) -> Result<TunQueue, Devi
         Ok(_) => Ok(TunQueue(file.into())),
         Err(error) => Err(match error.raw_os_error() {
             Some(libc::EPERM) => not_permitted(),
+            // Something else stands at that path, as in some containers.
+            Some(libc::ENOTTY) => DeviceError::NoTun,
             Some(libc::EBUSY | libc::EEXIST) => DeviceError::NameInUse {
                 name: name.0.clone(),
             },
