@@ -13,7 +13,7 @@ use privnet_model::inventory::{Identity, Inventory, Partition, PartitionView};
 use privnet_model::key::PublicKey;
 use privnet_runtime::state_file::{Loaded, StateFile};
 use serde::{Deserialize, Serialize};
-use tracing::{info, warn};
+use tracing::info;
 
 /// Raised when a field changes its meaning; a file of another format is not read.
 const FORMAT: u32 = 1;
@@ -69,11 +69,8 @@ impl Cache {
                 Some(data)
             }
             Loaded::Missing => None,
-            Loaded::Ignored { why, aside } => {
-                let aside = aside.map(|aside| aside.display().to_string());
-                warn!(%path, %why, ?aside, "the state cache is ignored and will be made anew");
-                None
-            }
+            // The file has said so itself.
+            Loaded::Ignored { .. } => None,
         }
     }
 

@@ -27,10 +27,14 @@ use privnet_runtime::signals::Signal;
 use tracing::{error, info, warn};
 
 use crate::cache::{Cache, Cached};
-use crate::poll::{Ended, METADATA_PATIENCE, Poll, Waiting};
+use crate::poll::{Ended, Poll, Waiting};
+use crate::strangers::Strangers;
 
 /// At most one early poll in this time, however many unknown spokes knock.
 const KNOCK_PAUSE: Duration = Duration::from_secs(10);
+
+/// How long the hub waits for its own metadata service at its first start.
+const METADATA_PATIENCE: Duration = Duration::from_secs(60);
 
 /// The hub daemon.
 pub struct Hub {
@@ -48,6 +52,7 @@ pub struct Hub {
     clock: PollClock,
     poll: Poll,
     last_poll: Option<Instant>,
+    strangers: Strangers,
     cache: Cache,
     cache_problem: Option<String>,
     /// Where sites without an endpoint were heard before the restart.
@@ -151,6 +156,7 @@ impl Hub {
             router,
             poll: Poll::default(),
             last_poll: None,
+            strangers: Strangers::default(),
             cache,
             cache_problem: None,
             remembered,
@@ -167,7 +173,7 @@ impl Hub {
             tokio::select! {
                 ended = self.poll.ended() => self.polled(ended).await,
                 () = self.clock.due() => {
-                    self.clock.succeeded();
+                    self.clock.started();
                     self.poll.request();
                 }
                 event = events.next() => match event {
@@ -195,9 +201,21 @@ impl Hub {
             .last_poll
             .is_none_or(|last| last.elapsed() >= KNOCK_PAUSE);
         if rested {
+            // A spoke that is known and has no tunnel knocks for ever; asking
+            // EC2 again does not help it.
+            let known: BTreeSet<PublicKey> = self
+                .fleet
+                .tunnels
+                .values()
+                .filter_map(|tunnel| tunnel.public_key)
+                .collect();
             let knocks = self.router.knocks();
-            if knocks > 0 {
-                info!(keys = knocks, "unknown spokes knock: asking EC2 early");
+            let news: Vec<PublicKey> = knocks
+                .into_iter()
+                .filter(|key| !known.contains(key) && self.strangers.may_ask_for(*key))
+                .collect();
+            if !news.is_empty() {
+                info!(keys = ?news, "unknown spokes knock: asking EC2 early");
                 self.last_poll = Some(Instant::now());
                 self.poll.request();
             }
@@ -220,6 +238,8 @@ impl Hub {
         };
         let failed = polled.answers.iter().any(|answer| answer.spokes.is_err());
         let inventory = absorb(self.inventory.clone(), polled.answers, Timestamp::now());
+        // The config may have changed while the poll was under way.
+        let (inventory, _) = keep_configured(inventory, &self.configured());
         if !ended.apply {
             let next = self.decide(&inventory, self.router.identity());
             let changes = explain::changes(&self.fleet, &next);
@@ -243,21 +263,19 @@ impl Hub {
             return;
         }
         match polled.identity {
-            Ok(identity) => {
-                if let Err(error) = self.router.set_identity(identity) {
-                    warn!(%error, "the data plane cannot be told of the VPC's CIDRs");
-                }
-            }
-            Err(error) => {
-                warn!(%error, "instance metadata does not answer; using what it said before")
-            }
+            Ok(identity) => self.router.set_identity(identity),
+            Err(error) => self.router.metadata_failed(&error),
         }
         for (partition, view) in &inventory.partitions {
             if let Some(error) = &view.error {
                 warn!(%partition, %error, spokes = view.spokes.len(), "poll failed; its tunnels stay");
             }
         }
-        if failed {
+        // A VPC without CIDRs is one that EC2 does not describe yet.
+        let undescribed = inventory
+            .spokes()
+            .any(|(_, spoke)| spoke.vpc.is_some() && spoke.cidrs.is_empty());
+        if failed || undescribed {
             self.clock.failed();
         } else {
             self.clock.succeeded();
@@ -265,6 +283,8 @@ impl Hub {
         let tunnels = self.take_inventory(inventory);
         let (host, failures) = self.reconcile().await;
         self.save();
+        // Who knocked before this answer was asked for or is now known.
+        self.router.knocks();
         service::status(&self.summary());
         let report = RefreshReport {
             dry_run: false,
@@ -277,18 +297,7 @@ impl Hub {
 
     /// Decides anew, and tells and logs what that changes.
     fn take_inventory(&mut self, inventory: Inventory) -> Vec<Change> {
-        let account = self.router.identity().account.clone();
-        let configured: BTreeSet<Partition> = self
-            .config
-            .discovery
-            .regions
-            .iter()
-            .map(|region| Partition {
-                account: account.clone(),
-                region: region.clone(),
-            })
-            .collect();
-        let (inventory, dropped) = keep_configured(inventory, &configured);
+        let (inventory, dropped) = keep_configured(inventory, &self.configured());
         for partition in dropped {
             warn!(%partition, "no longer in the config: its tunnels go");
         }
@@ -300,6 +309,17 @@ impl Hub {
         self.inventory = inventory;
         self.fleet = fleet;
         changes
+    }
+
+    fn configured(&self) -> BTreeSet<Partition> {
+        let account = &self.router.identity().account;
+        let regions = self.config.discovery.regions.iter();
+        regions
+            .map(|region| Partition {
+                account: account.clone(),
+                region: region.clone(),
+            })
+            .collect()
     }
 
     fn decide(&self, inventory: &Inventory, identity: &Identity) -> Fleet {
@@ -357,9 +377,9 @@ impl Hub {
             }
             Err(error) => {
                 error!("the config file is not taken, the one before stays in force: {error:#}");
+                self.poll.request();
             }
         }
-        self.poll.request();
         service::ready(&self.summary());
     }
 
@@ -376,7 +396,7 @@ impl Hub {
             .into_iter()
             .filter_map(|peer| Some((peer.key, peer.config.endpoint?)));
         let cached = Cached::new(self.router.identity().clone(), &self.inventory, heard);
-        let problem = self.cache.save(&cached).err();
+        let problem = tokio::task::block_in_place(|| self.cache.save(&cached)).err();
         if let Some(problem) = &problem
             && self.cache_problem.as_ref() != Some(problem)
         {
@@ -412,7 +432,6 @@ impl Hub {
             problems: self
                 .router
                 .problems()
-                .iter()
                 .chain(&self.cache_problem)
                 .cloned()
                 .collect(),
@@ -429,13 +448,17 @@ async fn who_am_i(imds: &Imds, cached: Option<&Cached>) -> Result<Identity> {
     let Some(cached) = cached else {
         return Ok(imds.identity_within(METADATA_PATIENCE).await?);
     };
-    match imds.identity().await {
-        Ok(identity) => Ok(identity),
-        Err(error) => {
-            warn!(%error, "instance metadata does not answer; using what it said when the hub last ran");
-            Ok(cached.identity.clone())
-        }
-    }
+    // The tunnels do not wait for it: the first poll asks again.
+    let problem = match tokio::time::timeout(Duration::from_secs(2), imds.identity()).await {
+        Ok(Ok(identity)) => return Ok(identity),
+        Ok(Err(error)) => error.to_string(),
+        Err(_) => "no answer within 2 s".to_owned(),
+    };
+    warn!(
+        problem,
+        "instance metadata does not answer; using what it said when the hub last ran"
+    );
+    Ok(cached.identity.clone())
 }
 
 fn discovery(sdk: &SdkContext, identity: &Identity, config: &HubConfig) -> Discovery {

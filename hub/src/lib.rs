@@ -11,5 +11,6 @@
 mod cache;
 mod hub;
 mod poll;
+mod strangers;
 
 pub use hub::Hub;

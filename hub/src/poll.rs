@@ -3,18 +3,22 @@
 
 use std::time::Duration;
 
-use privnet_ec2::{Discovery, Imds, ImdsError};
+use privnet_ec2::{Discovery, Imds};
 use privnet_model::admin::RefreshRequest;
 use privnet_model::inventory::{Identity, PartitionAnswer};
 use privnet_runtime::events::Answer;
 use tokio::task::JoinHandle;
+use tokio::time::timeout;
+
+/// The answers of EC2 do not wait longer for the hub's own metadata service.
+const METADATA_PATIENCE: Duration = Duration::from_secs(10);
 
 /// What a poll brought.
 pub(crate) struct Polled {
     /// One answer per partition.
     pub(crate) answers: Vec<PartitionAnswer>,
     /// The hub itself: its VPC may have gained a CIDR.
-    pub(crate) identity: Result<Identity, ImdsError>,
+    pub(crate) identity: Result<Identity, String>,
 }
 
 /// An operator who waits.
@@ -68,7 +72,14 @@ impl Poll {
         let discovery = discovery.clone();
         let imds = imds.clone();
         let task = tokio::spawn(async move {
-            let (answers, identity) = tokio::join!(discovery.poll(), imds.identity());
+            let (answers, identity) = tokio::join!(
+                discovery.poll(),
+                timeout(METADATA_PATIENCE, imds.identity())
+            );
+            let identity = match identity {
+                Ok(identity) => identity.map_err(|error| error.to_string()),
+                Err(_) => Err(format!("no answer within {METADATA_PATIENCE:?}")),
+            };
             Polled { answers, identity }
         });
         self.running = Some(Running {
@@ -84,11 +95,9 @@ impl Poll {
             return std::future::pending().await;
         };
         let result = (&mut running.task).await;
-        let running = self.running.take();
-        let (waiting, apply) = running.map_or_else(
-            || (Vec::new(), false),
-            |running| (running.waiting, running.apply),
-        );
+        let waiting = std::mem::take(&mut running.waiting);
+        let apply = running.apply;
+        self.running = None;
         Ended {
             result: result.map_err(|error| format!("the poll broke off: {error}")),
             waiting,
@@ -96,6 +105,3 @@ impl Poll {
         }
     }
 }
-
-/// How long the hub waits for its own metadata service at start.
-pub(crate) const METADATA_PATIENCE: Duration = Duration::from_secs(60);

@@ -4,12 +4,12 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 use jiff::Timestamp;
 use privnet_ec2::{Imds, ImdsError};
 use privnet_model::admin::RefreshReport;
 use privnet_model::config::ConfigErrors;
-use privnet_model::config::spoke::{HubPeerConfig, SpokeConfig};
+use privnet_model::config::spoke::{HubPeerConfig, NatConfig, SpokeConfig};
 use privnet_model::inventory::{Identity, Transport};
 use privnet_model::peer::PeerConfig;
 use privnet_model::status::{Origin, Role, Status};
@@ -101,6 +101,16 @@ impl Spoke {
             }),
         };
         let public_key = tunnel.as_ref().map(|tunnel| tunnel.private_key.public());
+        if config
+            .hubs
+            .iter()
+            .any(|hub| Some(hub.public_key) == public_key)
+        {
+            bail!(
+                "{}: hub.public_key is this spoke's own key; `privnet-hub public-key` prints the hub's",
+                file.path().display()
+            );
+        }
         let imds = Imds::from_env()?;
         let identity = tokio::select! {
             identity = imds.identity_within(METADATA_PATIENCE) => identity?,
@@ -114,13 +124,6 @@ impl Spoke {
             public_key = public_key.map(tracing::field::display),
             "privnet-spoke starts"
         );
-        let publisher = config.publish.then(|| {
-            let what = Published {
-                transport: config.transport,
-                tunnel: public_key.map(|key| (key, config.listen_port)),
-            };
-            Publisher::start(&identity, what)
-        });
         let router = Router::open(
             config.privnet.clone(),
             identity,
@@ -128,6 +131,14 @@ impl Spoke {
             tunnel,
         )
         .await?;
+        // Only now: the hub is not told of a tunnel that cannot be opened.
+        let publisher = config.publish.then(|| {
+            let what = Published {
+                transport: config.transport,
+                tunnel: public_key.map(|key| (key, config.listen_port)),
+            };
+            Publisher::start(router.identity(), what)
+        });
         let mut ask =
             tokio::time::interval_at(Instant::now() + METADATA_INTERVAL, METADATA_INTERVAL);
         ask.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -187,16 +198,9 @@ impl Spoke {
     async fn told(&mut self, identity: Result<Identity, String>) {
         let mut failures = Vec::new();
         match identity {
-            Ok(identity) => {
-                if let Err(error) = self.router.set_identity(identity) {
-                    failures.push(format!("{error:#}"));
-                }
-            }
+            Ok(identity) => self.router.set_identity(identity),
             Err(error) => {
-                warn!(
-                    error,
-                    "instance metadata does not answer; using what it said before"
-                );
+                self.router.metadata_failed(&error);
                 failures.push(error);
             }
         }
@@ -233,12 +237,16 @@ impl Spoke {
                 }
                 self.router
                     .set_config(config.privnet.clone(), Some(config.nat.clone()));
-                self.config = SpokeConfig {
-                    privnet: config.privnet,
-                    nat: config.nat,
-                    hubs: config.hubs,
-                    ..self.config.clone()
+                let same_transport = self.config.transport == config.transport;
+                let interface = self.config.nat.interface.take();
+                self.config.privnet = config.privnet;
+                self.config.nat = NatConfig {
+                    interface,
+                    ..config.nat
                 };
+                if same_transport {
+                    self.config.hubs = config.hubs;
+                }
                 self.hubs = hubs(&self.config);
                 self.router.want(self.desired());
                 self.router.reconcile().await;
@@ -298,7 +306,6 @@ impl Spoke {
             problems: self
                 .router
                 .problems()
-                .iter()
                 .cloned()
                 .chain(self.publisher.as_ref().and_then(Publisher::problem))
                 .collect(),

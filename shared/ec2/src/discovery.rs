@@ -82,10 +82,13 @@ impl Discovery {
             .iter()
             .map(|(partition, client)| self.answer(partition, client))
             .collect();
-        stream::iter(asked)
-            .buffered(CONCURRENT_REGIONS)
+        // Not in order: a region that hangs must not keep others from being asked.
+        let mut answers: Vec<_> = stream::iter(asked)
+            .buffer_unordered(CONCURRENT_REGIONS)
             .collect()
-            .await
+            .await;
+        answers.sort_by(|a: &PartitionAnswer, b| a.partition.cmp(&b.partition));
+        answers
     }
 
     async fn answer(&self, partition: &Partition, client: &Client) -> PartitionAnswer {

@@ -34,6 +34,8 @@ pub struct Scope {
     pub tunnel: Option<InterfaceName>,
     /// The sysctls to read.
     pub sysctls: BTreeSet<SysctlKey>,
+    /// Whether to read the nftables table.
+    pub ruleset: bool,
 }
 
 impl Scope {
@@ -44,6 +46,7 @@ impl Scope {
         Self {
             tunnel: desired.addresses.first().map(|(name, _)| name.clone()),
             sysctls: desired.sysctls.keys().cloned().collect(),
+            ruleset: true,
         }
     }
 }
@@ -65,7 +68,10 @@ impl Host {
         Ok(HostState {
             addresses,
             routes: route::fetch(&netlink, &links).await?,
-            ruleset: nftables::fetch().await?,
+            ruleset: match scope.ruleset {
+                true => nftables::fetch().await?,
+                false => None,
+            },
             sysctls: sysctl::fetch(&scope.sysctls).await?,
         })
     }

@@ -18,7 +18,7 @@ pub fn changes(before: &Fleet, after: &Fleet) -> Vec<Change> {
             why: match id {
                 TunnelId::Site(_) => format!("no longer in the config ({})", list(&tunnel.cidrs)),
                 TunnelId::Spoke(partition, instance) => format!(
-                    "{instance} is no longer a running spoke in the complete answer of {partition} ({})",
+                    "{instance} is no longer among the running spokes of {partition} ({})",
                     list(&tunnel.cidrs)
                 ),
             },
@@ -130,8 +130,8 @@ mod tests {
         assert_eq!(
             told(&before, &after),
             [
-                "remove tunnel spoke-1: i-00000000000000001 is no longer a running spoke in the \
-                 complete answer of 111122223333/eu-west-1 (10.1.0.0/16)",
+                "remove tunnel spoke-1: i-00000000000000001 is no longer among the running \
+                 spokes of 111122223333/eu-west-1 (10.1.0.0/16)",
                 "change tunnel spoke-2: endpoint 192.0.2.9:51820 instead of 203.0.113.2:51820",
                 "add tunnel spoke-3: i-00000000000000003 found in 111122223333/eu-west-1; \
                  pending: no privnet:public-key tag",

@@ -102,18 +102,25 @@ fn tunnel_routes<'a>(
     tunnel: TunnelInput<'a>,
 ) -> impl Iterator<Item = Route> + 'a {
     let own = input.identity.private_address;
-    let into_tunnel = tunnel.destinations.iter().map(move |net| {
-        let route = Route::new(*net, RouteTarget::Interface(tunnel.interface.clone()));
-        if own.is_ipv4() == net.addr().is_ipv4() {
-            route.with_source(own)
-        } else {
-            route
-        }
-    });
+    let vpc_cidrs = &input.identity.vpc_cidrs;
+    // What lies wholly in the own VPC never leaves it.
+    let elsewhere = move |net: &&IpNet| !vpc_cidrs.iter().any(|own| own.contains(*net));
+    let into_tunnel = tunnel
+        .destinations
+        .iter()
+        .filter(elsewhere)
+        .map(move |net| {
+            let route = Route::new(*net, RouteTarget::Interface(tunnel.interface.clone()));
+            if own.is_ipv4() == net.addr().is_ipv4() {
+                route.with_source(own)
+            } else {
+                route
+            }
+        });
     // Where no tunnel leads, the privnet ends here. Without this a packet for a
     // VPC that is down would follow the default route in clear, and the VPC's
     // route table would send it back to us until its TTL is used up.
-    let ends = input.privnet.nets().iter().map(|net| {
+    let ends = input.privnet.nets().iter().filter(elsewhere).map(|net| {
         let mut route = Route::new(*net, RouteTarget::Unreachable);
         route.metric = LAST_RESORT;
         route
@@ -216,6 +223,35 @@ mod tests {
         }
         assert!(!routes.contains("100.64.0.0/16"), "{routes}");
         assert!(routes.contains("unreachable"), "{routes}");
+    }
+
+    #[test]
+    fn a_privnet_net_that_is_the_own_vpc_or_lies_in_it_stays_out_of_the_tunnel() {
+        for own in ["10.2.0.0/16", "10.2.7.0/24"] {
+            let uplink = InterfaceName::new("ens5").unwrap();
+            let interface = InterfaceName::new("privnet0").unwrap();
+            let privnet = Supernet::new(nets(&[own, "10.3.0.0/16"])).unwrap();
+            let host = desired(GatewayInput {
+                privnet: &privnet,
+                identity: &identity(),
+                uplink: &uplink,
+                router: Some("10.2.0.1".parse().unwrap()),
+                tunnel: Some(TunnelInput {
+                    interface: &interface,
+                    mtu: 1440,
+                    destinations: privnet.nets(),
+                    endpoints: &[],
+                }),
+                nat: None,
+            });
+            let into_tunnel: Vec<String> = host
+                .routes
+                .iter()
+                .filter(|route| route.target.interface() == Some(&interface))
+                .map(|route| route.destination.to_string())
+                .collect();
+            assert_eq!(into_tunnel, ["10.3.0.0/16"]);
+        }
     }
 
     #[test]

@@ -44,8 +44,8 @@ pub fn absorb(
 /// that it had: that its description is missing says nothing about it.
 fn keep_cidrs(mut spoke: SpokeRecord, before: &BTreeMap<InstanceId, SpokeRecord>) -> SpokeRecord {
     if spoke.cidrs.is_empty()
-        && let Some(known) = before.get(&spoke.instance)
-        && known.vpc == spoke.vpc
+        && spoke.vpc.is_some()
+        && let Some(known) = before.values().find(|known| known.vpc == spoke.vpc)
     {
         spoke.cidrs.clone_from(&known.cidrs);
     }

@@ -54,7 +54,7 @@ pub struct Events {
     beat: Interval,
     heartbeat: Heartbeat,
     server: JoinHandle<()>,
-    stop_server: Option<oneshot::Sender<()>>,
+    stop_server: oneshot::Sender<()>,
 }
 
 impl Events {
@@ -77,7 +77,7 @@ impl Events {
             beat: every(heartbeat.period()),
             heartbeat,
             server,
-            stop_server: Some(stop_server),
+            stop_server,
         })
     }
 
@@ -105,9 +105,17 @@ impl Events {
     }
 
     /// Closes the admin socket.
-    pub async fn close(mut self) {
-        drop(self.stop_server.take());
-        let _ = self.server.await;
+    pub async fn close(self) {
+        let Self {
+            requests,
+            stop_server,
+            server,
+            ..
+        } = self;
+        // Whoever still waits for an answer is told that there is none.
+        drop(requests);
+        drop(stop_server);
+        let _ = server.await;
     }
 }
 

@@ -59,6 +59,11 @@ impl PollClock {
         self.schedule();
     }
 
+    /// A poll was started: none is due until it is told how that one ended.
+    pub fn started(&mut self) {
+        self.schedule();
+    }
+
     fn schedule(&mut self) {
         let delay = delay(self.interval, self.failures, rand::random());
         self.due = Instant::now() + delay;
@@ -96,6 +101,17 @@ mod tests {
             .map(|failures| delay(HOUR, failures, 0.5).as_secs())
             .to_vec();
         assert_eq!(waits, [10, 20, 40, 2560, 3600, 3600]);
+    }
+
+    #[tokio::test]
+    async fn a_start_between_failures_does_not_forget_them() {
+        let mut clock = PollClock::new(HOUR);
+        for _ in 0..3 {
+            clock.started();
+            clock.failed();
+        }
+        let away = clock.due_at().duration_since(Timestamp::now()).as_secs();
+        assert!((37..43).contains(&away), "{away}");
     }
 
     #[test]

@@ -6,15 +6,15 @@
 //! put right at the next look. A step that fails is told and tried again; it
 //! keeps no other from being made.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroUsize;
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use anyhow::{Context, Result, anyhow};
 use ipnet::IpNet;
-use privnet_dataplane::{Device, DeviceConfig, DeviceError, UapiAccess};
+use privnet_dataplane::{Device, DeviceConfig, UapiAccess};
 use privnet_host::{Host, MacAddress, Scope};
 use privnet_model::admin::{Action, Change};
 use privnet_model::config::spoke::NatConfig;
@@ -25,11 +25,16 @@ use privnet_model::peer::{PeerConfig, PeerStatus};
 use privnet_model::status::{InterfaceStatus, NatStatus, Tunnel, TunnelState};
 use privnet_reconcile::fleet::PlannedTunnel;
 use privnet_reconcile::gateway::{self, GatewayInput, TunnelInput};
-use privnet_reconcile::host::{DesiredHost, HostChange, HostPlan};
+use privnet_reconcile::host::{HostChange, HostPlan};
 use privnet_reconcile::interface::InterfaceName;
 use privnet_reconcile::observe::{self, RateMeter};
 use privnet_reconcile::peer;
+use tokio::time::timeout;
 use tracing::{info, warn};
+
+/// How long one look at the host and its changes may take. Well below the
+/// service manager's watchdog: a host that hangs must not cost the tunnels.
+const HOST_PATIENCE: Duration = Duration::from_secs(12);
 
 /// How the tunnel interface is opened.
 #[derive(Debug)]
@@ -62,6 +67,7 @@ pub struct Router {
     privnet: Supernet,
     identity: Identity,
     uplink: InterfaceName,
+    gateway: Option<IpAddr>,
     host: Host,
     nat: Option<NatConfig>,
     tunnel: Option<OpenTunnel>,
@@ -69,6 +75,7 @@ pub struct Router {
     desired: Desired,
     nat_active: bool,
     problems: Vec<String>,
+    metadata_problem: Option<String>,
     meter: RateMeter,
     states: BTreeMap<String, TunnelState>,
 }
@@ -105,6 +112,7 @@ impl Router {
             privnet,
             identity,
             uplink: uplink.name,
+            gateway: None,
             host,
             nat,
             tunnel,
@@ -112,6 +120,7 @@ impl Router {
             desired: Desired::default(),
             nat_active: false,
             problems: Vec::new(),
+            metadata_problem: None,
             meter: RateMeter::default(),
             states: BTreeMap::new(),
         })
@@ -128,15 +137,34 @@ impl Router {
     }
 
     /// Takes note of what the metadata service says now: VPCs gain CIDRs.
-    pub fn set_identity(&mut self, identity: Identity) -> Result<(), DeviceError> {
-        if identity.vpc_cidrs != self.identity.vpc_cidrs
+    pub fn set_identity(&mut self, identity: Identity) {
+        let own = &self.identity;
+        if (&identity.instance, &identity.account) != (&own.instance, &own.account) {
+            return self.metadata_failed(&format!(
+                "it says that this is {} of {}, and said {} of {} before",
+                identity.instance, identity.account, own.instance, own.account
+            ));
+        }
+        if identity.vpc_cidrs != own.vpc_cidrs
             && let Some(tunnel) = &self.tunnel
         {
             let local = identity.vpc_cidrs.iter().copied().collect();
-            tunnel.device.set_local(local)?;
+            if let Err(error) = tunnel.device.set_local(local) {
+                return self.metadata_failed(&format!("the data plane: {error}"));
+            }
         }
         self.identity = identity;
-        Ok(())
+        self.metadata_problem = None;
+    }
+
+    /// Takes note that the metadata service cannot be used; what it said before
+    /// stays in force.
+    pub fn metadata_failed(&mut self, problem: &str) {
+        let problem = format!("instance metadata cannot be used: {problem}");
+        if self.metadata_problem.as_ref() != Some(&problem) {
+            warn!(problem, "using what it said before");
+            self.metadata_problem = Some(problem);
+        }
     }
 
     /// Another private network, or another way to do NAT.
@@ -152,30 +180,13 @@ impl Router {
         if let Err(error) = self.apply_peers().await {
             failures.push(format!("{error:#}"));
         }
-        let mut changes = Vec::new();
-        match self.plan_host().await {
-            Err(error) => {
-                self.nat_active = false;
-                failures.push(format!("{error:#}"));
+        let changes = match timeout(HOST_PATIENCE, self.reconcile_host(&mut failures)).await {
+            Ok(changes) => changes,
+            Err(_) => {
+                failures.push(format!("the host did not answer within {HOST_PATIENCE:?}"));
+                Vec::new()
             }
-            Ok((desired, plan)) => {
-                let mut ruleset_failed = false;
-                for (change, result) in self.host.apply(&plan).await {
-                    match result {
-                        Ok(()) => {
-                            info!(%change, "host changed");
-                            changes.push(told(&change));
-                        }
-                        Err(error) => {
-                            ruleset_failed |= matches!(change, HostChange::LoadRuleset(_));
-                            failures.push(format!("{change}: {:#}", anyhow!(error)));
-                        }
-                    }
-                }
-                let wanted = desired.ruleset.is_some_and(|rules| rules.egress.is_some());
-                self.nat_active = wanted && !ruleset_failed;
-            }
-        }
+        };
         for failure in &failures {
             if !self.problems.contains(failure) {
                 warn!(problem = %failure, "not as it should be; trying again");
@@ -185,27 +196,60 @@ impl Router {
         (changes, failures)
     }
 
+    async fn reconcile_host(&mut self, failures: &mut Vec<String>) -> Vec<Change> {
+        let (plan, unseen) = match self.plan_host().await {
+            Ok(planned) => planned,
+            Err(error) => {
+                failures.push(format!("{error:#}"));
+                return Vec::new();
+            }
+        };
+        // Rules that could not be read are as they were.
+        let mut nat_failed = unseen.is_some() && !self.nat_active;
+        failures.extend(unseen);
+        let mut changes = Vec::new();
+        for (change, result) in self.host.apply(&plan).await {
+            match result {
+                Ok(()) => {
+                    info!(%change, "host changed");
+                    changes.push(told(&change));
+                }
+                Err(error) => {
+                    nat_failed |= carries_nat(&change);
+                    failures.push(format!("{change}: {:#}", anyhow!(error)));
+                }
+            }
+        }
+        self.nat_active = self.nat.as_ref().is_some_and(|nat| nat.egress) && !nat_failed;
+        changes
+    }
+
     /// What [`Router::reconcile`] would change on the host if `desired` were wanted.
     pub async fn preview(&mut self, desired: Desired) -> Result<Vec<Change>> {
         let wanted = std::mem::replace(&mut self.desired, desired);
         let plan = self.plan_host().await;
         self.desired = wanted;
-        Ok(plan?.1.changes().iter().map(told).collect())
+        Ok(plan?.0.changes().iter().map(told).collect())
     }
 
-    async fn plan_host(&self) -> Result<(DesiredHost, HostPlan)> {
-        let router = self.host.default_gateway(&self.uplink).await?;
+    /// The plan, and why the rules could not be read if they could not.
+    async fn plan_host(&mut self) -> Result<(HostPlan, Option<String>)> {
+        // A default route that is missing for a moment (DHCP renews it) says
+        // nothing about the VPC's router.
+        if let Some(found) = self.host.default_gateway(&self.uplink).await? {
+            self.gateway = Some(found);
+        }
         let endpoints: Vec<IpAddr> = self
             .desired
             .peers
             .values()
             .filter_map(|peer| Some(peer.endpoint?.ip()))
             .collect();
-        let desired = gateway::desired(GatewayInput {
+        let mut desired = gateway::desired(GatewayInput {
             privnet: &self.privnet,
             identity: &self.identity,
             uplink: &self.uplink,
-            router,
+            router: self.gateway,
             tunnel: self.tunnel.as_ref().map(|tunnel| TunnelInput {
                 interface: &tunnel.name,
                 mtu: tunnel.mtu,
@@ -214,9 +258,20 @@ impl Router {
             }),
             nat: self.nat.as_ref(),
         });
-        let actual = self.host.fetch(&Scope::of(&desired)).await?;
-        let plan = HostPlan::new(&desired, &actual);
-        Ok((desired, plan))
+        let mut scope = Scope::of(&desired);
+        let mut unseen = None;
+        let actual = match self.host.fetch(&scope).await {
+            Ok(actual) => actual,
+            // Perhaps it is the rules that cannot be read; the routes do not
+            // wait for them.
+            Err(error) => {
+                scope.ruleset = false;
+                desired.ruleset = None;
+                unseen = Some(format!("{:#}", anyhow!(error)));
+                self.host.fetch(&scope).await?
+            }
+        };
+        Ok((HostPlan::new(&desired, &actual), unseen))
     }
 
     async fn apply_peers(&mut self) -> Result<()> {
@@ -247,8 +302,8 @@ impl Router {
     }
 
     /// What failed at the last look, and did not work since.
-    pub fn problems(&self) -> &[String] {
-        &self.problems
+    pub fn problems(&self) -> impl Iterator<Item = &String> {
+        self.problems.iter().chain(&self.metadata_problem)
     }
 
     /// The peers as the data plane knows them.
@@ -257,10 +312,12 @@ impl Router {
         device.map(|device| device.peers()).unwrap_or_default()
     }
 
-    /// Keys that knocked and are no peer of ours; each is told once.
-    pub fn knocks(&self) -> usize {
+    /// Keys that knocked since this was asked last, and are no peer of ours.
+    pub fn knocks(&self) -> BTreeSet<PublicKey> {
         let device = self.tunnel.as_ref().map(|tunnel| &tunnel.device);
-        device.map_or(0, |device| device.take_unknown_keys().len())
+        device
+            .map(|device| device.take_unknown_keys())
+            .unwrap_or_default()
     }
 
     /// Looks at the tunnels: takes a sample for the rates, and logs what
@@ -280,9 +337,10 @@ impl Router {
         self.meter.sample(&self.peers(), SystemTime::now());
         let before = std::mem::take(&mut self.states);
         for tunnel in self.tunnels(planned) {
-            // Two spokes may have one name, but no two have one key.
-            let id = match &tunnel.public_key {
-                Some(key) => key.to_string(),
+            // Names and keys may repeat (and are then the reason shown);
+            // instances, and the names of sites, do not.
+            let id = match &tunnel.instance {
+                Some(instance) => instance.to_string(),
                 None => tunnel.name.clone(),
             };
             if before.get(&id) != Some(&tunnel.state) {
@@ -359,7 +417,7 @@ impl Router {
 }
 
 impl OpenTunnel {
-    fn open(tunnel: TunnelInterface, local: std::collections::BTreeSet<IpNet>) -> Result<Self> {
+    fn open(tunnel: TunnelInterface, local: BTreeSet<IpNet>) -> Result<Self> {
         let public_key = tunnel.private_key.public();
         let device = Device::open(DeviceConfig {
             name: tunnel.name.clone(),
@@ -386,6 +444,20 @@ impl OpenTunnel {
 fn default_workers() -> NonZeroUsize {
     let cores = std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
     NonZeroUsize::new(cores.saturating_sub(1)).unwrap_or(NonZeroUsize::MIN)
+}
+
+/// Whether NAT does nothing where this change is missing.
+fn carries_nat(change: &HostChange) -> bool {
+    match change {
+        HostChange::LoadRuleset(_) => true,
+        HostChange::SetSysctl { key, .. } => key.as_str() == "net/ipv4/ip_forward",
+        HostChange::AddAddress { .. }
+        | HostChange::AddRoute(_)
+        | HostChange::ReplaceRoute { .. }
+        | HostChange::RemoveRoute(_)
+        | HostChange::RemoveAddress { .. }
+        | HostChange::RemoveRuleset => false,
+    }
 }
 
 fn told(change: &HostChange) -> Change {
