@@ -230,7 +230,7 @@ mod tests {
         for own in ["10.2.0.0/16", "10.2.7.0/24"] {
             let uplink = InterfaceName::new("ens5").unwrap();
             let interface = InterfaceName::new("privnet0").unwrap();
-            let privnet = Supernet::new(nets(&[own, "10.3.0.0/16"])).unwrap();
+            let privnet = Supernet::new(nets(&[own, "10.9.0.0/16"])).unwrap();
             let host = desired(GatewayInput {
                 privnet: &privnet,
                 identity: &identity(),
@@ -250,7 +250,7 @@ mod tests {
                 .filter(|route| route.target.interface() == Some(&interface))
                 .map(|route| route.destination.to_string())
                 .collect();
-            assert_eq!(into_tunnel, ["10.3.0.0/16"]);
+            assert_eq!(into_tunnel, ["10.9.0.0/16"]);
         }
     }
 
