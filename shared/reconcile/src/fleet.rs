@@ -5,6 +5,8 @@
 //! depend on when anything was heard of: the hub's own VPC, then the static
 //! sites as the config lists them, then discovered spokes, older launch first.
 //! Whoever comes later in that order loses the CIDR, and is shown with the reason.
+//! (That a tunnel which carries traffic keeps its CIDR against an older launch
+//! tagged later is not decided here yet: it needs to know what carries traffic.)
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
