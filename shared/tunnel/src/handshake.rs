@@ -20,7 +20,8 @@ pub(crate) const INITIATION: usize = 148;
 /// As many initiations, and as many responses, wait at most.
 const CAPACITY: usize = 1024;
 
-/// From this many waiting initiations on, senders need a cookie: about 60 ms of work.
+/// From this many waiting initiations on, or responses, senders need a cookie:
+/// about 60 ms of work.
 const LOADED_AT: usize = 256;
 
 /// Load lasts this long after the queue was last that long, so that it does not
@@ -71,6 +72,8 @@ pub(crate) enum Admission {
 pub(crate) struct HandshakeQueue {
     initiations: VecDeque<Waiting>,
     responses: VecDeque<Waiting>,
+    /// Whose turn it is, when both wait.
+    is_initiations_turn: bool,
     loaded_until: Option<Instant>,
     addresses: AddressLimiter,
 }
@@ -105,8 +108,8 @@ impl HandshakeQueue {
         Admission::Queued
     }
 
-    /// Lets a response in. It needs no cookie: the caller knows that the peer
-    /// waits for one with just this index, which a flood from afar cannot guess.
+    /// Lets a response in, or not. The caller knows that the peer waits for one
+    /// with just this index; but indexes are small numbers, so a flood can guess.
     pub(crate) fn admit_response(
         &mut self,
         identity: &Identity,
@@ -117,9 +120,10 @@ impl HandshakeQueue {
         if self.responses.len() >= CAPACITY {
             return Admission::Dropped(Counter::HandshakeQueueFull);
         }
-        match identity.verify(from.ip(), message, false) {
+        let loaded = self.responses.len() >= LOADED_AT;
+        match identity.verify(from.ip(), message, loaded) {
             Verified::Yes => {}
-            Verified::NeedsCookie(_) => return Admission::Dropped(Counter::WrongMac),
+            Verified::NeedsCookie(reply) => return Admission::Cookie(reply),
             Verified::No(reason) => return Admission::Dropped(reason),
         }
         self.responses
@@ -127,11 +131,16 @@ impl HandshakeQueue {
         Admission::Queued
     }
 
-    /// The next message to work on. Responses first: they finish what we began.
+    /// The next message to work on: by turns, so that a flood of one kind does
+    /// not keep the other from its turn.
     pub(crate) fn next(&mut self) -> Option<Waiting> {
-        self.responses
-            .pop_front()
-            .or_else(|| self.initiations.pop_front())
+        let (first, second) = if self.is_initiations_turn {
+            (&mut self.initiations, &mut self.responses)
+        } else {
+            (&mut self.responses, &mut self.initiations)
+        };
+        self.is_initiations_turn = !self.is_initiations_turn;
+        first.pop_front().or_else(|| second.pop_front())
     }
 
     pub(crate) fn is_empty(&self) -> bool {
@@ -266,6 +275,30 @@ mod tests {
             queue.admit_initiation(&identity, address(1), known, &message, now),
             Admission::Dropped(Counter::HandshakeQueueFull)
         ));
+    }
+
+    #[test]
+    fn a_flood_of_responses_holds_no_initiation_up_and_needs_cookies() {
+        let identity = Identity::new(&PrivateKey::from_random([1; 32]));
+        // An initiation stands in for a response: only its MACs are looked at here.
+        let message = initiation(&identity, 3);
+        let mut queue = HandshakeQueue::default();
+        let peer = PeerIndex::new(0, 0);
+        for _ in 0..LOADED_AT {
+            assert!(matches!(
+                queue.admit_response(&identity, address(1), peer, &message),
+                Admission::Queued
+            ));
+        }
+        assert!(matches!(
+            queue.admit_response(&identity, address(1), peer, &message),
+            Admission::Cookie(_)
+        ));
+        queue
+            .initiations
+            .push_back(Waiting::new(address(2), None, &message));
+        let first = [queue.next().unwrap().from, queue.next().unwrap().from];
+        assert!(first.contains(&address(2)), "{first:?}");
     }
 
     #[test]
