@@ -172,15 +172,19 @@ impl Shard {
             self.handshake(&waiting, now, out);
         }
         // What others began comes first: our own can wait, theirs would be repeated.
-        if self.handshakes.is_empty() {
-            for _ in 0..HANDSHAKES_PER_TICK {
-                let Some(index) = self.starting.pop_front() else {
-                    break;
-                };
-                if let Some(peer) = self.peers.get_mut(index) {
-                    peer.is_starting = false;
-                    peer.start_handshake(&mut context(&self.config, now, out));
-                }
+        // Yet one of ours begins, however many of theirs wait: that may be a flood.
+        let own = if self.handshakes.is_empty() {
+            HANDSHAKES_PER_TICK
+        } else {
+            1
+        };
+        for _ in 0..own {
+            let Some(index) = self.starting.pop_front() else {
+                break;
+            };
+            if let Some(peer) = self.peers.get_mut(index) {
+                peer.is_starting = false;
+                peer.start_handshake(&mut context(&self.config, now, out));
             }
         }
         if self.scan.next_at.is_none_or(|next_at| now >= next_at) {

@@ -581,6 +581,29 @@ fn handshakes_of_many_peers_begin_a_few_at_a_time() {
 }
 
 #[test]
+fn our_own_handshakes_begin_however_many_of_others_wait() {
+    let mut node = Node::new(1, 1, true);
+    let now = Instant::now();
+    let stranger = Identity::new(&PrivateKey::from_random([9; 32]));
+    let mut tunnel = stranger.tunnel_to(&node.key.public(), None, 1);
+    let mut buffer = [0; INITIATION];
+    tunnel.format_handshake_initiation(&mut buffer, false);
+    for _ in 0..3 * HANDSHAKES_PER_TICK {
+        node.receive(SocketAddr::from(([192, 0, 2, 9], 1)), &buffer, now);
+    }
+    let knows = Knows {
+        endpoint: true,
+        keepalive: Some(Duration::from_secs(25)),
+        ..Knows::default()
+    };
+    let key = PrivateKey::from_random([10; 32]).public();
+    node.add(key, SocketAddr::from(([192, 0, 2, 10], 1)), knows, now);
+    node.shards[0].tick(now, &mut node.outs[0]);
+    assert!(!node.shards[0].handshakes.is_empty());
+    assert_eq!(node.count(Counter::InitiationsSent), 1);
+}
+
+#[test]
 fn data_without_an_answer_of_its_own_is_answered_by_a_keepalive() {
     let mut world = pair();
     world.send(0, &there());
