@@ -96,6 +96,7 @@ impl Host {
         command
             .args(arguments)
             .env_remove("NO_COLOR")
+            .env_remove("COLUMNS")
             .env_remove("CLICOLOR_FORCE")
             .env("PRIVNET_SOCKET", self.socket())
             .stdin(Stdio::null());

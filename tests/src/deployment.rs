@@ -92,6 +92,8 @@ pub fn launch_latecomer(world: &mut World) -> Result<()> {
 /// Runs the operator's command on the hub and returns what it printed.
 pub fn tunnels(world: &World, arguments: &[&str]) -> Result<String> {
     let mut command = daemon::command(world.namespace("hub")?, "tunnels")?;
+    // As a person would see it on a terminal of this width.
+    command.env("COLUMNS", "96");
     run(command.args(["--socket", HUB_SOCKET]).args(arguments))
 }
 

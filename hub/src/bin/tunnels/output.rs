@@ -71,10 +71,13 @@ impl Output {
         terminal_size::terminal_size_of(io::stdout()).map(|(_, height)| usize::from(height.0))
     }
 
-    /// The room for a table.
+    /// The room for a table: a terminal's width; elsewhere what the environment
+    /// says by `COLUMNS` (as for a pager), and else all that the table needs.
     pub(crate) fn room(&self) -> Room {
         if !self.is_terminal() {
-            return Room::Unlimited;
+            let told = std::env::var("COLUMNS").ok();
+            let columns = told.and_then(|columns| columns.parse().ok());
+            return columns.map_or(Room::Unlimited, Room::Columns);
         }
         let told =
             terminal_size::terminal_size_of(io::stdout()).map(|(width, _)| usize::from(width.0));
