@@ -14,6 +14,7 @@ mod hub_faults;
 mod path_mtu;
 mod scale;
 mod spoke_nat;
+mod static_site;
 mod wireguard_interop;
 mod world;
 
@@ -72,6 +73,8 @@ const TESTS: &[Test] = tests![
     spoke_nat::what_others_configured_is_left_alone,
     spoke_nat::a_rule_that_somebody_removed_comes_back,
     spoke_nat::inside_the_privnet_nothing_is_translated,
+    static_site::a_data_centre_that_calls_the_hub_reaches_every_spoke,
+    static_site::a_site_comes_and_goes_with_the_config_file_and_a_hangup,
     wireguard_interop::handshakes_and_traffic_when_we_call,
     wireguard_interop::handshakes_and_traffic_when_they_call,
     wireguard_interop::handshakes_and_traffic_over_ipv6,
