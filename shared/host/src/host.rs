@@ -34,8 +34,9 @@ pub struct Scope {
     pub tunnel: Option<InterfaceName>,
     /// The sysctls to read.
     pub sysctls: BTreeSet<SysctlKey>,
-    /// Whether to read the nftables table.
-    pub ruleset: bool,
+    /// Leaves the nftables table out, as if there were none: for a host where
+    /// it cannot be read, and whose routes are wanted all the same.
+    pub without_ruleset: bool,
 }
 
 impl Scope {
@@ -46,7 +47,7 @@ impl Scope {
         Self {
             tunnel: desired.addresses.first().map(|(name, _)| name.clone()),
             sysctls: desired.sysctls.keys().cloned().collect(),
-            ruleset: true,
+            without_ruleset: false,
         }
     }
 }
@@ -68,9 +69,10 @@ impl Host {
         Ok(HostState {
             addresses,
             routes: route::fetch(&netlink, &links).await?,
-            ruleset: match scope.ruleset {
-                true => nftables::fetch().await?,
-                false => None,
+            ruleset: if scope.without_ruleset {
+                None
+            } else {
+                nftables::fetch().await?
             },
             sysctls: sysctl::fetch(&scope.sysctls).await?,
         })

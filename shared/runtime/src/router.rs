@@ -265,7 +265,7 @@ impl Router {
             // Perhaps it is the rules that cannot be read; the routes do not
             // wait for them.
             Err(error) => {
-                scope.ruleset = false;
+                scope.without_ruleset = true;
                 desired.ruleset = None;
                 unseen = Some(format!("{:#}", anyhow!(error)));
                 self.host.fetch(&scope).await?
