@@ -14,5 +14,6 @@ pub mod id;
 pub mod inventory;
 pub mod key;
 pub mod net;
+pub mod offload;
 pub mod peer;
 pub mod status;
