@@ -24,6 +24,8 @@ mod index;
 mod offload;
 mod packet;
 mod peer;
+#[cfg(test)]
+mod reference;
 mod relay;
 mod segment;
 mod shard;
