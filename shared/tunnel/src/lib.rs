@@ -14,25 +14,34 @@
 
 mod allowed_ips;
 mod batch;
+pub mod checksum;
+mod coalesce;
 mod counters;
 mod directory;
 mod handshake;
 mod identity;
 mod index;
+mod offload;
 mod packet;
 mod peer;
+#[cfg(test)]
+mod reference;
 mod relay;
+mod segment;
 mod shard;
 pub mod uapi;
 
 pub use allowed_ips::{AllowedIps, Target};
 pub use batch::{DatagramBatch, Outputs, PacketBatch, Parcel};
+pub use coalesce::{Coalescer, Merge, Write};
 pub use counters::{Counter, Counters, DeviceCounters};
 pub use directory::Directory;
 pub use identity::Identity;
 pub use index::{IndexAllocator, MAX_PEERS, PeerIndex};
+pub use offload::{Malformed, Offload, PartialChecksum, Segmentation, VNET_HEADER};
 pub use packet::IpPacket;
 pub use peer::{Peer, PeerReport, PeerStats, PeerUpdate, Tunnel};
+pub use segment::Segments;
 pub use shard::{Shard, ShardConfig};
 
 /// What a WireGuard data message adds to the packet inside it: 16 bytes of

@@ -4,6 +4,8 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+use crate::checksum;
+
 const IPV4_HEADER: usize = 20;
 const IPV6_HEADER: usize = 40;
 
@@ -76,11 +78,8 @@ impl<'a> IpPacket<'a> {
         self.bytes[8] = self.bytes[8].saturating_sub(1);
         let after = u16::from_be_bytes([self.bytes[8], self.bytes[9]]);
         let checksum = u16::from_be_bytes([self.bytes[10], self.bytes[11]]);
-        // RFC 1624, equation 3: HC' = ~(~HC + ~m + m').
-        let sum = u32::from(!checksum) + u32::from(!before) + u32::from(after);
-        let sum = (sum & 0xffff) + (sum >> 16);
-        let sum = (sum & 0xffff) + (sum >> 16);
-        self.bytes[10..12].copy_from_slice(&(!(sum as u16)).to_be_bytes());
+        let checksum = checksum::corrected(checksum, before, after);
+        self.bytes[10..12].copy_from_slice(&checksum.to_be_bytes());
     }
 
     fn is_v4(&self) -> bool {
