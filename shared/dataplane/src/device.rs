@@ -13,6 +13,7 @@ use std::thread::JoinHandle;
 
 use ipnet::IpNet;
 use privnet_model::key::{PrivateKey, PublicKey};
+use privnet_model::offload::{OffloadReport, Offloads};
 use privnet_model::peer::{PeerChange, PeerStatus};
 use privnet_tunnel::DeviceCounters;
 use privnet_tunnel::uapi::{self, SetDevice};
@@ -21,6 +22,7 @@ use zeroize::Zeroizing;
 use crate::control::Control;
 use crate::epoll::Epoll;
 use crate::error::DeviceError;
+use crate::offloads::Switches;
 use crate::tun::{self, InterfaceName, Link};
 use crate::uapi_socket::UapiSocket;
 use crate::udp;
@@ -44,6 +46,8 @@ pub struct DeviceConfig {
     /// Whether packets from one peer to another are relayed directly (a hub), or
     /// all go to the kernel's routing.
     pub relay: bool,
+    /// The offloads to use, where the kernel has them.
+    pub offloads: Offloads,
     /// Prefixes of this host's own side: never sent to a peer, never accepted
     /// from one, whatever the peers' allowed IPs say.
     pub local: BTreeSet<IpNet>,
@@ -79,14 +83,15 @@ impl Device {
     pub fn open(config: DeviceConfig) -> Result<Self, DeviceError> {
         let name = InterfaceName::new(&config.name)?;
         let workers = config.workers.get();
+        let switches = Switches::new(config.offloads);
         // The port first: it is what most likely fails, and leaves no trace.
-        let (port, sockets) = udp::bind(config.listen_port, workers, config.fwmark)?;
-        let queues = tun::open(&name, workers)?;
+        let (port, sockets) = udp::bind(config.listen_port, workers, config.fwmark, &switches)?;
+        let queues = tun::open(&name, workers, &switches)?;
         let link = Link::new(&name)?;
         link.set_mtu(config.mtu)?;
         link.set_up()?;
         let index = tun::index(&name).ok_or(DeviceError::Closed)?;
-        let shared = Shared::new(workers, config.mtu.into())
+        let shared = Shared::new(workers, config.mtu.into(), switches)
             .map(Arc::new)
             .map_err(DeviceError::system("making an event descriptor"))?;
         let inner = Arc::new(Inner {
@@ -210,6 +215,11 @@ impl Device {
         )
     }
 
+    /// How each offload is at this moment.
+    pub fn offloads(&self) -> OffloadReport {
+        self.inner.shared.switches.report()
+    }
+
     /// The keys that sent a valid initiation and are no peer, since the last call:
     /// each once, the latest few hundred at most.
     pub fn take_unknown_keys(&self) -> BTreeSet<PublicKey> {
@@ -300,7 +310,7 @@ impl Inner {
             return Ok(());
         }
         let port = port.unwrap_or(control.listen_port);
-        let (port, sockets) = udp::bind(port, self.shared.workers(), mark)?;
+        let (port, sockets) = udp::bind(port, self.shared.workers(), mark, &self.shared.switches)?;
         control.listen_port = port;
         control.fwmark = mark;
         let commands = sockets

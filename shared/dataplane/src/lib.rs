@@ -15,6 +15,7 @@ mod control;
 mod device;
 mod epoll;
 mod error;
+mod offloads;
 mod tun;
 mod uapi_socket;
 mod udp;

@@ -1,5 +1,6 @@
 //! The TUN interface: making it, its MTU, and one queue per worker to read whole
-//! IP packets from and write them to. The interface lives as long as its queues.
+//! IP packets from and write them to, each behind a header that says what the
+//! kernel left to do (`virtio_net_hdr`). The interface lives as long as its queues.
 
 use std::ffi::CString;
 use std::fs::OpenOptions;
@@ -7,10 +8,12 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt;
 
+use privnet_model::offload::Offload;
 use socket2::{Domain, Socket, Type};
 
 use crate::epoll::check;
 use crate::error::DeviceError;
+use crate::offloads::Switches;
 
 /// An interface name that the kernel takes.
 #[derive(Debug, Clone)]
@@ -70,20 +73,30 @@ pub(crate) enum TunOutcome {
     Empty,
     /// The interface was deleted.
     Gone,
-    /// The kernel refused this packet (the interface is down, for one).
-    Refused,
+    /// The kernel refused this packet, with this error number: EIO where the
+    /// interface is down.
+    Refused(i32),
 }
 
 /// Makes the interface with that many queues.
-pub(crate) fn open(name: &InterfaceName, queues: usize) -> Result<Vec<TunQueue>, DeviceError> {
+pub(crate) fn open(
+    name: &InterfaceName,
+    queues: usize,
+    switches: &Switches,
+) -> Result<Vec<TunQueue>, DeviceError> {
     let multi = if queues > 1 { libc::IFF_MULTI_QUEUE } else { 0 };
-    (0..queues)
+    let flags = libc::IFF_TUN | libc::IFF_NO_PI | libc::IFF_VNET_HDR | multi;
+    let queues: Vec<TunQueue> = (0..queues)
         .map(|queue| {
             // The first must make the interface, the others join it.
             let exclusive = if queue == 0 { libc::IFF_TUN_EXCL } else { 0 };
-            open_queue(name, libc::IFF_TUN | libc::IFF_NO_PI | multi | exclusive)
+            open_queue(name, flags | exclusive)
         })
-        .collect()
+        .collect::<Result<_, _>>()?;
+    if let Some(first) = queues.first() {
+        first.set_offloads(switches);
+    }
+    Ok(queues)
 }
 
 fn open_queue(name: &InterfaceName, flags: libc::c_int) -> Result<TunQueue, DeviceError> {
@@ -123,19 +136,47 @@ fn open_queue(name: &InterfaceName, flags: libc::c_int) -> Result<TunQueue, Devi
 }
 
 impl TunQueue {
-    /// Reads one packet.
+    /// Says what packets the kernel may leave to us to segment and to complete.
+    /// It is a setting of the whole device.
+    fn set_offloads(&self, switches: &Switches) {
+        loop {
+            let (tso, uso) = (
+                switches.is_on(Offload::TunTso),
+                switches.is_on(Offload::TunUso),
+            );
+            let mut flags = 0;
+            if tso || uso {
+                flags |= libc::TUN_F_CSUM;
+            }
+            if tso {
+                flags |= libc::TUN_F_TSO4 | libc::TUN_F_TSO6 | libc::TUN_F_TSO_ECN;
+            }
+            if uso {
+                flags |= libc::TUN_F_USO4 | libc::TUN_F_USO6;
+            }
+            // SAFETY: the argument is a number, no pointer.
+            let result = check(unsafe {
+                libc::ioctl(
+                    self.0.as_raw_fd(),
+                    libc::TUNSETOFFLOAD as libc::Ioctl,
+                    flags as libc::c_ulong,
+                )
+            });
+            // The newer one first: Linux before 6.2 knows no USO.
+            match result {
+                Ok(_) => return,
+                Err(_) if uso => switches.lacks(Offload::TunUso),
+                Err(_) if tso => switches.lacks(Offload::TunTso),
+                Err(_) => return,
+            }
+        }
+    }
+
+    /// Reads one packet with its header before it.
     pub(crate) fn read(&self, buffer: &mut [u8]) -> TunOutcome {
         // SAFETY: the buffer is valid for writes of its length.
         let result =
             unsafe { libc::read(self.0.as_raw_fd(), buffer.as_mut_ptr().cast(), buffer.len()) };
-        Self::outcome(result)
-    }
-
-    /// Writes one packet.
-    pub(crate) fn write(&self, packet: &[u8]) -> TunOutcome {
-        // SAFETY: the packet is valid for reads of its length.
-        let result =
-            unsafe { libc::write(self.0.as_raw_fd(), packet.as_ptr().cast(), packet.len()) };
         Self::outcome(result)
     }
 
@@ -147,10 +188,48 @@ impl TunQueue {
             Some(libc::EAGAIN | libc::EINTR) => TunOutcome::Empty,
             // Detached: the interface is gone (tun_get of drivers/net/tun.c).
             Some(libc::EBADFD | libc::ENODEV) => TunOutcome::Gone,
-            _ => TunOutcome::Refused,
+            number => TunOutcome::Refused(number.unwrap_or(libc::EIO)),
         }
     }
 }
+
+/// Writes packets from where their parts lie.
+#[derive(Debug, Default)]
+pub(crate) struct TunWriter {
+    vectors: Vec<libc::iovec>,
+}
+
+impl TunWriter {
+    /// Writes one packet: its header, then its parts.
+    pub(crate) fn write<'a>(
+        &mut self,
+        queue: &TunQueue,
+        header: &'a [u8],
+        parts: impl Iterator<Item = &'a [u8]>,
+    ) -> TunOutcome {
+        self.vectors.clear();
+        for part in std::iter::once(header).chain(parts) {
+            self.vectors.push(libc::iovec {
+                // The kernel only reads from it.
+                iov_base: part.as_ptr().cast_mut().cast(),
+                iov_len: part.len(),
+            });
+        }
+        // SAFETY: every vector points to a part that outlives the call.
+        let result = unsafe {
+            libc::writev(
+                queue.0.as_raw_fd(),
+                self.vectors.as_ptr(),
+                self.vectors.len() as libc::c_int,
+            )
+        };
+        TunQueue::outcome(result)
+    }
+}
+
+// SAFETY: the vectors are made anew for each call and dangle between calls, where
+// nobody reads them.
+unsafe impl Send for TunWriter {}
 
 impl AsFd for TunQueue {
     fn as_fd(&self) -> BorrowedFd<'_> {

@@ -3,32 +3,32 @@
 //!
 //! Outer packets are made as the kernel's WireGuard makes them: DSCP 0, and "don't
 //! fragment" off, so that a path narrower than the tunnel's MTU assumes still
-//! carries them, in fragments, rather than swallowing them. ECN is not carried
-//! over between the inner and the outer header yet (RFC 6040).
+//! carries them, in fragments, rather than swallowing them.
+
+mod ancillary;
+mod receiver;
+mod sender;
+mod steering;
 
 use std::io;
-use std::mem::MaybeUninit;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::os::fd::AsRawFd;
 
-use privnet_tunnel::{Counter, Counters, DatagramBatch};
+use privnet_model::offload::Offload;
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 
 use crate::epoll::check;
 use crate::error::DeviceError;
+use crate::offloads::Switches;
 
-/// Datagrams per system call.
+pub(crate) use receiver::Receiver;
+pub(crate) use sender::{Sender, Surroundings};
+
+/// Messages per system call.
 const BATCH: usize = 64;
-
-/// The largest datagram there is, rounded up. Only the pages that datagrams
-/// really fill become memory.
-const DATAGRAM: usize = 1 << 16;
 
 /// What the kernel buffers per socket: a burst of some 5,000 full datagrams.
 const SOCKET_BUFFER: libc::c_int = 8 << 20;
-
-/// How long a full socket buffer may hold the worker up before datagrams are dropped.
-const SEND_PATIENCE_MILLISECONDS: libc::c_int = 10;
 
 /// One worker's sockets. Without IPv6 on the host there is only the first.
 #[derive(Debug)]
@@ -43,12 +43,13 @@ pub(crate) fn bind(
     port: u16,
     workers: usize,
     mark: Option<u32>,
+    switches: &Switches,
 ) -> Result<(u16, Vec<UdpSockets>), DeviceError> {
     // With port 0 the kernel chooses for IPv4, and IPv6 may have it in use.
     let attempts = if port == 0 { 16 } else { 1 };
     let mut last = None;
     for _ in 0..attempts {
-        match bind_once(port, workers, mark) {
+        match bind_once(port, workers, mark, switches) {
             Err(error @ DeviceError::PortInUse { .. }) => last = Some(error),
             result => return result,
         }
@@ -60,16 +61,29 @@ fn bind_once(
     port: u16,
     workers: usize,
     mark: Option<u32>,
+    switches: &Switches,
 ) -> Result<(u16, Vec<UdpSockets>), DeviceError> {
     // Sockets that share a port would also share it with another program of the
     // same user that shares its own. A first socket that does not share finds out.
-    let probe = open(IpAddr::V4(Ipv4Addr::UNSPECIFIED), port, false, mark)?;
+    let probe = open(
+        IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+        port,
+        false,
+        mark,
+        switches,
+    )?;
     let port = probe
         .local_addr()
         .map_err(DeviceError::system("asking for the port"))?
         .as_socket()
         .map_or(port, |address| address.port());
-    let v6 = match open(IpAddr::V6(Ipv6Addr::UNSPECIFIED), port, false, mark) {
+    let v6 = match open(
+        IpAddr::V6(Ipv6Addr::UNSPECIFIED),
+        port,
+        false,
+        mark,
+        switches,
+    ) {
         Ok(socket) => Some(socket),
         Err(DeviceError::System { source, .. })
             if matches!(
@@ -86,16 +100,37 @@ fn bind_once(
     }
     let has_v6 = v6.is_some();
     drop((probe, v6));
-    let sockets = (0..workers)
+    let sockets: Vec<UdpSockets> = (0..workers)
         .map(|_| {
             Ok(UdpSockets {
-                v4: open(IpAddr::V4(Ipv4Addr::UNSPECIFIED), port, true, mark)?,
+                v4: open(
+                    IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+                    port,
+                    true,
+                    mark,
+                    switches,
+                )?,
                 v6: has_v6
-                    .then(|| open(IpAddr::V6(Ipv6Addr::UNSPECIFIED), port, true, mark))
+                    .then(|| {
+                        open(
+                            IpAddr::V6(Ipv6Addr::UNSPECIFIED),
+                            port,
+                            true,
+                            mark,
+                            switches,
+                        )
+                    })
                     .transpose()?,
             })
         })
         .collect::<Result<_, DeviceError>>()?;
+    if let Some(first) = sockets.first() {
+        for socket in std::iter::once(&first.v4).chain(&first.v6) {
+            steering::attach(socket, workers).map_err(DeviceError::system(
+                "telling the kernel which worker a datagram is for",
+            ))?;
+        }
+    }
     Ok((port, sockets))
 }
 
@@ -104,6 +139,7 @@ fn open(
     port: u16,
     shared: bool,
     mark: Option<u32>,
+    switches: &Switches,
 ) -> Result<Socket, DeviceError> {
     let system = |operation: &'static str| DeviceError::system(operation);
     let domain = Domain::for_address(SocketAddr::new(address, port));
@@ -125,13 +161,37 @@ fn open(
     }
     set_mark(&socket, mark)?;
     size_buffers(&socket);
-    let (level, option) = if address.is_ipv6() {
-        (libc::IPPROTO_IPV6, libc::IPV6_MTU_DISCOVER)
+    // What the kernel does with the packets and tells of them: it may fragment
+    // them, tells our address that they came to, and their traffic class.
+    let (level, options) = if address.is_ipv6() {
+        let options = [
+            (libc::IPV6_MTU_DISCOVER, libc::IP_PMTUDISC_DONT),
+            (libc::IPV6_RECVPKTINFO, 1),
+            (libc::IPV6_RECVTCLASS, 1),
+        ];
+        (libc::IPPROTO_IPV6, options)
     } else {
-        (libc::IPPROTO_IP, libc::IP_MTU_DISCOVER)
+        let options = [
+            (libc::IP_MTU_DISCOVER, libc::IP_PMTUDISC_DONT),
+            (libc::IP_PKTINFO, 1),
+            (libc::IP_RECVTOS, 1),
+        ];
+        (libc::IPPROTO_IP, options)
     };
-    set_option(&socket, level, option, libc::IP_PMTUDISC_DONT)
-        .map_err(system("letting outer packets be fragmented"))?;
+    for (option, value) in options {
+        set_option(&socket, level, option, value).map_err(system("setting up a UDP socket"))?;
+    }
+    if switches.is_on(Offload::UdpGro)
+        && set_option(&socket, libc::SOL_UDP, libc::UDP_GRO, 1).is_err()
+    {
+        switches.lacks(Offload::UdpGro);
+    }
+    // The default of a socket, 0, changes nothing; a kernel without it complains.
+    if switches.is_on(Offload::UdpGso)
+        && set_option(&socket, libc::SOL_UDP, libc::UDP_SEGMENT, 0).is_err()
+    {
+        switches.lacks(Offload::UdpGso);
+    }
     socket
         .bind(&SockAddr::from(SocketAddr::new(address, port)))
         .map_err(|error| match error.raw_os_error() {
@@ -185,201 +245,11 @@ fn set_option(
     Ok(())
 }
 
-/// Buffers to receive one batch of datagrams into.
-pub(crate) struct Receiver {
-    buffers: Vec<u8>,
-    names: Vec<MaybeUninit<libc::sockaddr_storage>>,
-    vectors: Vec<libc::iovec>,
-    headers: Vec<libc::mmsghdr>,
-}
-
-impl Receiver {
-    pub(crate) fn new() -> Self {
-        Self {
-            buffers: vec![0; BATCH * DATAGRAM],
-            names: vec![MaybeUninit::zeroed(); BATCH],
-            vectors: Vec::with_capacity(BATCH),
-            headers: Vec::with_capacity(BATCH),
-        }
-    }
-
-    /// Receives what is there, at most a batch, and hands each datagram over.
-    /// Returns whether there may be more.
-    pub(crate) fn receive(
-        &mut self,
-        socket: BorrowedFd<'_>,
-        mut take: impl FnMut(SocketAddr, &[u8]),
-    ) -> io::Result<bool> {
-        // The pointers are made anew for each call, so that none outlives a borrow.
-        self.vectors.clear();
-        self.headers.clear();
-        let buffers = self.buffers.chunks_exact_mut(DATAGRAM);
-        for buffer in buffers {
-            self.vectors.push(libc::iovec {
-                iov_base: buffer.as_mut_ptr().cast(),
-                iov_len: buffer.len(),
-            });
-        }
-        for (name, vector) in self.names.iter_mut().zip(self.vectors.iter_mut()) {
-            self.headers.push(header(
-                name.as_mut_ptr().cast(),
-                size_of::<libc::sockaddr_storage>(),
-                vector,
-            ));
-        }
-        // SAFETY: every header points to its own name and vector, every vector to
-        // its own buffer, all alive and borrowed by us for the call.
-        let result = check(unsafe {
-            libc::recvmmsg(
-                socket.as_raw_fd(),
-                self.headers.as_mut_ptr(),
-                BATCH as libc::c_uint,
-                libc::MSG_DONTWAIT as _,
-                std::ptr::null_mut(),
-            )
-        });
-        let count = match result {
-            Ok(count) => count as usize,
-            Err(error)
-                if matches!(
-                    error.kind(),
-                    io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted
-                ) =>
-            {
-                0
-            }
-            Err(error) => return Err(error),
-        };
-        for ((header, name), buffer) in self.headers[..count]
-            .iter()
-            .zip(&self.names)
-            .zip(self.buffers.chunks_exact(DATAGRAM))
-        {
-            let length = (header.msg_len as usize).min(DATAGRAM);
-            // SAFETY: zeroed when made and only ever overwritten by the kernel
-            // with a socket address, so every byte is initialised.
-            let name = unsafe { name.assume_init_ref() };
-            if let Some(from) = socket_address(name) {
-                take(from, &buffer[..length]);
-            }
-        }
-        Ok(count == BATCH)
-    }
-}
-
-/// Headers to send one batch of datagrams with.
-pub(crate) struct Sender {
-    names: Vec<SockAddr>,
-    vectors: Vec<libc::iovec>,
-    headers: Vec<libc::mmsghdr>,
-}
-
-impl Sender {
-    pub(crate) fn new() -> Self {
-        Self {
-            names: Vec::with_capacity(BATCH),
-            vectors: Vec::with_capacity(BATCH),
-            headers: Vec::with_capacity(BATCH),
-        }
-    }
-
-    /// Sends the whole batch, each family through its socket. What the kernel
-    /// refuses is counted and lost, as on any network.
-    pub(crate) fn send(
-        &mut self,
-        sockets: &UdpSockets,
-        batch: &DatagramBatch,
-        counters: &Counters,
-    ) {
-        for (v6, socket) in [(false, Some(&sockets.v4)), (true, sockets.v6.as_ref())] {
-            let mut datagrams = batch.iter().filter(|(to, _)| to.is_ipv6() == v6);
-            let Some(socket) = socket else {
-                counters.add(Counter::SendFailed, datagrams.count() as u64);
-                continue;
-            };
-            loop {
-                self.names.clear();
-                self.vectors.clear();
-                self.headers.clear();
-                for (to, datagram) in datagrams.by_ref().take(BATCH) {
-                    self.names.push(SockAddr::from(to));
-                    self.vectors.push(libc::iovec {
-                        // The kernel only reads from it.
-                        iov_base: datagram.as_ptr().cast_mut().cast(),
-                        iov_len: datagram.len(),
-                    });
-                }
-                if self.names.is_empty() {
-                    break;
-                }
-                for (name, vector) in self.names.iter().zip(self.vectors.iter_mut()) {
-                    self.headers.push(header(
-                        name.as_ptr().cast_mut().cast(),
-                        name.len() as usize,
-                        vector,
-                    ));
-                }
-                let failed = send_all(socket.as_fd(), &mut self.headers);
-                counters.add(Counter::SendFailed, failed);
-            }
-        }
-    }
-}
-
-/// Sends all messages and returns how many the kernel refused. The headers must
-/// point to live names and buffers.
-fn send_all(socket: BorrowedFd<'_>, headers: &mut [libc::mmsghdr]) -> u64 {
-    let mut failed = 0;
-    let mut waited = false;
-    let mut sent = 0;
-    while sent < headers.len() {
-        let rest = &mut headers[sent..];
-        // SAFETY: the caller's headers point to live names, vectors and buffers;
-        // `rest` is valid for its length.
-        let result = check(unsafe {
-            libc::sendmmsg(
-                socket.as_raw_fd(),
-                rest.as_mut_ptr(),
-                rest.len() as libc::c_uint,
-                libc::MSG_DONTWAIT as _,
-            )
-        });
-        match result {
-            Ok(count) => {
-                sent += count as usize;
-                waited = false;
-            }
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock && !waited => {
-                // The buffer is full: the path is slower than we are. A short wait
-                // lets it drain, as a blocking socket would.
-                wait_writable(socket);
-                waited = true;
-            }
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                return failed + (headers.len() - sent) as u64;
-            }
-            // An unreachable network, a firewall: it is this datagram's trouble.
-            Err(_) => {
-                failed += 1;
-                sent += 1;
-            }
-        }
-    }
-    failed
-}
-
-fn wait_writable(socket: BorrowedFd<'_>) {
-    let mut poll = libc::pollfd {
-        fd: socket.as_raw_fd(),
-        events: libc::POLLOUT,
-        revents: 0,
-    };
-    // SAFETY: one valid pollfd, as told.
-    unsafe { libc::poll(&mut poll, 1, SEND_PATIENCE_MILLISECONDS) };
-}
-
-fn header(name: *mut libc::c_void, name_length: usize, vector: &mut libc::iovec) -> libc::mmsghdr {
+fn message_header(
+    name: *mut libc::c_void,
+    name_length: usize,
+    vector: &mut libc::iovec,
+) -> libc::mmsghdr {
     // SAFETY: mmsghdr is plain data, for which all zero is valid.
     let mut header: libc::mmsghdr = unsafe { std::mem::zeroed() };
     header.msg_hdr.msg_name = name;
@@ -389,46 +259,21 @@ fn header(name: *mut libc::c_void, name_length: usize, vector: &mut libc::iovec)
     header
 }
 
-fn socket_address(storage: &libc::sockaddr_storage) -> Option<SocketAddr> {
-    let storage = &raw const *storage;
-    // SAFETY: a sockaddr_storage is large enough and aligned for any address, is
-    // initialised whole, and its family says which it holds.
-    unsafe {
-        match libc::c_int::from((*storage).ss_family) {
-            libc::AF_INET => {
-                let address = &*storage.cast::<libc::sockaddr_in>();
-                Some(SocketAddr::V4(SocketAddrV4::new(
-                    Ipv4Addr::from(u32::from_be(address.sin_addr.s_addr)),
-                    u16::from_be(address.sin_port),
-                )))
-            }
-            libc::AF_INET6 => {
-                let address = &*storage.cast::<libc::sockaddr_in6>();
-                Some(SocketAddr::V6(SocketAddrV6::new(
-                    Ipv6Addr::from(address.sin6_addr.s6_addr),
-                    u16::from_be(address.sin6_port),
-                    // The flow label is the path's, not the peer's.
-                    0,
-                    address.sin6_scope_id,
-                )))
-            }
-            _ => None,
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     #![expect(clippy::unwrap_used, reason = "a test that fails should panic")]
-    use std::net::UdpSocket;
-    use std::time::{Duration, Instant};
+    use privnet_model::offload::Offloads;
 
     use super::*;
+
+    fn switches() -> Switches {
+        Switches::new(Offloads::ALL)
+    }
 
     #[test]
     fn all_workers_share_one_port_in_both_families() {
         for workers in [1, 3] {
-            let (port, sockets) = bind(0, workers, None).unwrap();
+            let (port, sockets) = bind(0, workers, None, &switches()).unwrap();
             assert_eq!(sockets.len(), workers);
             for worker in &sockets {
                 for socket in std::iter::once(&worker.v4).chain(&worker.v6) {
@@ -448,36 +293,11 @@ mod tests {
             holder.bind(&SockAddr::from(any)).unwrap();
             let held = holder.local_addr().unwrap().as_socket().unwrap().port();
             for workers in [1, 3] {
-                match bind(held, workers, None) {
+                match bind(held, workers, None, &switches()) {
                     Err(DeviceError::PortInUse { port }) => assert_eq!(port, held),
                     other => panic!("{other:?}"),
                 }
             }
         }
-    }
-
-    #[test]
-    fn datagrams_come_with_their_senders_address() {
-        let (port, sockets) = bind(0, 1, None).unwrap();
-        let socket = &sockets[0].v4;
-        let sender = UdpSocket::bind("127.0.0.1:0").unwrap();
-        for text in ["one", "two", ""] {
-            sender
-                .send_to(text.as_bytes(), ("127.0.0.1", port))
-                .unwrap();
-        }
-        let mut receiver = Receiver::new();
-        let mut seen = Vec::new();
-        let deadline = Instant::now() + Duration::from_secs(5);
-        while seen.len() < 3 && Instant::now() < deadline {
-            receiver
-                .receive(socket.as_fd(), |from, bytes| {
-                    seen.push((from, String::from_utf8(bytes.to_vec()).unwrap()));
-                })
-                .unwrap();
-        }
-        let from = sender.local_addr().unwrap();
-        let expected = ["one", "two", ""].map(|text| (from, text.to_owned()));
-        assert_eq!(seen, expected);
     }
 }

@@ -14,20 +14,25 @@ use std::time::{Duration, Instant};
 
 use crossbeam_queue::ArrayQueue;
 use privnet_model::key::PublicKey;
+use privnet_model::offload::Offload;
 use privnet_tunnel::{
-    Counter, Counters, Directory, Outputs, PADDING, Parcel, Peer, PeerIndex, PeerUpdate, Shard,
-    ShardConfig,
+    Counter, Counters, Directory, Merge, Offload as PacketOffload, Outputs, PADDING, Parcel, Peer,
+    PeerIndex, PeerUpdate, Shard, ShardConfig, VNET_HEADER,
 };
 
 use crate::epoll::{Epoll, Events, Waker};
-use crate::tun::{Link, TunOutcome, TunQueue};
-use crate::udp::{Receiver, Sender, UdpSockets, set_mark};
+use crate::offloads::Switches;
+use crate::tun::{Link, TunOutcome, TunQueue, TunWriter};
+use crate::udp::{Receiver, Sender, Surroundings, UdpSockets, set_mark};
 
-/// Packets read from the TUN per turn.
-const TUN_BATCH: usize = 64;
+/// Packets read from the TUN per turn at most, and about how many bytes of
+/// sealed datagrams: as many as runs of segments gain by, and few enough not to
+/// keep what waits on the other side waiting.
+const TUN_BATCH: usize = 256;
+const TUN_BATCH_BYTES: usize = 256 << 10;
 
-/// A packet from the TUN is at most this long, whatever its MTU is set to.
-const PACKET: usize = 1 << 16;
+/// What is read from the TUN is at most this long, whatever its MTU is set to.
+const PACKET: usize = VNET_HEADER + (1 << 16);
 
 /// Parcels that may wait for one worker: some 60 turns of one other worker.
 const PARCELS: usize = 64;
@@ -62,6 +67,7 @@ pub(crate) struct Shared {
     empty_parcels: ArrayQueue<Parcel>,
     pub(crate) counters: Vec<Arc<Counters>>,
     pub(crate) knocks: ArrayQueue<PublicKey>,
+    pub(crate) switches: Switches,
     mtu: AtomicUsize,
     closing: AtomicBool,
     closed: Mutex<bool>,
@@ -78,7 +84,7 @@ struct Mailbox {
 }
 
 impl Shared {
-    pub(crate) fn new(workers: usize, mtu: usize) -> io::Result<Self> {
+    pub(crate) fn new(workers: usize, mtu: usize, switches: Switches) -> io::Result<Self> {
         let mailboxes = (0..workers)
             .map(|_| {
                 Ok(Mailbox {
@@ -93,6 +99,7 @@ impl Shared {
             empty_parcels: ArrayQueue::new(PARCELS * workers),
             counters: (0..workers).map(|_| Arc::default()).collect(),
             knocks: ArrayQueue::new(KNOCKS),
+            switches,
             mtu: AtomicUsize::new(mtu),
             closing: AtomicBool::new(false),
             closed: Mutex::new(false),
@@ -223,6 +230,7 @@ struct Worker {
     out: Outputs,
     receiver: Receiver,
     sender: Sender,
+    writer: TunWriter,
     packet: Vec<u8>,
     commands: Vec<Command>,
     next_mtu_refresh: Option<Instant>,
@@ -238,11 +246,14 @@ impl Worker {
             mtu: shared.mtu.load(Ordering::Relaxed),
             counters: Arc::clone(&shared.counters[parts.number]),
         });
+        let mut out = Outputs::new(shared.workers());
+        out.packets.set_merge(merge(&shared.switches));
         Self {
             shard,
-            out: Outputs::new(shared.workers()),
+            out,
             receiver: Receiver::new(),
             sender: Sender::new(),
+            writer: TunWriter::default(),
             packet: vec![0; PACKET + PADDING],
             commands: Vec::new(),
             next_mtu_refresh: parts.link.as_ref().map(|_| Instant::now()),
@@ -364,9 +375,11 @@ impl Worker {
             _ => &sockets.v4,
         };
         let (shard, out) = (&mut self.shard, &mut self.out);
-        let received = self.receiver.receive(socket.as_fd(), |from, datagram| {
-            shard.datagram(from, datagram, now, out);
-        });
+        let received = self
+            .receiver
+            .receive(socket.as_fd(), |outer, segment, datagrams| {
+                shard.datagrams(outer, segment, datagrams, now, out);
+            });
         // An error belongs to some earlier datagram of ours (a port unreachable):
         // reading has cleared it.
         if let Err(error) = received {
@@ -379,8 +392,15 @@ impl Worker {
         for _ in 0..TUN_BATCH {
             match self.parts.tun.read(&mut self.packet[..PACKET]) {
                 TunOutcome::Packet(length) => {
-                    self.shard
-                        .packet(&mut self.packet, length, now, &mut self.out);
+                    let offload = self.packet.first_chunk().map(PacketOffload::parse);
+                    match (offload, length.checked_sub(VNET_HEADER)) {
+                        (Some(Ok(offload)), Some(length)) => {
+                            let packet = &mut self.packet[VNET_HEADER..];
+                            self.shard
+                                .packet(packet, length, offload, now, &mut self.out);
+                        }
+                        _ => self.count(Counter::NotIp),
+                    }
                 }
                 TunOutcome::Empty => break,
                 TunOutcome::Gone => {
@@ -388,10 +408,13 @@ impl Worker {
                     self.parts.shared.close();
                     break;
                 }
-                TunOutcome::Refused => {
+                TunOutcome::Refused(_) => {
                     self.count(Counter::TunFailed);
                     break;
                 }
+            }
+            if self.out.datagrams.bytes() >= TUN_BATCH_BYTES {
+                break;
             }
         }
         self.write_out();
@@ -399,25 +422,15 @@ impl Worker {
 
     /// Writes the batches out and empties them.
     fn write_out(&mut self) {
+        if !self.out.datagrams.is_empty() {
+            self.send_datagrams();
+        }
+        if !self.out.packets.is_empty() {
+            self.write_packets();
+        }
         let (parts, out) = (&self.parts, &mut self.out);
         let shared = &parts.shared;
         let counters = &shared.counters[parts.number];
-        if !out.datagrams.is_empty() {
-            self.sender.send(&parts.sockets, &out.datagrams, counters);
-            out.datagrams.clear();
-        }
-        if !out.packets.is_empty() {
-            for packet in out.packets.iter() {
-                match parts.tun.write(packet) {
-                    TunOutcome::Packet(_) => {}
-                    TunOutcome::Gone => shared.close(),
-                    TunOutcome::Empty | TunOutcome::Refused => {
-                        counters.count(Counter::TunFailed);
-                    }
-                }
-            }
-            out.packets.clear();
-        }
         for key in out.knocks.drain(..) {
             // The newest are of more use than the oldest.
             shared.knocks.force_push(key);
@@ -439,7 +452,68 @@ impl Worker {
         }
     }
 
+    fn send_datagrams(&mut self) {
+        let parts = &self.parts;
+        let around = Surroundings {
+            sockets: &parts.sockets,
+            counters: &parts.shared.counters[parts.number],
+            switches: &parts.shared.switches,
+            now: Instant::now(),
+        };
+        self.sender.send(&self.out.datagrams, &around);
+        for address in self.sender.take_lost() {
+            self.shard.forget_local(address);
+        }
+        self.out.datagrams.clear();
+    }
+
+    fn write_packets(&mut self) {
+        let (tun, shared) = (&self.parts.tun, &self.parts.shared);
+        let counters = &shared.counters[self.parts.number];
+        let switches = &shared.switches;
+        for write in self.out.packets.writes() {
+            match self.writer.write(tun, &write.header(), write.parts()) {
+                TunOutcome::Packet(_) => {}
+                TunOutcome::Gone => shared.close(),
+                TunOutcome::Refused(number) if write.packet_count() > 1 => {
+                    // One by one: if that works, the kernel takes no such thing.
+                    let mut failed = 0;
+                    for packet in write.packets() {
+                        let parts = std::iter::once(packet);
+                        let outcome = self.writer.write(tun, &[0; VNET_HEADER], parts);
+                        failed += u64::from(!matches!(outcome, TunOutcome::Packet(_)));
+                    }
+                    counters.add(Counter::TunFailed, failed);
+                    if failed == 0 {
+                        let error = io::Error::from_raw_os_error(number);
+                        let offload = if write.is_tcp() {
+                            Offload::TunGro
+                        } else {
+                            Offload::TunUso
+                        };
+                        switches.refused(offload, &error);
+                    }
+                }
+                TunOutcome::Empty | TunOutcome::Refused(_) => {
+                    counters.count(Counter::TunFailed);
+                }
+            }
+        }
+        self.out.packets.clear();
+        self.out.packets.set_merge(merge(switches));
+    }
+
     fn count(&self, counter: Counter) {
         self.parts.shared.counters[self.parts.number].count(counter);
+    }
+}
+
+/// What may be put together for the TUN. A kernel takes super-packets of UDP if it
+/// can give them.
+fn merge(switches: &Switches) -> Merge {
+    let tcp = switches.is_on(Offload::TunGro);
+    Merge {
+        tcp,
+        udp: tcp && switches.is_on(Offload::TunUso),
     }
 }

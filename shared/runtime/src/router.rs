@@ -21,6 +21,7 @@ use privnet_model::config::spoke::NatConfig;
 use privnet_model::inventory::Identity;
 use privnet_model::key::{PrivateKey, PublicKey};
 use privnet_model::net::Supernet;
+use privnet_model::offload::Offloads;
 use privnet_model::peer::{PeerConfig, PeerStatus};
 use privnet_model::status::{InterfaceStatus, NatStatus, Tunnel, TunnelState};
 use privnet_reconcile::fleet::PlannedTunnel;
@@ -427,6 +428,7 @@ impl OpenTunnel {
             fwmark: None,
             workers: tunnel.workers.unwrap_or_else(default_workers),
             relay: tunnel.relay,
+            offloads: Offloads::ALL,
             local,
             uapi: Some(UapiAccess::ReadOnly),
         })?;

@@ -2,13 +2,15 @@
 //! the network, packets for the TUN, and parcels for other workers. After the
 //! first batches nothing here allocates. Sending is the caller's part.
 
-use std::net::SocketAddr;
 use std::ops::Range;
 
 use privnet_model::key::PublicKey;
 
 use crate::PADDING;
+use crate::coalesce::{Coalescer, Merge, Write};
 use crate::index::PeerIndex;
+use crate::offload::Offload;
+use crate::path::{Outer, Path};
 
 /// The outputs of one turn of a worker.
 #[derive(Debug)]
@@ -58,60 +60,126 @@ impl Arena {
     }
 }
 
-/// Sealed datagrams with their destinations, in the order to send them.
+/// Sealed datagrams with their destinations, in the order to send them, in runs
+/// that one system call with UDP segmentation can send.
 #[derive(Debug, Default)]
 pub struct DatagramBatch {
     arena: Arena,
-    entries: Vec<(SocketAddr, Range<usize>)>,
+    runs: Vec<Run>,
+}
+
+#[derive(Debug)]
+struct Run {
+    outer: Outer,
+    range: Range<usize>,
+    segment: usize,
+    count: usize,
+    /// Whether another datagram may still be added: not after a shorter one.
+    is_open: bool,
+}
+
+/// Datagrams of one size, but for the last, which may be shorter, on one path.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DatagramRun<'a> {
+    /// Where to send them, and what their outer headers say.
+    pub outer: Outer,
+    /// The size of all but the last, in bytes.
+    pub segment: usize,
+    /// The datagrams, one after another.
+    pub bytes: &'a [u8],
 }
 
 impl DatagramBatch {
+    /// The most segments of one send (`UDP_MAX_SEGMENTS` of older kernels).
+    const MAX_SEGMENTS: usize = 64;
+
+    /// The most bytes of one send: the largest IPv4 packet without its IP and UDP
+    /// headers. The kernel makes one such packet of it before it cuts it up.
+    const MAX_RUN: usize = 65_507;
+
     /// Room for the next datagram; what was written there stays until committed.
     pub(crate) fn space(&mut self, length: usize) -> &mut [u8] {
         self.arena.space(length)
     }
 
     /// Adds the first bytes of the room as a datagram.
-    pub(crate) fn commit(&mut self, length: usize, to: SocketAddr) {
+    pub(crate) fn commit(&mut self, length: usize, outer: Outer) {
         let range = self.arena.commit(length);
-        self.entries.push((to, range));
+        if let Some(run) = self.runs.last_mut()
+            && run.is_open
+            && length <= run.segment
+            && run.outer == outer
+            && run.range.len() + length <= Self::MAX_RUN
+        {
+            run.range.end = range.end;
+            run.count += 1;
+            run.is_open = length == run.segment && run.count < Self::MAX_SEGMENTS;
+            return;
+        }
+        self.runs.push(Run {
+            outer,
+            range,
+            segment: length,
+            count: 1,
+            is_open: length > 0,
+        });
     }
 
     /// Adds a copy of a finished datagram.
-    pub(crate) fn push(&mut self, datagram: &[u8], to: SocketAddr) {
+    pub(crate) fn push(&mut self, datagram: &[u8], path: Path) {
         self.space(datagram.len()).copy_from_slice(datagram);
-        self.commit(datagram.len(), to);
-    }
-
-    /// The number of datagrams.
-    pub fn len(&self) -> usize {
-        self.entries.len()
+        self.commit(datagram.len(), path.into());
     }
 
     /// Whether there is none.
     pub fn is_empty(&self) -> bool {
-        self.entries.is_empty()
+        self.runs.is_empty()
     }
 
-    /// The datagrams in the order to send them.
-    pub fn iter(&self) -> impl Iterator<Item = (SocketAddr, &[u8])> {
-        self.entries
-            .iter()
-            .map(|(to, range)| (*to, &self.arena.bytes[range.clone()]))
+    /// How many bytes wait.
+    pub fn bytes(&self) -> usize {
+        self.arena.used
+    }
+
+    /// How many runs there are.
+    pub fn run_count(&self) -> usize {
+        self.runs.len()
+    }
+
+    /// A run by its place in the order to send them.
+    pub fn run(&self, place: usize) -> Option<DatagramRun<'_>> {
+        self.runs.get(place).map(|run| DatagramRun {
+            outer: run.outer,
+            segment: run.segment,
+            bytes: &self.arena.bytes[run.range.clone()],
+        })
+    }
+
+    /// The runs in the order to send them.
+    pub fn runs(&self) -> impl Iterator<Item = DatagramRun<'_>> {
+        (0..self.runs.len()).filter_map(|place| self.run(place))
+    }
+
+    /// The datagrams one by one, with their paths.
+    pub fn iter(&self) -> impl Iterator<Item = (Path, &[u8])> {
+        self.runs().flat_map(|run| {
+            let datagrams = run.bytes.chunks(run.segment.max(1));
+            datagrams.map(move |datagram| (run.outer.path, datagram))
+        })
     }
 
     /// Forgets the datagrams, keeps the memory.
     pub fn clear(&mut self) {
-        self.entries.clear();
+        self.runs.clear();
         self.arena.used = 0;
     }
 }
 
-/// Opened packets for the TUN, in the order to write them.
+/// Opened packets for the TUN, put together where one write can carry several.
 #[derive(Debug, Default)]
 pub struct PacketBatch {
     arena: Arena,
-    entries: Vec<Range<usize>>,
+    coalescer: Coalescer,
 }
 
 impl PacketBatch {
@@ -123,24 +191,27 @@ impl PacketBatch {
     /// Adds the first bytes of the room as a packet.
     pub(crate) fn commit(&mut self, length: usize) {
         let range = self.arena.commit(length);
-        self.entries.push(range);
+        self.coalescer.push(&self.arena.bytes, range);
+    }
+
+    /// Changes what is put together, from the next packet on.
+    pub fn set_merge(&mut self, merge: Merge) {
+        self.coalescer.set_merge(merge);
     }
 
     /// Whether there is no packet.
     pub fn is_empty(&self) -> bool {
-        self.entries.is_empty()
+        self.coalescer.is_empty()
     }
 
-    /// The packets in the order to write them.
-    pub fn iter(&self) -> impl Iterator<Item = &[u8]> {
-        self.entries
-            .iter()
-            .map(|range| &self.arena.bytes[range.clone()])
+    /// What to write to the TUN, in that order.
+    pub fn writes(&mut self) -> impl Iterator<Item = Write<'_>> {
+        self.coalescer.writes(&self.arena.bytes)
     }
 
     /// Forgets the packets, keeps the memory.
     pub fn clear(&mut self) {
-        self.entries.clear();
+        self.coalescer.clear();
         self.arena.used = 0;
     }
 }
@@ -156,12 +227,13 @@ pub struct Parcel {
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum ParcelItem {
     /// A datagram of a peer, as it came from the network.
-    Datagram(SocketAddr),
+    Datagram(Outer),
     /// An initiation, whose sender is found out already: that cost a Diffie-Hellman.
-    Initiation(SocketAddr, PeerIndex),
-    /// A packet, in clear, to be sent to a peer. Only its owner seals it, so that
-    /// nonces leave in order. Room for padding follows it.
-    Packet(PeerIndex),
+    Initiation(Path, PeerIndex),
+    /// A packet, in clear, to be sent to a peer, with what the kernel left to do.
+    /// Only its owner seals it, so that nonces leave in order. Room for padding
+    /// follows it.
+    Packet(PeerIndex, Offload),
 }
 
 impl Parcel {

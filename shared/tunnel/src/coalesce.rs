@@ -84,6 +84,15 @@ struct Open {
     is_verified: bool,
 }
 
+impl Default for Coalescer {
+    fn default() -> Self {
+        Self::new(Merge {
+            tcp: true,
+            udp: true,
+        })
+    }
+}
+
 impl Coalescer {
     /// Empty, with the protocols to merge.
     pub fn new(merge: Merge) -> Self {
@@ -288,6 +297,11 @@ impl<'a> Write<'a> {
     /// How many packets it stands for.
     pub fn packet_count(&self) -> usize {
         self.group.packets
+    }
+
+    /// Whether it is TCP, when it stands for several.
+    pub fn is_tcp(&self) -> bool {
+        self.group.layout.is_tcp
     }
 
     /// The length of all parts together, vnet header apart.

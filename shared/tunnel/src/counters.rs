@@ -58,6 +58,8 @@ counters! {
     SourceMismatch = "source_mismatch",
     /// Packets that would have gone back to the peer they came from.
     Hairpin = "hairpin",
+    /// Packets that met congestion outside and whose sender would not hear of it.
+    Congested = "congested",
     /// Packets that are not well-formed IP.
     NotIp = "not_ip",
     /// Packets from the TUN to a destination that no peer has.

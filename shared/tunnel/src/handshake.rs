@@ -7,12 +7,13 @@
 //! that did gets only so many per second. Nothing here computes a handshake.
 
 use std::collections::{HashMap, VecDeque};
-use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv6Addr};
 use std::time::{Duration, Instant};
 
 use crate::counters::Counter;
 use crate::identity::{COOKIE_REPLY, Identity, Verified};
 use crate::index::PeerIndex;
+use crate::path::Path;
 
 /// The longest handshake message: an initiation.
 pub(crate) const INITIATION: usize = 148;
@@ -31,7 +32,7 @@ const LOADED_FOR: Duration = Duration::from_secs(1);
 /// A handshake message that waits for its turn.
 #[derive(Debug)]
 pub(crate) struct Waiting {
-    pub(crate) from: SocketAddr,
+    pub(crate) from: Path,
     /// The peer it is for, where that is known without a Diffie-Hellman.
     pub(crate) peer: Option<PeerIndex>,
     message: [u8; INITIATION],
@@ -39,7 +40,7 @@ pub(crate) struct Waiting {
 }
 
 impl Waiting {
-    fn new(from: SocketAddr, peer: Option<PeerIndex>, message: &[u8]) -> Self {
+    fn new(from: Path, peer: Option<PeerIndex>, message: &[u8]) -> Self {
         let length = message.len().min(INITIATION);
         let mut copy = [0; INITIATION];
         copy[..length].copy_from_slice(&message[..length]);
@@ -84,7 +85,7 @@ impl HandshakeQueue {
     pub(crate) fn admit_initiation(
         &mut self,
         identity: &Identity,
-        from: SocketAddr,
+        from: Path,
         peer: Option<PeerIndex>,
         message: &[u8],
         now: Instant,
@@ -94,12 +95,12 @@ impl HandshakeQueue {
         }
         if peer.is_none() {
             let loaded = self.is_loaded(now);
-            match identity.verify(from.ip(), message, loaded) {
+            match identity.verify(from.remote.ip(), message, loaded) {
                 Verified::Yes => {}
                 Verified::NeedsCookie(reply) => return Admission::Cookie(reply),
                 Verified::No(reason) => return Admission::Dropped(reason),
             }
-            if loaded && !self.addresses.allow(from.ip(), now) {
+            if loaded && !self.addresses.allow(from.remote.ip(), now) {
                 return Admission::Dropped(Counter::HandshakeRate);
             }
         }
@@ -113,7 +114,7 @@ impl HandshakeQueue {
     pub(crate) fn admit_response(
         &mut self,
         identity: &Identity,
-        from: SocketAddr,
+        from: Path,
         peer: PeerIndex,
         message: &[u8],
     ) -> Admission {
@@ -121,7 +122,7 @@ impl HandshakeQueue {
             return Admission::Dropped(Counter::HandshakeQueueFull);
         }
         let loaded = self.responses.len() >= LOADED_AT;
-        match identity.verify(from.ip(), message, loaded) {
+        match identity.verify(from.remote.ip(), message, loaded) {
             Verified::Yes => {}
             Verified::NeedsCookie(reply) => return Admission::Cookie(reply),
             Verified::No(reason) => return Admission::Dropped(reason),
@@ -198,6 +199,8 @@ impl AddressLimiter {
 mod tests {
     #![expect(clippy::unwrap_used, reason = "a test that fails should panic")]
     #![expect(clippy::disallowed_methods, reason = "a test begins at some time")]
+    use std::net::SocketAddr;
+
     use boringtun::noise::TunnResult;
     use privnet_model::key::PrivateKey;
 
@@ -213,8 +216,8 @@ mod tests {
         }
     }
 
-    fn address(host: u8) -> SocketAddr {
-        SocketAddr::from(([192, 0, 2, host], 51820))
+    fn address(host: u8) -> Path {
+        SocketAddr::from(([192, 0, 2, host], 51820)).into()
     }
 
     #[test]
@@ -306,13 +309,13 @@ mod tests {
         let mut limiter = AddressLimiter::default();
         let now = Instant::now();
         let burst = (0..1000)
-            .filter(|_| limiter.allow(address(1).ip(), now))
+            .filter(|_| limiter.allow(address(1).remote.ip(), now))
             .count();
         assert_eq!(burst, 100);
-        assert!(limiter.allow(address(2).ip(), now));
+        assert!(limiter.allow(address(2).remote.ip(), now));
         let later = now + Duration::from_millis(50);
         let refilled = (0..1000)
-            .filter(|_| limiter.allow(address(1).ip(), later))
+            .filter(|_| limiter.allow(address(1).remote.ip(), later))
             .count();
         assert_eq!(refilled, 10);
     }
@@ -339,6 +342,6 @@ mod tests {
         }
         assert_eq!(limiter.whole_at.len(), AddressLimiter::CAPACITY);
         let later = now + AddressLimiter::INTERVAL;
-        assert!(limiter.allow(address(1).ip(), later));
+        assert!(limiter.allow(address(1).remote.ip(), later));
     }
 }

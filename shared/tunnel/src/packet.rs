@@ -5,6 +5,7 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use crate::checksum;
+use crate::ecn::Ecn;
 
 const IPV4_HEADER: usize = 20;
 const IPV6_HEADER: usize = 40;
@@ -67,6 +68,28 @@ impl<'a> IpPacket<'a> {
         self.bytes[if self.is_v4() { 8 } else { 7 }]
     }
 
+    /// Tells the header of congestion that the packet met on its way here. False
+    /// when the packet must be dropped instead.
+    pub(crate) fn leave_tunnel(&mut self, outer: Ecn) -> bool {
+        let inner = ecn(self.bytes);
+        let Some(left) = inner.leaving(outer) else {
+            return false;
+        };
+        if left != inner {
+            self.set_ecn(left);
+        }
+        true
+    }
+
+    fn set_ecn(&mut self, ecn: Ecn) {
+        if self.is_v4() {
+            let byte = self.bytes[1] & !3 | ecn.bits();
+            self.replace_v4(0, [self.bytes[0], byte]);
+        } else {
+            self.bytes[1] = self.bytes[1] & !0x30 | ecn.bits() << 4;
+        }
+    }
+
     /// Takes one hop away. The IPv4 header checksum is corrected rather than
     /// computed anew (RFC 1624), so a wrong one stays wrong for the receiver to see.
     pub fn decrement_hop_limit(&mut self) {
@@ -74,9 +97,15 @@ impl<'a> IpPacket<'a> {
             self.bytes[7] = self.bytes[7].saturating_sub(1);
             return;
         }
-        let before = u16::from_be_bytes([self.bytes[8], self.bytes[9]]);
-        self.bytes[8] = self.bytes[8].saturating_sub(1);
-        let after = u16::from_be_bytes([self.bytes[8], self.bytes[9]]);
+        let hops = self.bytes[8].saturating_sub(1);
+        self.replace_v4(8, [hops, self.bytes[9]]);
+    }
+
+    /// Replaces a 16-bit word of an IPv4 header and corrects the checksum.
+    fn replace_v4(&mut self, offset: usize, word: [u8; 2]) {
+        let before = u16::from_be_bytes([self.bytes[offset], self.bytes[offset + 1]]);
+        self.bytes[offset..offset + 2].copy_from_slice(&word);
+        let after = u16::from_be_bytes(word);
         let checksum = u16::from_be_bytes([self.bytes[10], self.bytes[11]]);
         let checksum = checksum::corrected(checksum, before, after);
         self.bytes[10..12].copy_from_slice(&checksum.to_be_bytes());
@@ -96,6 +125,15 @@ impl<'a> IpPacket<'a> {
         let mut octets = [0; 16];
         octets.copy_from_slice(&self.bytes[offset..offset + 16]);
         Ipv6Addr::from(octets).into()
+    }
+}
+
+/// What a packet says of congestion; nothing when it is no packet.
+pub(crate) fn ecn(packet: &[u8]) -> Ecn {
+    match packet {
+        [first, second, ..] if first >> 4 == 4 => Ecn::from_traffic_class(*second),
+        [first, second, ..] if first >> 4 == 6 => Ecn::from_traffic_class(second >> 4),
+        _ => Ecn::NOT_ECT,
     }
 }
 

@@ -21,7 +21,7 @@
 
 use std::collections::VecDeque;
 use std::fmt;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -32,9 +32,12 @@ use privnet_model::key::{PresharedKey, PublicKey};
 
 use crate::batch::DatagramBatch;
 use crate::counters::{Counter, Counters};
+use crate::ecn::Ecn;
 use crate::handshake::INITIATION;
 use crate::identity::Identity;
 use crate::index::PeerIndex;
+use crate::packet;
+use crate::path::{Outer, Path};
 use crate::{MESSAGE_OVERHEAD, PADDING};
 
 // WireGuard paper, section 6.1, and the kernel's messages.h.
@@ -86,7 +89,7 @@ pub struct PeerUpdate {
 pub struct Peer {
     index: PeerIndex,
     tunnel: Option<Tunnel>,
-    endpoint: Option<SocketAddr>,
+    path: Option<Path>,
     keepalive: Option<Duration>,
     queue: VecDeque<Vec<u8>>,
     /// Whether there is a session to send with. Asking boringtun costs a reading
@@ -153,7 +156,7 @@ impl Peer {
         Self {
             index,
             tunnel,
-            endpoint,
+            path: endpoint.map(Path::from),
             keepalive,
             queue: VecDeque::new(),
             has_session: false,
@@ -177,7 +180,7 @@ impl Peer {
 
     pub(crate) fn update(&mut self, update: PeerUpdate) {
         if let Some(endpoint) = update.endpoint {
-            self.move_to(endpoint);
+            self.move_to(endpoint.into());
         }
         if let Some(keepalive) = update.keepalive {
             self.keepalive = keepalive;
@@ -200,7 +203,7 @@ impl Peer {
     /// allows; boringtun repeats an unanswered one by itself.
     pub(crate) fn wants_session(&self, now: Instant) -> bool {
         !self.has_session
-            && self.endpoint.is_some()
+            && self.path.is_some()
             && (!self.queue.is_empty() || self.keepalive.is_some())
             && self.may_attempt(now)
     }
@@ -208,7 +211,7 @@ impl Peer {
     /// Seals the packet at the start of `buffer` and puts it out, or keeps it
     /// until there is a session. `PADDING` bytes of room follow the packet.
     pub(crate) fn send(&mut self, buffer: &mut [u8], length: usize, context: &mut Context<'_>) {
-        if self.endpoint.is_none() {
+        if self.path.is_none() {
             context.counters.count(Counter::NoEndpoint);
         } else if self.has_session {
             self.seal(buffer, length, context);
@@ -235,7 +238,7 @@ impl Peer {
     /// Opens a data message into `room`, which is at least as long.
     pub(crate) fn open(
         &mut self,
-        from: SocketAddr,
+        from: Path,
         message: &[u8],
         room: &mut [u8],
         now: Instant,
@@ -276,19 +279,14 @@ impl Peer {
     }
 
     /// Takes an initiation or a response whose MACs are verified.
-    pub(crate) fn handshake(
-        &mut self,
-        from: SocketAddr,
-        message: &[u8],
-        context: &mut Context<'_>,
-    ) {
+    pub(crate) fn handshake(&mut self, from: Path, message: &[u8], context: &mut Context<'_>) {
         self.run_timers(context);
         let Some(tunnel) = &mut self.tunnel else {
             return;
         };
         let room = context.out.space(INITIATION);
         let TunnResult::WriteToNetwork(reply) =
-            tunnel.0.decapsulate(Some(from.ip()), message, room)
+            tunnel.0.decapsulate(Some(from.remote.ip()), message, room)
         else {
             context.counters.count(Counter::HandshakeFailed);
             return;
@@ -302,11 +300,11 @@ impl Peer {
             self.unconfirmed = answered;
             self.last_attempt = Some(context.now);
             self.stats.add_sent(length);
-            context.out.commit(length, from);
+            context.out.commit(length, from.into());
         } else {
             // boringtun's reply is the keepalive that confirms the session.
             self.heard(from, message.len());
-            self.emit(length, context);
+            self.emit(length, Ecn::NOT_ECT, context);
             self.established(Role::Initiator, context.now, context.counters);
         }
         self.refresh_session();
@@ -335,9 +333,19 @@ impl Peer {
         self.keepalive_due = Some(now);
     }
 
+    /// An address of ours is gone: the kernel chooses another from here on, until
+    /// the peer writes to one.
+    pub(crate) fn forget_local(&mut self, address: IpAddr) {
+        if let Some(path) = &mut self.path
+            && path.local == Some(address)
+        {
+            path.local = None;
+        }
+    }
+
     /// Begins a handshake, unless one is under way.
     pub(crate) fn start_handshake(&mut self, context: &mut Context<'_>) {
-        if self.endpoint.is_none() {
+        if self.path.is_none() {
             return;
         }
         self.run_timers(context);
@@ -350,7 +358,7 @@ impl Peer {
             tunnel.0.format_handshake_initiation(room, false)
         {
             let length = message.len();
-            self.emit(length, context);
+            self.emit(length, Ecn::NOT_ECT, context);
         }
     }
 
@@ -377,7 +385,7 @@ impl Peer {
             && self.established.is_some_and(|(since, role)| {
                 role == Role::Initiator && now.duration_since(since) >= REKEY_AFTER_TIME
             });
-        (unanswered || aged) && self.endpoint.is_some() && self.may_attempt(now)
+        (unanswered || aged) && self.path.is_some() && self.may_attempt(now)
     }
 
     /// boringtun's timers. It repeats a handshake without an answer every 5 s,
@@ -391,7 +399,7 @@ impl Peer {
         match tunnel.0.update_timers(room) {
             TunnResult::WriteToNetwork(message) => {
                 let length = message.len();
-                self.emit(length, context);
+                self.emit(length, Ecn::NOT_ECT, context);
             }
             TunnResult::Err(WireGuardError::ConnectionExpired) if !self.has_expired => {
                 // What waited for 90 s is stale. A new packet begins anew.
@@ -404,6 +412,7 @@ impl Peer {
     }
 
     fn seal(&mut self, buffer: &mut [u8], length: usize, context: &mut Context<'_>) {
+        let ecn = packet::ecn(&buffer[..length]);
         let Some(tunnel) = &mut self.tunnel else {
             return;
         };
@@ -419,7 +428,7 @@ impl Peer {
             .space((padded + MESSAGE_OVERHEAD).max(INITIATION));
         if let TunnResult::WriteToNetwork(message) = tunnel.0.encapsulate(&buffer[..padded], room) {
             let sealed = message.len();
-            self.emit(sealed, context);
+            self.emit(sealed, ecn, context);
             if length > 0 {
                 self.answer_due
                     .get_or_insert(context.now + KEEPALIVE_TIMEOUT + REKEY_TIMEOUT);
@@ -428,8 +437,8 @@ impl Peer {
     }
 
     /// Puts out the message that lies in the room of the batch.
-    fn emit(&mut self, length: usize, context: &mut Context<'_>) {
-        let Some(endpoint) = self.endpoint else {
+    fn emit(&mut self, length: usize, ecn: Ecn, context: &mut Context<'_>) {
+        let Some(path) = self.path else {
             return;
         };
         if length == INITIATION && context.out.space(length)[0] == 1 {
@@ -441,7 +450,7 @@ impl Peer {
             self.has_expired = false;
             context.counters.count(Counter::InitiationsSent);
         }
-        context.out.commit(length, endpoint);
+        context.out.commit(length, Outer { path, ecn });
         self.stats.add_sent(length);
         self.last_sent = Some(context.now);
         self.keepalive_due = None;
@@ -458,7 +467,7 @@ impl Peer {
                     .decapsulate(None, &[], context.out.space(MAX_QUEUED_BY_BORINGTUN))
         {
             let length = message.len();
-            self.emit(length, context);
+            self.emit(length, Ecn::NOT_ECT, context);
         }
     }
 
@@ -470,17 +479,19 @@ impl Peer {
     }
 
     /// A new and authentic message came from there.
-    fn heard(&mut self, from: SocketAddr, length: usize) {
+    fn heard(&mut self, from: Path, length: usize) {
         self.stats.add_received(length);
         self.answer_due = None;
-        if self.endpoint != Some(from) {
+        if self.path != Some(from) {
             self.move_to(from);
         }
     }
 
-    fn move_to(&mut self, endpoint: SocketAddr) {
-        self.endpoint = Some(endpoint);
-        self.stats.set_endpoint(self.endpoint);
+    fn move_to(&mut self, path: Path) {
+        if self.path.is_none_or(|before| before.remote != path.remote) {
+            self.stats.set_endpoint(Some(path.remote));
+        }
+        self.path = Some(path);
     }
 
     fn refresh_session(&mut self) {

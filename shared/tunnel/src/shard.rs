@@ -1,6 +1,6 @@
 //! The peers of one worker: bytes and time in, bytes out.
 //!
-//! A worker calls [`Shard::datagram`] for what came from the network,
+//! A worker calls [`Shard::datagrams`] for what came from the network,
 //! [`Shard::packet`] for what came from the TUN, [`Shard::take_parcel`] for what
 //! other workers handed over and [`Shard::tick`] when time has passed. Each call
 //! adds to the [`Outputs`], which the worker writes out once per batch. Nothing
@@ -8,7 +8,7 @@
 //! amount of work.
 
 use std::collections::VecDeque;
-use std::net::SocketAddr;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -19,9 +19,12 @@ use crate::directory::Directory;
 use crate::handshake::{Admission, HandshakeQueue, INITIATION, Waiting};
 use crate::identity::COOKIE_REPLY;
 use crate::index::{PeerIndex, SlotTable};
+use crate::offload::Offload;
 use crate::packet::IpPacket;
+use crate::path::{Outer, Path};
 use crate::peer::{Context, Opened, Peer, PeerUpdate, receiver_at};
 use crate::relay::{self, Verdict};
+use crate::segment::Segments;
 use crate::{MESSAGE_OVERHEAD, PADDING};
 
 const RESPONSE: usize = 92;
@@ -66,6 +69,40 @@ pub struct Shard {
     /// Peers whose handshake is to begin: many may be added at one moment.
     starting: VecDeque<PeerIndex>,
     scan: Scan,
+    routes: Routes,
+}
+
+/// The last answers of the allowed IPs: the packets of a burst have the same
+/// addresses, so one lookup serves them all.
+#[derive(Debug, Default)]
+struct Routes {
+    source: Option<(IpAddr, Option<Target>)>,
+    destination: Option<(IpAddr, Option<Target>)>,
+}
+
+impl Routes {
+    fn source(&mut self, directory: &Directory, address: IpAddr) -> Option<Target> {
+        Self::lookup(&mut self.source, directory, address)
+    }
+
+    fn destination(&mut self, directory: &Directory, address: IpAddr) -> Option<Target> {
+        Self::lookup(&mut self.destination, directory, address)
+    }
+
+    fn lookup(
+        last: &mut Option<(IpAddr, Option<Target>)>,
+        directory: &Directory,
+        address: IpAddr,
+    ) -> Option<Target> {
+        match last {
+            Some((known, target)) if *known == address => *target,
+            _ => {
+                let target = directory.allowed_ips.lookup(address);
+                *last = Some((address, target));
+                target
+            }
+        }
+    }
 }
 
 #[derive(Debug, Default)]
@@ -84,12 +121,21 @@ impl Shard {
             handshakes: HandshakeQueue::default(),
             starting: VecDeque::new(),
             scan: Scan::default(),
+            routes: Routes::default(),
         }
     }
 
     /// Takes over a new common knowledge.
     pub fn set_directory(&mut self, directory: Arc<Directory>) {
         self.directory = directory;
+        self.routes = Routes::default();
+    }
+
+    /// An address of ours is gone: no peer is answered from it any more.
+    pub fn forget_local(&mut self, address: IpAddr) {
+        for peer in self.peers.iter_mut() {
+            peer.forget_local(address);
+        }
     }
 
     /// Takes over a new tunnel MTU.
@@ -126,27 +172,54 @@ impl Shard {
         }
     }
 
-    /// Takes a datagram from the network.
-    pub fn datagram(&mut self, from: SocketAddr, datagram: &[u8], now: Instant, out: &mut Outputs) {
+    /// Takes datagrams from the network that came on one path: all of `segment`
+    /// bytes, but for the last, which may be shorter.
+    pub fn datagrams(
+        &mut self,
+        outer: Outer,
+        segment: usize,
+        bytes: &[u8],
+        now: Instant,
+        out: &mut Outputs,
+    ) {
+        if bytes.is_empty() {
+            self.config.counters.count(Counter::Malformed);
+        }
+        for datagram in bytes.chunks(segment.max(1)) {
+            self.datagram(outer, datagram, now, out);
+        }
+    }
+
+    fn datagram(&mut self, outer: Outer, datagram: &[u8], now: Instant, out: &mut Outputs) {
         match (receiver_at(datagram, 0), datagram.len()) {
-            (Some(4), MESSAGE_OVERHEAD..) => self.data(from, datagram, now, out),
-            (Some(1), INITIATION) => self.initiation(from, None, datagram, now, out),
-            (Some(2), RESPONSE) => self.response(from, datagram, out),
-            (Some(3), COOKIE_REPLY) => self.cookie(from, datagram, out),
+            (Some(4), MESSAGE_OVERHEAD..) => self.data(outer, datagram, now, out),
+            (Some(1), INITIATION) => self.initiation(outer.path, None, datagram, now, out),
+            (Some(2), RESPONSE) => self.response(outer, datagram, out),
+            (Some(3), COOKIE_REPLY) => self.cookie(outer, datagram, out),
             _ => self.config.counters.count(Counter::Malformed),
         }
     }
 
-    /// Takes a packet from the TUN: the first `length` bytes of a buffer in which
-    /// [`PADDING`] bytes of room follow.
-    pub fn packet(&mut self, buffer: &mut [u8], length: usize, now: Instant, out: &mut Outputs) {
+    /// Takes what was read from the TUN: the first `length` bytes of a buffer in
+    /// which [`PADDING`] bytes of room follow, and what the kernel left to do.
+    pub fn packet(
+        &mut self,
+        buffer: &mut [u8],
+        length: usize,
+        offload: Offload,
+        now: Instant,
+        out: &mut Outputs,
+    ) {
         let Some(packet) = buffer.get_mut(..length).and_then(IpPacket::parse) else {
             self.config.counters.count(Counter::NotIp);
             return;
         };
         let length = packet.len();
-        match self.directory.allowed_ips.lookup(packet.destination()) {
-            Some(Target::Peer(peer)) => self.send_to(peer, buffer, length, now, out),
+        match self
+            .routes
+            .destination(&self.directory, packet.destination())
+        {
+            Some(Target::Peer(peer)) => self.send_to(peer, buffer, length, offload, now, out),
             Some(Target::Local) | None => self.config.counters.count(Counter::NoRoute),
         }
     }
@@ -154,11 +227,13 @@ impl Shard {
     /// Takes what another worker handed over, and leaves the parcel empty.
     pub fn take_parcel(&mut self, parcel: &mut Parcel, now: Instant, out: &mut Outputs) {
         parcel.drain(|item, bytes, length| match item {
-            ParcelItem::Datagram(from) => self.datagram(from, &bytes[..length], now, out),
+            ParcelItem::Datagram(outer) => self.datagram(outer, &bytes[..length], now, out),
             ParcelItem::Initiation(from, peer) => {
                 self.initiation(from, Some(peer), &bytes[..length], now, out);
             }
-            ParcelItem::Packet(peer) => self.send_to(peer, bytes, length, now, out),
+            ParcelItem::Packet(peer, offload) => {
+                self.send_to(peer, bytes, length, offload, now, out);
+            }
         });
     }
 
@@ -221,8 +296,8 @@ impl Shard {
         }
     }
 
-    fn data(&mut self, from: SocketAddr, message: &[u8], now: Instant, out: &mut Outputs) {
-        let Some(index) = self.own(from, message, 4, out) else {
+    fn data(&mut self, outer: Outer, message: &[u8], now: Instant, out: &mut Outputs) {
+        let Some(index) = self.own(outer, message, 4, out) else {
             return;
         };
         let Some(peer) = self.peers.get_mut(index) else {
@@ -233,7 +308,7 @@ impl Shard {
         // right; where it goes on to another peer, the room is used again.
         let room = out.packets.space(message.len() + PADDING);
         let counters = &self.config.counters;
-        let opened = peer.open(from, message, room, now, counters);
+        let opened = peer.open(outer.path, message, room, now, counters);
         peer.flush(&mut context(&self.config, now, out));
         let length = match opened {
             Opened::Packet(length) => length,
@@ -248,13 +323,17 @@ impl Shard {
             counters.count(Counter::NotIp);
             return;
         };
-        let allowed_ips = &self.directory.allowed_ips;
-        if allowed_ips.lookup(packet.source()) != Some(Target::Peer(index)) {
+        let routes = &mut self.routes;
+        if routes.source(&self.directory, packet.source()) != Some(Target::Peer(index)) {
             counters.count(Counter::SourceMismatch);
             return;
         }
+        if !packet.leave_tunnel(outer.ecn) {
+            counters.count(Counter::Congested);
+            return;
+        }
         let destination = if self.config.relay {
-            allowed_ips.lookup(packet.destination())
+            routes.destination(&self.directory, packet.destination())
         } else {
             None
         };
@@ -281,7 +360,8 @@ impl Shard {
         let owner = index.owner(self.config.workers);
         if owner != self.config.worker {
             let packet = &out.packets.space(length)[..length];
-            if !out.parcels[owner].push(ParcelItem::Packet(index), packet) {
+            let item = ParcelItem::Packet(index, Offload::default());
+            if !out.parcels[owner].push(item, packet) {
                 self.config.counters.count(Counter::RingFull);
             }
             return;
@@ -300,18 +380,21 @@ impl Shard {
         self.start_if_wanted(index, now);
     }
 
-    /// Sends a packet to a peer, or hands it to the peer's owner.
+    /// Sends a packet, or the segments of one, to a peer; or hands it to the
+    /// peer's owner as it is.
     fn send_to(
         &mut self,
         index: PeerIndex,
         buffer: &mut [u8],
         length: usize,
+        offload: Offload,
         now: Instant,
         out: &mut Outputs,
     ) {
         let owner = index.owner(self.config.workers);
         if owner != self.config.worker {
-            if !out.parcels[owner].push(ParcelItem::Packet(index), &buffer[..length]) {
+            let item = ParcelItem::Packet(index, offload);
+            if !out.parcels[owner].push(item, &buffer[..length]) {
                 self.config.counters.count(Counter::RingFull);
             }
             return;
@@ -320,13 +403,20 @@ impl Shard {
             self.config.counters.count(Counter::NoRoute);
             return;
         };
-        peer.send(buffer, length, &mut context(&self.config, now, out));
+        let Ok(mut segments) = Segments::new(buffer, length, offload) else {
+            self.config.counters.count(Counter::NotIp);
+            return;
+        };
+        let mut context = context(&self.config, now, out);
+        while let Some((segment, length)) = segments.next_segment() {
+            peer.send(segment, length, &mut context);
+        }
         self.start_if_wanted(index, now);
     }
 
     fn initiation(
         &mut self,
-        from: SocketAddr,
+        from: Path,
         peer: Option<PeerIndex>,
         message: &[u8],
         now: Instant,
@@ -342,8 +432,8 @@ impl Shard {
         self.settle(admission, from, out);
     }
 
-    fn response(&mut self, from: SocketAddr, message: &[u8], out: &mut Outputs) {
-        let Some(index) = self.own(from, message, 8, out) else {
+    fn response(&mut self, outer: Outer, message: &[u8], out: &mut Outputs) {
+        let Some(index) = self.own(outer, message, 8, out) else {
             return;
         };
         let expected = receiver_at(message, 8).is_some_and(|receiver| {
@@ -357,12 +447,12 @@ impl Shard {
         };
         let admission = self
             .handshakes
-            .admit_response(identity, from, index, message);
-        self.settle(admission, from, out);
+            .admit_response(identity, outer.path, index, message);
+        self.settle(admission, outer.path, out);
     }
 
-    fn cookie(&mut self, from: SocketAddr, message: &[u8], out: &mut Outputs) {
-        let Some(index) = self.own(from, message, 4, out) else {
+    fn cookie(&mut self, outer: Outer, message: &[u8], out: &mut Outputs) {
+        let Some(index) = self.own(outer, message, 4, out) else {
             return;
         };
         match self.peers.get_mut(index).map(|peer| peer.cookie(message)) {
@@ -372,7 +462,7 @@ impl Shard {
         }
     }
 
-    fn settle(&self, admission: Admission, from: SocketAddr, out: &mut Outputs) {
+    fn settle(&self, admission: Admission, from: Path, out: &mut Outputs) {
         match admission {
             Admission::Queued => {}
             Admission::Cookie(reply) => {
@@ -429,7 +519,7 @@ impl Shard {
     /// The peer that a message names, if it is ours; else its owner gets the message.
     fn own(
         &self,
-        from: SocketAddr,
+        outer: Outer,
         message: &[u8],
         offset: usize,
         out: &mut Outputs,
@@ -439,7 +529,7 @@ impl Shard {
         if owner == self.config.worker {
             return Some(index);
         }
-        if !out.parcels[owner].push(ParcelItem::Datagram(from), message) {
+        if !out.parcels[owner].push(ParcelItem::Datagram(outer), message) {
             self.config.counters.count(Counter::RingFull);
         }
         None

@@ -19,6 +19,7 @@ use anyhow::Context;
 use clap::Parser;
 use nix::sys::signal::{SigSet, Signal};
 use privnet_dataplane::{Device, DeviceConfig, UapiAccess};
+use privnet_model::offload::Offload;
 use tracing_subscriber::EnvFilter;
 
 /// A userspace WireGuard interface, to be configured with `wg`.
@@ -40,6 +41,10 @@ struct Arguments {
     /// Relay packets from one peer to another without the kernel's routing
     #[arg(long)]
     relay: bool,
+
+    /// An offload to do without (may be given several times)
+    #[arg(long, value_name = "OFFLOAD", value_parser = Offload::ALL.map(Offload::as_str))]
+    without: Vec<String>,
 
     /// Say "ready" on standard output when the interface is there
     #[arg(long, hide = true)]
@@ -115,6 +120,10 @@ fn run(arguments: &Arguments) -> anyhow::Result<()> {
         fwmark: None,
         workers: arguments.workers,
         relay: arguments.relay,
+        offloads: Offload::ALL
+            .into_iter()
+            .filter(|offload| !arguments.without.contains(&offload.to_string()))
+            .collect(),
         local: BTreeSet::new(),
         uapi: Some(UapiAccess::ReadWrite),
     })

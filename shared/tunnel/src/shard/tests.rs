@@ -10,6 +10,8 @@ use ipnet::IpNet;
 use privnet_model::key::{PresharedKey, PrivateKey, PublicKey};
 use proptest::prelude::*;
 
+use std::net::SocketAddr;
+
 use super::*;
 use crate::allowed_ips::AllowedIps;
 use crate::identity::Identity;
@@ -135,12 +137,19 @@ impl Node {
         let mut buffer = packet.to_vec();
         buffer.resize(packet.len() + PADDING, 0xaa);
         let worker = self.next_worker();
-        self.shards[worker].packet(&mut buffer, packet.len(), now, &mut self.outs[worker]);
+        self.shards[worker].packet(
+            &mut buffer,
+            packet.len(),
+            Offload::default(),
+            now,
+            &mut self.outs[worker],
+        );
     }
 
     fn receive(&mut self, from: SocketAddr, datagram: &[u8], now: Instant) {
         let worker = self.next_worker();
-        self.shards[worker].datagram(from, datagram, now, &mut self.outs[worker]);
+        let outer = Path::from(from).into();
+        self.shards[worker].datagrams(outer, datagram.len(), datagram, now, &mut self.outs[worker]);
     }
 
     /// Ticks what wants to, passes parcels on, and takes the outputs.
@@ -154,12 +163,12 @@ impl Node {
                     shard.tick(now, out);
                     idle = false;
                 }
-                for (to, datagram) in out.datagrams.iter() {
-                    sent.push((to, datagram.to_vec()));
+                for (path, datagram) in out.datagrams.iter() {
+                    sent.push((path.remote, datagram.to_vec()));
                 }
                 out.datagrams.clear();
-                for packet in out.packets.iter() {
-                    self.tun.push(packet.to_vec());
+                for write in out.packets.writes() {
+                    self.tun.extend(write.packets().map(<[u8]>::to_vec));
                 }
                 out.packets.clear();
                 self.knocks.append(&mut out.knocks);
@@ -507,7 +516,14 @@ fn a_source_of_our_own_side_is_dropped_even_from_a_peer_with_everything_behind_i
     let length = stolen.len();
     stolen.resize(length + PADDING, 0);
     let hub = &mut world.nodes[2];
-    hub.shards[0].send_to(peer, &mut stolen, length, now, &mut hub.outs[0]);
+    hub.shards[0].send_to(
+        peer,
+        &mut stolen,
+        length,
+        Offload::default(),
+        now,
+        &mut hub.outs[0],
+    );
     world.settle();
     assert!(world.tun(1).is_empty());
     assert_eq!(world.nodes[1].count(Counter::SourceMismatch), 1);
@@ -575,7 +591,7 @@ fn handshakes_of_many_peers_begin_a_few_at_a_time() {
         node.add(key, SocketAddr::from(([192, 0, 2, seed], 1)), knows, now);
     }
     node.shards[0].tick(now, &mut node.outs[0]);
-    assert_eq!(node.outs[0].datagrams.len(), HANDSHAKES_PER_TICK);
+    assert_eq!(node.outs[0].datagrams.iter().count(), HANDSHAKES_PER_TICK);
     assert_eq!(node.shards[0].next_tick(now), Some(now));
     assert_eq!(node.turn(now).len(), 20);
 }

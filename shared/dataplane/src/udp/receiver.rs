@@ -1,0 +1,149 @@
+//! Receiving: many messages per system call, each of which may hold many
+//! datagrams of one path that the kernel put together (`UDP_GRO`).
+
+use std::io;
+use std::mem::MaybeUninit;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6};
+use std::os::fd::{AsRawFd, BorrowedFd};
+
+use privnet_tunnel::{Outer, Path};
+
+use super::ancillary::Ancillary;
+use super::{BATCH, message_header};
+use crate::epoll::check;
+
+/// The largest message there is, rounded up. Only the pages that messages really
+/// fill become memory.
+const MESSAGE: usize = 1 << 16;
+
+/// About what one batch brings: enough to coalesce well, and little enough to be
+/// still in the cache when it is worked on, and not to keep others waiting long.
+const BATCH_BYTES: usize = 256 << 10;
+
+/// Messages that are asked for at least, however large they are.
+const LEAST: usize = 4;
+
+/// Buffers to receive one batch into.
+pub(crate) struct Receiver {
+    buffers: Vec<u8>,
+    names: Vec<MaybeUninit<libc::sockaddr_storage>>,
+    ancillaries: Vec<Ancillary>,
+    vectors: Vec<libc::iovec>,
+    headers: Vec<libc::mmsghdr>,
+    /// How many messages to ask for, by the size of the last ones.
+    wanted: usize,
+}
+
+impl Receiver {
+    pub(crate) fn new() -> Self {
+        Self {
+            buffers: vec![0; BATCH * MESSAGE],
+            names: vec![MaybeUninit::zeroed(); BATCH],
+            ancillaries: vec![Ancillary::EMPTY; BATCH],
+            vectors: Vec::with_capacity(BATCH),
+            headers: Vec::with_capacity(BATCH),
+            wanted: BATCH,
+        }
+    }
+
+    /// Receives what is there, at most a batch, and hands each message over: what
+    /// its outer headers said, the size of its datagrams, and the datagrams.
+    pub(crate) fn receive(
+        &mut self,
+        socket: BorrowedFd<'_>,
+        mut take: impl FnMut(Outer, usize, &[u8]),
+    ) -> io::Result<()> {
+        let wanted = self.wanted;
+        // The pointers are made anew for each call, so that none outlives a borrow.
+        self.vectors.clear();
+        self.headers.clear();
+        for buffer in self.buffers.chunks_exact_mut(MESSAGE).take(wanted) {
+            self.vectors.push(libc::iovec {
+                iov_base: buffer.as_mut_ptr().cast(),
+                iov_len: buffer.len(),
+            });
+        }
+        let places = self.names.iter_mut().zip(&mut self.ancillaries);
+        for ((name, ancillary), vector) in places.zip(self.vectors.iter_mut()) {
+            let mut header = message_header(
+                name.as_mut_ptr().cast(),
+                size_of::<libc::sockaddr_storage>(),
+                vector,
+            );
+            ancillary.attach(&mut header.msg_hdr, true);
+            self.headers.push(header);
+        }
+        // SAFETY: every header points to its own name, ancillary data and vector,
+        // every vector to its own buffer, all alive and borrowed by us for the call.
+        let result = check(unsafe {
+            libc::recvmmsg(
+                socket.as_raw_fd(),
+                self.headers.as_mut_ptr(),
+                self.headers.len() as libc::c_uint,
+                libc::MSG_DONTWAIT as _,
+                std::ptr::null_mut(),
+            )
+        });
+        let count = match result {
+            Ok(count) => count as usize,
+            Err(error)
+                if matches!(
+                    error.kind(),
+                    io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted
+                ) =>
+            {
+                return Ok(());
+            }
+            Err(error) => return Err(error),
+        };
+        let mut bytes = 0;
+        for (place, header) in self.headers[..count].iter().enumerate() {
+            let length = (header.msg_len as usize).min(MESSAGE);
+            bytes += length;
+            let ancillary = &mut self.ancillaries[place];
+            // Its type differs among C libraries.
+            #[expect(clippy::unnecessary_cast, reason = "musl has another type here")]
+            ancillary.set_length(header.msg_hdr.msg_controllen as usize);
+            // SAFETY: zeroed when made and only ever overwritten by the kernel
+            // with a socket address, so every byte is initialised.
+            let name = unsafe { self.names[place].assume_init_ref() };
+            if let Some(remote) = socket_address(name) {
+                let (outer, segment) = ancillary.received(Path::from(remote));
+                let start = place * MESSAGE;
+                let datagrams = &self.buffers[start..start + length];
+                take(outer, segment.unwrap_or(length), datagrams);
+            }
+        }
+        let average = bytes.div_ceil(count.max(1)).max(1);
+        self.wanted = (BATCH_BYTES / average).clamp(LEAST, BATCH);
+        Ok(())
+    }
+}
+
+fn socket_address(storage: &libc::sockaddr_storage) -> Option<SocketAddr> {
+    let storage = &raw const *storage;
+    // SAFETY: a sockaddr_storage is large enough and aligned for any address, is
+    // initialised whole, and its family says which it holds.
+    unsafe {
+        match libc::c_int::from((*storage).ss_family) {
+            libc::AF_INET => {
+                let address = &*storage.cast::<libc::sockaddr_in>();
+                Some(SocketAddr::V4(SocketAddrV4::new(
+                    Ipv4Addr::from(u32::from_be(address.sin_addr.s_addr)),
+                    u16::from_be(address.sin_port),
+                )))
+            }
+            libc::AF_INET6 => {
+                let address = &*storage.cast::<libc::sockaddr_in6>();
+                Some(SocketAddr::V6(SocketAddrV6::new(
+                    Ipv6Addr::from(address.sin6_addr.s6_addr),
+                    u16::from_be(address.sin6_port),
+                    // The flow label is the path's, not the peer's.
+                    0,
+                    address.sin6_scope_id,
+                )))
+            }
+            _ => None,
+        }
+    }
+}

@@ -1,0 +1,343 @@
+//! Sending: many messages per system call, each of them a run of datagrams that
+//! the kernel cuts up (`UDP_SEGMENT`), and what to do when it refuses one.
+
+use std::collections::HashMap;
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::ops::Range;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::time::{Duration, Instant};
+
+use privnet_model::offload::Offload;
+use privnet_tunnel::{Counter, Counters, DatagramBatch, Outer};
+use socket2::SockAddr;
+
+use super::ancillary::Ancillary;
+use super::{BATCH, UdpSockets, message_header};
+use crate::epoll::check;
+use crate::offloads::Switches;
+
+/// How long full socket buffers may hold the worker up, per batch, before
+/// datagrams are dropped.
+const PATIENCE: Duration = Duration::from_millis(10);
+
+/// How long a path is taken for one that refuses segments of our size.
+const NARROW_FOR: Duration = Duration::from_secs(600);
+
+/// Narrow paths remembered at most.
+const NARROW_PATHS: usize = 4096;
+
+/// Headers to send one batch of datagrams with.
+pub(crate) struct Sender {
+    messages: Vec<Message>,
+    names: Vec<SockAddr>,
+    ancillaries: Vec<Ancillary>,
+    vectors: Vec<libc::iovec>,
+    headers: Vec<libc::mmsghdr>,
+    /// Where the kernel refused to cut a run up, since its segments are larger
+    /// than the path takes: such datagrams go one by one, and in fragments.
+    narrow: HashMap<SocketAddr, Instant>,
+    /// Addresses of ours from which nothing can be sent any more.
+    lost: Vec<IpAddr>,
+}
+
+/// One message: a run of the batch, or one datagram of it.
+#[derive(Debug, Clone)]
+struct Message {
+    outer: Outer,
+    /// The size to cut it up by.
+    segment: Option<u16>,
+    run: usize,
+    range: Range<usize>,
+}
+
+/// What sending needs from the worker.
+pub(crate) struct Surroundings<'a> {
+    pub(crate) sockets: &'a UdpSockets,
+    pub(crate) counters: &'a Counters,
+    pub(crate) switches: &'a Switches,
+    pub(crate) now: Instant,
+}
+
+impl Sender {
+    pub(crate) fn new() -> Self {
+        Self {
+            messages: Vec::with_capacity(BATCH),
+            names: Vec::with_capacity(BATCH),
+            ancillaries: Vec::with_capacity(BATCH),
+            vectors: Vec::with_capacity(BATCH),
+            headers: Vec::with_capacity(BATCH),
+            narrow: HashMap::new(),
+            lost: Vec::new(),
+        }
+    }
+
+    /// Sends the whole batch, each family through its socket. What the kernel
+    /// refuses is counted and lost, as on any network.
+    pub(crate) fn send(&mut self, batch: &DatagramBatch, around: &Surroundings<'_>) {
+        let mut deadline = None;
+        for (v6, socket) in [
+            (false, Some(&around.sockets.v4)),
+            (true, around.sockets.v6.as_ref()),
+        ] {
+            let mut next = 0;
+            while next < batch.run_count() {
+                next = self.fill(batch, next, v6, around);
+                if self.messages.is_empty() {
+                    break;
+                }
+                match socket {
+                    Some(socket) => {
+                        self.send_messages(socket.as_fd(), batch, &mut deadline, around)
+                    }
+                    None => {
+                        let lost = self.messages.iter().map(Message::datagrams).sum();
+                        around.counters.add(Counter::SendFailed, lost);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Addresses of ours that were found gone since the last call.
+    pub(crate) fn take_lost(&mut self) -> impl Iterator<Item = IpAddr> + '_ {
+        self.lost.drain(..)
+    }
+
+    /// Lists messages for the runs from `next` on, and returns from which run on
+    /// to go on after them.
+    fn fill(
+        &mut self,
+        batch: &DatagramBatch,
+        mut next: usize,
+        v6: bool,
+        around: &Surroundings<'_>,
+    ) -> usize {
+        self.messages.clear();
+        let segments = around.switches.is_on(Offload::UdpGso);
+        while let Some(run) = batch.run(next)
+            && self.messages.len() < BATCH
+        {
+            if run.outer.path.remote.is_ipv6() == v6 {
+                let whole = 0..run.bytes.len();
+                let single = run.bytes.len() <= run.segment;
+                if single || segments && !self.is_narrow(&run.outer, around.now) {
+                    self.messages.push(Message {
+                        outer: run.outer,
+                        segment: if single {
+                            None
+                        } else {
+                            u16::try_from(run.segment).ok()
+                        },
+                        run: next,
+                        range: whole,
+                    });
+                } else {
+                    self.messages
+                        .extend(singles(run.outer, next, whole, run.segment));
+                }
+            }
+            next += 1;
+        }
+        next
+    }
+
+    fn send_messages(
+        &mut self,
+        socket: BorrowedFd<'_>,
+        batch: &DatagramBatch,
+        deadline: &mut Option<Instant>,
+        around: &Surroundings<'_>,
+    ) {
+        self.make_headers(batch);
+        let mut sent = 0;
+        while sent < self.headers.len() {
+            let rest = &mut self.headers[sent..];
+            // SAFETY: the headers point to names, ancillary data and vectors of
+            // ours and to the batch's bytes, all alive and unmoved since
+            // `make_headers`; `rest` is valid for its length.
+            let result = check(unsafe {
+                libc::sendmmsg(
+                    socket.as_raw_fd(),
+                    rest.as_mut_ptr(),
+                    rest.len() as libc::c_uint,
+                    libc::MSG_DONTWAIT as _,
+                )
+            });
+            match result {
+                Ok(count) => sent += count as usize,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    // The buffer is full: the path is slower than we are. A short
+                    // wait lets it drain, as a blocking socket would.
+                    let now = Instant::now();
+                    let until = *deadline.get_or_insert(now + PATIENCE);
+                    if now >= until {
+                        let lost = self.messages[sent..].iter().map(Message::datagrams).sum();
+                        around.counters.add(Counter::SendFailed, lost);
+                        return;
+                    }
+                    wait_writable(socket, until - now);
+                }
+                Err(error) => {
+                    if let Some(message) = self.messages.get(sent).cloned() {
+                        self.recover(socket, batch, message, error, around);
+                    }
+                    sent += 1;
+                }
+            }
+        }
+    }
+
+    fn make_headers(&mut self, batch: &DatagramBatch) {
+        self.names.clear();
+        self.ancillaries.clear();
+        self.vectors.clear();
+        self.headers.clear();
+        for message in &self.messages {
+            self.names.push(SockAddr::from(message.outer.path.remote));
+            self.ancillaries
+                .push(Ancillary::for_sending(&message.outer, message.segment));
+            self.vectors.push(vector(message.bytes(batch)));
+        }
+        let places = self.names.iter().zip(&mut self.ancillaries);
+        for ((name, ancillary), vector) in places.zip(self.vectors.iter_mut()) {
+            let mut header =
+                message_header(name.as_ptr().cast_mut().cast(), name.len() as usize, vector);
+            ancillary.attach(&mut header.msg_hdr, false);
+            self.headers.push(header);
+        }
+    }
+
+    /// Tries a refused message again without what may be the reason.
+    fn recover(
+        &mut self,
+        socket: BorrowedFd<'_>,
+        batch: &DatagramBatch,
+        mut message: Message,
+        mut error: io::Error,
+        around: &Surroundings<'_>,
+    ) {
+        if let Some(local) = message.outer.path.local {
+            message.outer.path.local = None;
+            match send_one(socket, batch, &message) {
+                Ok(()) => {
+                    tracing::debug!(address = %local, %error, "nothing goes out from this address any more");
+                    self.lost.push(local);
+                    return;
+                }
+                Err(other) => error = other,
+            }
+        }
+        if let Some(segment) = message.segment
+            && matches!(
+                error.raw_os_error(),
+                Some(libc::EIO | libc::EINVAL | libc::EMSGSIZE | libc::EOPNOTSUPP)
+            )
+        {
+            let range = message.range.clone();
+            let mut failed = 0;
+            for single in singles(message.outer, message.run, range, segment.into()) {
+                failed += u64::from(send_one(socket, batch, &single).is_err());
+            }
+            around.counters.add(Counter::SendFailed, failed);
+            if failed == 0 {
+                match error.raw_os_error() {
+                    // Segments larger than what this path takes.
+                    Some(libc::EINVAL | libc::EMSGSIZE) => {
+                        self.remember_narrow(message.outer.path.remote, around.now);
+                    }
+                    // No checksum offload below, for one.
+                    _ => around.switches.refused(Offload::UdpGso, &error),
+                }
+            }
+            return;
+        }
+        // An unreachable network, a firewall: it is this path's trouble.
+        around
+            .counters
+            .add(Counter::SendFailed, message.datagrams());
+    }
+
+    fn is_narrow(&self, outer: &Outer, now: Instant) -> bool {
+        self.narrow
+            .get(&outer.path.remote)
+            .is_some_and(|until| now < *until)
+    }
+
+    fn remember_narrow(&mut self, remote: SocketAddr, now: Instant) {
+        if self.narrow.len() >= NARROW_PATHS {
+            self.narrow.retain(|_, until| now < *until);
+        }
+        if self.narrow.len() < NARROW_PATHS {
+            self.narrow.insert(remote, now + NARROW_FOR);
+        }
+    }
+}
+
+impl Message {
+    fn bytes<'a>(&self, batch: &'a DatagramBatch) -> &'a [u8] {
+        let run = batch.run(self.run);
+        run.and_then(|run| run.bytes.get(self.range.clone()))
+            .unwrap_or_default()
+    }
+
+    fn datagrams(&self) -> u64 {
+        let segment = self.segment.map_or(usize::MAX, usize::from);
+        self.range.len().div_ceil(segment).max(1) as u64
+    }
+}
+
+/// The datagrams of a run as messages of their own.
+fn singles(
+    outer: Outer,
+    run: usize,
+    range: Range<usize>,
+    segment: usize,
+) -> impl Iterator<Item = Message> {
+    let end = range.end;
+    range.step_by(segment.max(1)).map(move |start| Message {
+        outer,
+        segment: None,
+        run,
+        range: start..(start + segment).min(end),
+    })
+}
+
+fn send_one(socket: BorrowedFd<'_>, batch: &DatagramBatch, message: &Message) -> io::Result<()> {
+    let name = SockAddr::from(message.outer.path.remote);
+    let mut ancillary = Ancillary::for_sending(&message.outer, message.segment);
+    let mut vector = vector(message.bytes(batch));
+    let mut header = message_header(
+        name.as_ptr().cast_mut().cast(),
+        name.len() as usize,
+        &mut vector,
+    );
+    ancillary.attach(&mut header.msg_hdr, false);
+    // SAFETY: the header points to a name, ancillary data, a vector and bytes that
+    // all live through the call.
+    let result = unsafe { libc::sendmsg(socket.as_raw_fd(), &header.msg_hdr, libc::MSG_DONTWAIT) };
+    if result < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(())
+}
+
+fn vector(bytes: &[u8]) -> libc::iovec {
+    libc::iovec {
+        // The kernel only reads from it.
+        iov_base: bytes.as_ptr().cast_mut().cast(),
+        iov_len: bytes.len(),
+    }
+}
+
+fn wait_writable(socket: BorrowedFd<'_>, patience: Duration) {
+    let mut poll = libc::pollfd {
+        fd: socket.as_raw_fd(),
+        events: libc::POLLOUT,
+        revents: 0,
+    };
+    let milliseconds = patience.as_nanos().div_ceil(1_000_000) as libc::c_int;
+    // SAFETY: one valid pollfd, as told.
+    unsafe { libc::poll(&mut poll, 1, milliseconds) };
+}
