@@ -68,6 +68,32 @@ pub fn settle() -> Result<String> {
     ))
 }
 
+/// Calls `end` with the exit code for it when a signal asks this process to end.
+/// As the first process of its namespace it is sent no signal that it does not ask
+/// for; when it ends, everything in the namespace ends.
+pub fn on_end_signal(end: impl FnOnce(i32) + Send + 'static) -> Result<()> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_io()
+        .build()?;
+    let (mut interrupt, mut terminate) = {
+        let _guard = runtime.enter();
+        (
+            signal(SignalKind::interrupt())?,
+            signal(SignalKind::terminate())?,
+        )
+    };
+    std::thread::spawn(move || {
+        end(runtime.block_on(async {
+            tokio::select! {
+                _ = interrupt.recv() => 130,
+                _ = terminate.recv() => 143,
+            }
+        }));
+    });
+    Ok(())
+}
+
 fn require_tun() -> Result<()> {
     let tun = Path::new("/dev/net/tun");
     if let Err(error) = std::fs::File::options().read(true).write(true).open(tun) {

@@ -61,6 +61,21 @@ pub fn moto_server() -> Result<PathBuf> {
     Ok(path)
 }
 
+/// The path of an installed tool.
+pub fn tool(name: &str) -> Result<PathBuf> {
+    require_tools(&[name])?;
+    find_tool(name).with_context(|| format!("{name} is gone"))
+}
+
+/// The path of one of the bench's peers, in the cache directory.
+pub fn bench_tool(name: &str) -> Result<PathBuf> {
+    let path = cache_directory()?.join("bench-tools/bin").join(name);
+    if !path.is_file() {
+        bail!("{} is missing (make bench installs it)", path.display());
+    }
+    Ok(path)
+}
+
 /// A tool's path: from `PATH`, and from where Debian puts what only root was
 /// meant to use, which is not in an ordinary user's `PATH`.
 fn find_tool(name: &str) -> Option<PathBuf> {

@@ -83,36 +83,18 @@ fn run(arguments: &Arguments) -> Result<ExitCode> {
     })
 }
 
-/// As the first process of its namespace this one is sent no signal that it does
-/// not ask for. When it ends, everything in the namespace ends. The flag says that
-/// all is shown and the signal the expected end.
+/// A signal ends it with an error, except where the flag says that all is shown and
+/// the signal the expected end.
 fn end_on_signals() -> Result<Arc<AtomicBool>> {
-    use tokio::signal::unix::{SignalKind, signal};
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_io()
-        .build()?;
-    let (mut interrupt, mut terminate) = {
-        let _guard = runtime.enter();
-        (
-            signal(SignalKind::interrupt())?,
-            signal(SignalKind::terminate())?,
-        )
-    };
     let all_shown = Arc::new(AtomicBool::new(false));
     let flag = Arc::clone(&all_shown);
-    std::thread::spawn(move || {
-        let code = runtime.block_on(async {
-            tokio::select! {
-                _ = interrupt.recv() => 130,
-                _ = terminate.recv() => 143,
-            }
-        });
+    isolation::on_end_signal(move |code| {
         std::process::exit(if flag.load(Ordering::Relaxed) {
             0
         } else {
             code
         });
-    });
+    })?;
     Ok(all_shown)
 }
 

@@ -1,0 +1,220 @@
+//! What is compared: programs that make a WireGuard interface in user space, and
+//! plain routing without any tunnel as the ceiling.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::str::FromStr;
+
+use anyhow::{Context, Result, bail};
+use clap::ValueEnum;
+use privnet_tests::process::run;
+use privnet_tests::programs;
+
+/// The implementations that take part by themselves.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Known {
+    /// No tunnel: what the kernel's routing and the traffic itself cost
+    Plain,
+    /// Ours, as it is shipped
+    Privnet,
+    /// Debian's wireguard-go
+    WireguardGo,
+    /// boringtun-cli of the crate registry
+    Boringtun,
+    /// gotatun-cli of the crate registry
+    Gotatun,
+}
+
+impl Known {
+    /// Its name in results.
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
+            Self::Plain => "plain",
+            Self::Privnet => "privnet",
+            Self::WireguardGo => "wireguard-go",
+            Self::Boringtun => "boringtun",
+            Self::Gotatun => "gotatun",
+        }
+    }
+}
+
+/// A further program, given on the command line.
+#[derive(Debug, Clone)]
+pub(crate) struct Named {
+    name: String,
+    path: PathBuf,
+}
+
+impl FromStr for Named {
+    type Err = anyhow::Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        let (name, path) = text.split_once('=').context("expected NAME=PATH")?;
+        // It becomes part of the names of namespaces and files.
+        let good = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '.';
+        if name.is_empty() || name.len() > 20 || !name.chars().all(good) {
+            bail!("a name is up to 20 letters, digits, dots and hyphens");
+        }
+        if Known::value_variants().iter().any(|one| one.name() == name) {
+            bail!("{name} takes part already: choose another name");
+        }
+        Ok(Self {
+            name: name.to_owned(),
+            path: std::path::absolute(path)?,
+        })
+    }
+}
+
+/// One side of the comparison.
+#[derive(Debug, Clone)]
+pub(crate) struct Implementation {
+    name: String,
+    program: Option<Program>,
+}
+
+/// A program that makes a WireGuard interface.
+#[derive(Debug, Clone)]
+pub(crate) struct Program {
+    /// Its file.
+    pub(crate) path: PathBuf,
+    /// What keeps it in the foreground; the interface's name follows.
+    pub(crate) arguments: &'static [&'static str],
+    /// What a hub is given as well. The others forward by the kernel's routing.
+    pub(crate) relay: &'static [&'static str],
+}
+
+impl Implementation {
+    /// One that takes part by itself; an error when its program is missing.
+    pub(crate) fn known(known: Known) -> Result<Self> {
+        let program = match known {
+            Known::Plain => None,
+            Known::Privnet => Some(Program::privnet(released("privnet-wg")?)),
+            Known::WireguardGo => Some(Program::wireguard_go(programs::tool("wireguard-go")?)),
+            Known::Boringtun => Some(Program::drops_privileges(programs::bench_tool(
+                "boringtun-cli",
+            )?)),
+            Known::Gotatun => Some(Program::drops_privileges(programs::bench_tool("gotatun")?)),
+        };
+        Ok(Self {
+            name: known.name().to_owned(),
+            program,
+        })
+    }
+
+    /// One given on the command line.
+    pub(crate) fn named(named: &Named) -> Result<Self> {
+        if !named.path.is_file() {
+            bail!("there is no program {}", named.path.display());
+        }
+        let path = named.path.clone();
+        let file = path.file_name().unwrap_or_default().to_string_lossy();
+        let ours = file.starts_with("privnet-wg");
+        Ok(Self {
+            name: named.name.clone(),
+            program: Some(if ours {
+                Program::privnet(path)
+            } else {
+                Program::wireguard_go(path)
+            }),
+        })
+    }
+
+    /// Its name in results.
+    pub(crate) fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Its program; none for plain routing.
+    pub(crate) fn program(&self) -> Option<&Program> {
+        self.program.as_ref()
+    }
+
+    /// Whether there are processes whose time can be measured.
+    pub(crate) fn has_processes(&self) -> bool {
+        self.program.is_some()
+    }
+
+    /// What it says of its version.
+    pub(crate) fn version(&self) -> Option<String> {
+        let program = self.program()?;
+        let said = run(Command::new(&program.path).arg("--version")).ok()?;
+        said.lines().next().map(|line| line.trim().to_owned())
+    }
+}
+
+impl Program {
+    fn privnet(path: PathBuf) -> Self {
+        Self {
+            path,
+            arguments: &["-f"],
+            relay: &["--relay"],
+        }
+    }
+
+    fn wireguard_go(path: PathBuf) -> Self {
+        Self {
+            path,
+            arguments: &["-f"],
+            relay: &[],
+        }
+    }
+
+    /// As root these become another user unless told not to, and then could not
+    /// be configured.
+    fn drops_privileges(path: PathBuf) -> Self {
+        Self {
+            path,
+            arguments: &["-f", "--disable-drop-privileges"],
+            relay: &[],
+        }
+    }
+}
+
+/// Our program as it is shipped: what is measured is never a debug build. The
+/// bench itself may be one, in `debug` beside `release`.
+fn released(name: &str) -> Result<PathBuf> {
+    let directory = programs::directory()?;
+    let path = directory.with_file_name("release").join(name);
+    if std::env::var_os("PRIVNET_BIN_DIR").is_some() {
+        return programs::ours(name);
+    }
+    require(&path)?;
+    Ok(path)
+}
+
+fn require(path: &Path) -> Result<()> {
+    if !path.is_file() {
+        bail!(
+            "{} is missing: cargo build --release -p privnet-dataplane (make bench does it)",
+            path.display()
+        );
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "a test that fails should panic")]
+    use super::*;
+
+    #[test]
+    fn a_further_program_has_a_name_of_its_own() {
+        let named: Named = "before=/bin/true".parse().unwrap();
+        assert_eq!(Implementation::named(&named).unwrap().name(), "before");
+        for wrong in ["/bin/true", "=/bin/true", "privnet=/bin/true", "a/b=/bin/true"] {
+            assert!(wrong.parse::<Named>().is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn only_a_build_of_ours_relays_by_itself() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("privnet-wg-before");
+        std::fs::write(&path, "").unwrap();
+        let named = |path: &Path| format!("x={}", path.display()).parse::<Named>().unwrap();
+        let ours = Implementation::named(&named(&path)).unwrap();
+        assert_eq!(ours.program().unwrap().relay, ["--relay"]);
+        let other = Implementation::named(&named(Path::new("/bin/true"))).unwrap();
+        assert!(other.program().unwrap().relay.is_empty());
+    }
+}
