@@ -55,7 +55,13 @@ pub(crate) fn judge(results: &Results) -> Vec<Judgement> {
 struct Figures<'a>(&'a Results);
 
 impl Figures<'_> {
-    fn of(&self, who: Known, topology: Topology, workload: Workload, metric: Metric) -> Option<f64> {
+    fn of(
+        &self,
+        who: Known,
+        topology: Topology,
+        workload: Workload,
+        metric: Metric,
+    ) -> Option<f64> {
         let spread = self.0.spread(topology, workload, who.name(), metric)?;
         Some(spread.median)
     }
@@ -204,7 +210,10 @@ mod tests {
         // Without the peer there is nothing to compare with, but the target stands.
         let alone = results(&[cpu("privnet", 5.0)], &[]);
         assert_eq!(find(&alone, "1/9 of boringtun's").met, None);
-        assert_eq!(find(&alone, "gateway, one TCP flow: CPU per GB a third").met, Some(false));
+        assert_eq!(
+            find(&alone, "gateway, one TCP flow: CPU per GB a third").met,
+            Some(false)
+        );
     }
 
     #[test]
@@ -218,8 +227,14 @@ mod tests {
                 percent,
             )
         };
-        assert_eq!(find(&results(&[arrived(100.0)], &[]), "whole").met, Some(true));
-        assert_eq!(find(&results(&[arrived(99.999)], &[]), "whole").met, Some(false));
+        assert_eq!(
+            find(&results(&[arrived(100.0)], &[]), "whole").met,
+            Some(true)
+        );
+        assert_eq!(
+            find(&results(&[arrived(99.999)], &[]), "whole").met,
+            Some(false)
+        );
     }
 
     #[test]
@@ -233,7 +248,10 @@ mod tests {
                 ms,
             )
         };
-        let goal = find(&results(&[ping("plain", 0.05), ping("privnet", 0.2)], &[]), "idle");
+        let goal = find(
+            &results(&[ping("plain", 0.05), ping("privnet", 0.2)], &[]),
+            "idle",
+        );
         assert_eq!((goal.limit, goal.met), (Some(0.25), Some(true)));
     }
 

@@ -201,7 +201,12 @@ mod tests {
     fn a_further_program_has_a_name_of_its_own() {
         let named: Named = "before=/bin/true".parse().unwrap();
         assert_eq!(Implementation::named(&named).unwrap().name(), "before");
-        for wrong in ["/bin/true", "=/bin/true", "privnet=/bin/true", "a/b=/bin/true"] {
+        for wrong in [
+            "/bin/true",
+            "=/bin/true",
+            "privnet=/bin/true",
+            "a/b=/bin/true",
+        ] {
             assert!(wrong.parse::<Named>().is_err(), "{wrong}");
         }
     }

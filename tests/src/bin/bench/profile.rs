@@ -153,7 +153,11 @@ impl Frame {
 /// What a sample is, from its stack, innermost frame first.
 fn group(stack: &[Frame]) -> Option<Group> {
     let innermost = stack.first()?;
-    let within = |parts: &[&str]| stack.iter().any(|frame| frame.kernel && frame.is_any(parts));
+    let within = |parts: &[&str]| {
+        stack
+            .iter()
+            .any(|frame| frame.kernel && frame.is_any(parts))
+    };
     if innermost.is_any(&["chacha20", "poly1305", "chacha", "Poly1305"]) {
         return Some(Group::Cipher);
     }
@@ -161,13 +165,24 @@ fn group(stack: &[Frame]) -> Option<Group> {
         return Some(Group::Checksum);
     }
     let copies = [
-        "copy_user", "copy_from_user", "copy_to_user", "copy_to_iter", "copy_from_iter",
-        "rep_movs", "memcpy", "memmove",
+        "copy_user",
+        "copy_from_user",
+        "copy_to_user",
+        "copy_to_iter",
+        "copy_from_iter",
+        "rep_movs",
+        "memcpy",
+        "memmove",
     ];
     if innermost.kernel {
         return Some(if innermost.is_any(&copies) {
             Group::KernelCopy
-        } else if within(&["try_to_wake_up", "ep_poll_callback", "__wake_up", "schedule"]) {
+        } else if within(&[
+            "try_to_wake_up",
+            "ep_poll_callback",
+            "__wake_up",
+            "schedule",
+        ]) {
             Group::WakeUp
         } else if within(&["softirq", "net_rx_action"]) {
             Group::Softirq
@@ -230,13 +245,19 @@ mod tests {
     use super::*;
 
     fn stack(lines: &[&str]) -> Vec<Frame> {
-        lines.iter().map(|line| Frame::parse(line).unwrap()).collect()
+        lines
+            .iter()
+            .map(|line| Frame::parse(line).unwrap())
+            .collect()
     }
 
     #[test]
     fn a_frame_has_a_symbol_and_knows_the_kernel() {
         let frame = Frame::parse("  ffffffff81a0 copy_user_generic ([kernel.kallsyms])").unwrap();
-        assert_eq!((frame.symbol.as_str(), frame.kernel), ("copy_user_generic", true));
+        assert_eq!(
+            (frame.symbol.as_str(), frame.kernel),
+            ("copy_user_generic", true)
+        );
         let frame =
             Frame::parse("  55d0 <privnet::A as core::B<u8>>::run (/x/privnet-wg)").unwrap();
         assert_eq!(frame.symbol, "<privnet::A as core::B<u8>>::run");
@@ -248,7 +269,11 @@ mod tests {
     fn the_work_of_waking_another_counts_as_that_wherever_it_ends() {
         let kernel = |symbol: &str| format!("ff {symbol} ([kernel.kallsyms])");
         let lock = kernel("_raw_spin_lock");
-        let wake = [lock.clone(), kernel("try_to_wake_up"), kernel("udp_queue_rcv_skb")];
+        let wake = [
+            lock.clone(),
+            kernel("try_to_wake_up"),
+            kernel("udp_queue_rcv_skb"),
+        ];
         let wake: Vec<&str> = wake.iter().map(String::as_str).collect();
         assert_eq!(group(&stack(&wake)), Some(Group::WakeUp));
         let send = [lock, kernel("udp_sendmsg")];
@@ -259,9 +284,18 @@ mod tests {
     #[test]
     fn user_code_is_told_apart_by_its_crate() {
         let of = |symbol: &str| group(&stack(&[&format!("55 {symbol} (/x/privnet-wg)")]));
-        assert_eq!(of("ring_core_0_17__chacha20_poly1305_seal_avx2"), Some(Group::Cipher));
-        assert_eq!(of("boringtun::noise::Tunn::encapsulate"), Some(Group::Boringtun));
-        assert_eq!(of("privnet_tunnel::shard::Shard::packet"), Some(Group::OurCode));
+        assert_eq!(
+            of("ring_core_0_17__chacha20_poly1305_seal_avx2"),
+            Some(Group::Cipher)
+        );
+        assert_eq!(
+            of("boringtun::noise::Tunn::encapsulate"),
+            Some(Group::Boringtun)
+        );
+        assert_eq!(
+            of("privnet_tunnel::shard::Shard::packet"),
+            Some(Group::OurCode)
+        );
         assert_eq!(of("__memmove_avx_unaligned_erms"), Some(Group::UserCopy));
     }
 

@@ -141,11 +141,7 @@ struct Memory {
 
 impl Results {
     /// Results of nothing yet.
-    pub(crate) fn new(
-        implementations: &[Implementation],
-        rounds: u32,
-        length: Duration,
-    ) -> Self {
+    pub(crate) fn new(implementations: &[Implementation], rounds: u32, length: Duration) -> Self {
         Self {
             machine: Machine::read(),
             mtu: MTU,
@@ -197,8 +193,9 @@ impl Results {
             workload,
             implementation,
         } = key;
-        self.failures
-            .push(format!("{implementation}, {topology}, {workload}: {error:#}"));
+        self.failures.push(format!(
+            "{implementation}, {topology}, {workload}: {error:#}"
+        ));
     }
 
     /// Compares with the goals.
@@ -293,10 +290,8 @@ impl Machine {
     /// What the kernel tells; a figure that it does not tell is `unknown`.
     fn read() -> Self {
         let read = |path: &str| {
-            std::fs::read_to_string(path).map_or_else(
-                |_| "unknown".to_owned(),
-                |text| text.trim().to_owned(),
-            )
+            std::fs::read_to_string(path)
+                .map_or_else(|_| "unknown".to_owned(), |text| text.trim().to_owned())
         };
         let processors = read("/proc/cpuinfo");
         let model = processors
@@ -330,7 +325,10 @@ pub(crate) mod tests {
                 implementation: (*implementation).to_owned(),
             };
             results.add(key, Sample::from([(*metric, *value)]));
-            if !results.implementations().any(|(name, _)| name == *implementation) {
+            if !results
+                .implementations()
+                .any(|(name, _)| name == *implementation)
+            {
                 results.implementations.push(Participant {
                     name: (*implementation).to_owned(),
                     version: None,
@@ -346,9 +344,16 @@ pub(crate) mod tests {
 
     #[test]
     fn a_figure_is_the_median_of_its_rounds() {
-        let at = (Topology::Relay, Workload::Tcp1, "privnet", Metric::Throughput);
+        let at = (
+            Topology::Relay,
+            Workload::Tcp1,
+            "privnet",
+            Metric::Throughput,
+        );
         let figures = [3.0, 1.0, 9.0].map(|value| (at.0, at.1, at.2, at.3, value));
-        let spread = results(&figures, &[]).spread(at.0, at.1, at.2, at.3).unwrap();
+        let spread = results(&figures, &[])
+            .spread(at.0, at.1, at.2, at.3)
+            .unwrap();
         let expected = Spread {
             median: 3.0,
             min: 1.0,

@@ -56,10 +56,22 @@ impl Workload {
             Self::Bidir => Some(&["--bidir"]),
             // Bursts overflow the default buffer of the receiver, whoever delivers them.
             Self::Udp1360 => Some(&[
-                "--udp", "--length", "1360", "--bitrate", "500M", "--window", "2M",
+                "--udp",
+                "--length",
+                "1360",
+                "--bitrate",
+                "500M",
+                "--window",
+                "2M",
             ]),
             Self::Udp128 => Some(&[
-                "--udp", "--length", "128", "--bitrate", "0", "--window", "2M",
+                "--udp",
+                "--length",
+                "128",
+                "--bitrate",
+                "0",
+                "--window",
+                "2M",
             ]),
             Self::Ping => None,
         }
