@@ -3,7 +3,9 @@
 #   make demo          shows Privnet at work on a simulated internet; KEEP=1: stays up until Ctrl-C
 #   make test          everything that CI checks
 #   make lint          the part of it that runs nothing
-#   make bench         the benchmarks
+#   make bench         the data plane beside other userspace WireGuards (20 minutes; tests/BENCH.md), then
+#                      the benches of single parts; BENCH=--quick: 3 minutes; BENCH=--help: what else there is
+#   make profile       where the data plane spends its time (needs perf)
 #   make build         all programs, tests and benches, as the demo and the tests use them
 #   make release       the programs as they are shipped
 #
@@ -18,7 +20,7 @@ export AWS_EC2_METADATA_DISABLED = true
 
 ALL := --workspace --all-targets --locked
 
-.PHONY: demo test lint bench build release setup
+.PHONY: demo test lint bench profile build release setup
 
 demo: build
 	@exec "$(CARGO_TARGET_DIR)/debug/demo" $(if $(KEEP),--keep)
@@ -40,8 +42,19 @@ build: setup
 release: setup
 	cargo build --release --workspace --bins --locked
 
+# Only these packages: nothing that is measured needs the AWS SDK, and what is measured is as shipped.
 bench: setup
-	cargo bench -p privnet-tests --locked
+	@tests/setup-bench
+	cargo build --release -p privnet-dataplane --locked
+	cargo build -p privnet-tests --bin bench --locked
+	"$(CARGO_TARGET_DIR)/debug/bench" $(BENCH)
+	cargo bench -p privnet-tests --bench '*' --locked
+
+profile: setup
+	@tests/setup-bench
+	cargo build --profile profiling -p privnet-dataplane --locked
+	cargo build -p privnet-tests --bin bench --locked
+	"$(CARGO_TARGET_DIR)/debug/bench" --perf $(or $(BENCH),--only privnet --workload tcp1 --seconds 20)
 
 setup:
 	@tests/setup

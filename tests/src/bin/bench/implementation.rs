@@ -1,7 +1,7 @@
 //! What is compared: programs that make a WireGuard interface in user space, and
 //! plain routing without any tunnel as the ceiling.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::Command;
 use std::str::FromStr;
 
@@ -9,6 +9,11 @@ use anyhow::{Context, Result, bail};
 use clap::ValueEnum;
 use privnet_tests::process::run;
 use privnet_tests::programs;
+
+/// The cargo profile of what is shipped.
+pub(crate) const RELEASE: &str = "release";
+/// The cargo profile of the same with symbols.
+pub(crate) const PROFILING: &str = "profiling";
 
 /// The implementations that take part by themselves.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -84,11 +89,12 @@ pub(crate) struct Program {
 }
 
 impl Implementation {
-    /// One that takes part by itself; an error when its program is missing.
-    pub(crate) fn known(known: Known) -> Result<Self> {
+    /// One that takes part by itself, ours as this cargo profile builds it; an
+    /// error when its program is missing.
+    pub(crate) fn known(known: Known, profile: &str) -> Result<Self> {
         let program = match known {
             Known::Plain => None,
-            Known::Privnet => Some(Program::privnet(released("privnet-wg")?)),
+            Known::Privnet => Some(Program::privnet(built(profile)?)),
             Known::WireguardGo => Some(Program::wireguard_go(programs::tool("wireguard-go")?)),
             Known::Boringtun => Some(Program::drops_privileges(programs::bench_tool(
                 "boringtun-cli",
@@ -170,31 +176,30 @@ impl Program {
     }
 }
 
-/// Our program as it is shipped: what is measured is never a debug build. The
-/// bench itself may be one, in `debug` beside `release`.
-fn released(name: &str) -> Result<PathBuf> {
+/// Our program as the cargo profile builds it: what is measured is never a debug
+/// build, though the bench itself is one, in `debug` beside `release`.
+fn built(profile: &str) -> Result<PathBuf> {
     let directory = programs::directory()?;
-    let path = directory.with_file_name("release").join(name);
-    if std::env::var_os("PRIVNET_BIN_DIR").is_some() {
-        return programs::ours(name);
-    }
-    require(&path)?;
-    Ok(path)
-}
-
-fn require(path: &Path) -> Result<()> {
+    let path = directory.with_file_name(profile).join("privnet-wg");
     if !path.is_file() {
         bail!(
-            "{} is missing: cargo build --release -p privnet-dataplane (make bench does it)",
-            path.display()
+            "{} is missing: cargo build --profile {profile} -p privnet-dataplane (make {} does it)",
+            path.display(),
+            if profile == PROFILING {
+                "profile"
+            } else {
+                "bench"
+            }
         );
     }
-    Ok(())
+    Ok(path)
 }
 
 #[cfg(test)]
 mod tests {
     #![expect(clippy::unwrap_used, reason = "a test that fails should panic")]
+    use std::path::Path;
+
     use super::*;
 
     #[test]

@@ -30,7 +30,7 @@ use anyhow::{Context, Result};
 use clap::Parser;
 use privnet_tests::{isolation, programs};
 
-use crate::implementation::{Implementation, Known, Named};
+use crate::implementation::{Implementation, Known, Named, PROFILING, RELEASE};
 use crate::network::{Network, Topology};
 use crate::results::{Key, Results};
 use crate::workload::Workload;
@@ -93,11 +93,10 @@ impl Arguments {
     }
 
     fn implementations(&self) -> Result<Vec<Implementation>> {
-        // With `--also` alone, what was asked for is not everything else as well.
-        let known = chosen(&self.only);
-        known
+        let profile = if self.perf { PROFILING } else { RELEASE };
+        chosen(&self.only)
             .into_iter()
-            .map(Implementation::known)
+            .map(|known| Implementation::known(known, profile))
             .chain(self.also.iter().map(Implementation::named))
             .collect()
     }
