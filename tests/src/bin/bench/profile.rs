@@ -161,7 +161,7 @@ fn group(stack: &[Frame]) -> Option<Group> {
             .iter()
             .any(|frame| frame.kernel && frame.is_any(parts))
     };
-    if innermost.is_any(&["chacha20", "poly1305", "chacha", "Poly1305"]) {
+    if innermost.is_any(&["chacha20", "poly1305", "ring::aead"]) {
         return Some(Group::Cipher);
     }
     if innermost.is_any(&["csum", "checksum"]) {

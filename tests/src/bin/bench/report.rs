@@ -71,7 +71,7 @@ fn table(text: &mut String, results: &Results, topology: Topology, workload: Wor
         }
         // How we compare, for the two figures that the goals are about.
         if matches!(metric, Metric::Throughput | Metric::TunnelCpu) {
-            rows[0].push("privnet".to_owned());
+            rows[0].push("privnet is".to_owned());
             let ours = spread(Known::Privnet.name(), metric);
             for (row, name) in rows[1..].iter_mut().zip(&names) {
                 row.push(ratio(ours, spread(name, metric)));
@@ -191,10 +191,10 @@ mod tests {
         );
         let text = text(&results);
         let expected = "
-gateway, one TCP flow            Gbit/s  privnet  tunnel CPU-s/GB  privnet
-  privnet              3.00 (2.00–4.00)   × 1.00             2.50   × 1.00
-  boringtun                        0.25  × 12.00            25.00   1/10.0
-  plain                            9.00    1/3.0                –        –
+gateway, one TCP flow            Gbit/s  privnet is  tunnel CPU-s/GB  privnet is
+  privnet              3.00 (2.00–4.00)      × 1.00             2.50      × 1.00
+  boringtun                        0.25     × 12.00            25.00      1/10.0
+  plain                            9.00       1/3.0                –           –
 
 gateway, most memory of the spoke's tunnel, MB: privnet 6.0
 ";
