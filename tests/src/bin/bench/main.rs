@@ -158,13 +158,17 @@ fn run(arguments: &Arguments) -> Result<ExitCode> {
 
     let mut results = Results::new(&implementations, arguments.rounds(), arguments.length());
     for topology in topologies {
-        measure(
+        let measured = measure(
             topology,
             &implementations,
             &workloads,
             arguments,
             &mut results,
-        )?;
+        );
+        if let Err(error) = measured {
+            // What was measured before is worth having.
+            results.fail(&topology.to_string(), &error);
+        }
     }
     results.judge();
     let json = arguments.json()?;
@@ -210,8 +214,11 @@ fn measure(
                 ));
                 match workload.run(&networks[which], arguments.length()) {
                     Ok(sample) => results.add(key, sample),
-                    Err(error) => {
-                        results.fail(&key, &error);
+                    Err(mut error) => {
+                        if let Err(ended) = networks[which].check() {
+                            error = error.context(ended.to_string());
+                        }
+                        results.fail(&key.to_string(), &error);
                         // What it left behind must not spoil what comes.
                         networks.remove(which);
                         let again = Network::start(topology, &implementations[which])?;

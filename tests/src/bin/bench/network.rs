@@ -223,6 +223,11 @@ impl Network {
         &self.tunnels
     }
 
+    /// An error if a tunnel's process has ended.
+    pub(crate) fn check(&mut self) -> Result<()> {
+        self.tunnels.iter_mut().try_for_each(Process::check)
+    }
+
     /// The largest memory that the spoke's tunnel has had so far.
     pub(crate) fn spoke_peak_bytes(&self) -> Result<Option<u64>> {
         let Some(spoke) = self.tunnels.first() else {
@@ -282,8 +287,12 @@ impl Gateway {
     /// Starts a tunnel's process, with its interface up and without peers.
     fn start(&self, program: &Program, more: &[&str]) -> Result<Process> {
         let arguments = program.arguments.iter().chain(more).chain(&[TUNNEL]);
-        let mut process = self.namespace.start("wg", &program.path, arguments)?;
         let socket = self.namespace.directory().join("wireguard/wg0.sock");
+        // A predecessor that was killed leaves its own.
+        if socket.exists() {
+            std::fs::remove_file(&socket)?;
+        }
+        let mut process = self.namespace.start("wg", &program.path, arguments)?;
         wait_until("the WireGuard socket", PATIENCE, || {
             process.check()?;
             Ok(socket.exists().then_some(()))

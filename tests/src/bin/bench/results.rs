@@ -2,6 +2,7 @@
 //! they come to, and the same as JSON.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::path::Path;
 use std::time::Duration;
 
@@ -95,6 +96,16 @@ pub(crate) struct Key {
     pub(crate) implementation: String,
 }
 
+impl fmt::Display for Key {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "{}, {}, {}",
+            self.implementation, self.topology, self.workload
+        )
+    }
+}
+
 /// All of a run of the bench.
 #[derive(Debug, Serialize)]
 pub(crate) struct Results {
@@ -186,16 +197,9 @@ impl Results {
         });
     }
 
-    /// Notes a run that did not work.
-    pub(crate) fn fail(&mut self, key: &Key, error: &anyhow::Error) {
-        let Key {
-            topology,
-            workload,
-            implementation,
-        } = key;
-        self.failures.push(format!(
-            "{implementation}, {topology}, {workload}: {error:#}"
-        ));
+    /// Notes what did not work.
+    pub(crate) fn fail(&mut self, what: &str, error: &anyhow::Error) {
+        self.failures.push(format!("{what}: {error:#}"));
     }
 
     /// Compares with the goals.
