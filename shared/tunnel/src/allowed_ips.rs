@@ -1,11 +1,15 @@
 //! Allowed IPs: which peer a destination goes to, and which peer a source may
 //! come from. An immutable snapshot over all peers, looked up by the longest
 //! prefix; a change builds a new one. It knows nothing of peers but their index.
+//!
+//! Prefixes nest, so they cut the address space into stretches, each with one
+//! longest prefix. A lookup is a search for the stretch, in a flat B-tree: one
+//! cache line per level for IPv4, five levels for 100,000 prefixes, one for ten,
+//! and no more for long prefixes than for short ones, as a trie would have.
 
 use std::net::IpAddr;
 
-use ipnet::{IpNet, Ipv4Net, Ipv6Net};
-use prefix_trie::PrefixMap;
+use ipnet::IpNet;
 
 use crate::index::PeerIndex;
 
@@ -21,36 +25,162 @@ pub enum Target {
 /// The longest-prefix snapshot of a device.
 #[derive(Debug, Default)]
 pub struct AllowedIps {
-    v4: PrefixMap<Ipv4Net, Target>,
-    v6: PrefixMap<Ipv6Net, Target>,
+    v4: Stretches<u32>,
+    v6: Stretches<u128>,
 }
 
 impl AllowedIps {
     /// Builds the snapshot. Of equal prefixes the last one holds.
     pub fn new(prefixes: impl IntoIterator<Item = (IpNet, Target)>) -> Self {
-        let mut table = Self::default();
+        let (mut v4, mut v6) = (Vec::new(), Vec::new());
         for (prefix, target) in prefixes {
             match prefix {
-                IpNet::V4(prefix) => table.v4.insert(prefix.trunc(), target),
-                IpNet::V6(prefix) => table.v6.insert(prefix.trunc(), target),
-            };
+                IpNet::V4(prefix) => {
+                    v4.push((prefix.network().into(), prefix.broadcast().into(), target));
+                }
+                IpNet::V6(prefix) => {
+                    v6.push((prefix.network().into(), prefix.broadcast().into(), target));
+                }
+            }
         }
-        table
+        Self {
+            v4: Stretches::new(v4),
+            v6: Stretches::new(v6),
+        }
     }
 
     /// Whose the address is, by the longest prefix that contains it.
     pub fn lookup(&self, address: IpAddr) -> Option<Target> {
         match address {
-            IpAddr::V4(address) => self.v4.get_lpm(&Ipv4Net::from(address)).map(|hit| *hit.1),
-            IpAddr::V6(address) => self.v6.get_lpm(&Ipv6Net::from(address)).map(|hit| *hit.1),
+            IpAddr::V4(address) => self.v4.lookup(address.into()),
+            IpAddr::V6(address) => self.v6.lookup(address.into()),
         }
     }
+}
+
+/// An address as a number.
+trait Address: Copy + Ord {
+    const LAST: Self;
+
+    fn next(self) -> Option<Self>;
+}
+
+impl Address for u32 {
+    const LAST: Self = Self::MAX;
+
+    fn next(self) -> Option<Self> {
+        self.checked_add(1)
+    }
+}
+
+impl Address for u128 {
+    const LAST: Self = Self::MAX;
+
+    fn next(self) -> Option<Self> {
+        self.checked_add(1)
+    }
+}
+
+/// Keys in a node of the tree: for IPv4 a cache line.
+const KEYS: usize = 16;
+
+/// The address space of one family, cut wherever the longest prefix changes.
+#[derive(Debug)]
+struct Stretches<A> {
+    /// Where each stretch begins, in order, on the last level; on each level above
+    /// it the first key of every node below. What is left of the last node of a
+    /// level is filled with the last address.
+    levels: Vec<Vec<[A; KEYS]>>,
+    /// Whose each stretch is.
+    targets: Vec<Option<Target>>,
+}
+
+impl<A> Default for Stretches<A> {
+    fn default() -> Self {
+        Self {
+            levels: Vec::new(),
+            targets: Vec::new(),
+        }
+    }
+}
+
+impl<A: Address> Stretches<A> {
+    /// From the first and last address of each prefix.
+    fn new(mut prefixes: Vec<(A, A, Target)>) -> Self {
+        if prefixes.is_empty() {
+            return Self::default();
+        }
+        // A prefix comes after those that contain it, and of equals the last wins.
+        prefixes.sort_by(|a, b| a.0.cmp(&b.0).then(b.1.cmp(&a.1)));
+        let mut stretches = Vec::with_capacity(prefixes.len() * 2 + 1);
+        let mut around: Vec<(A, Target)> = Vec::new();
+        let mut begin = |at: A, target: Option<Target>| match stretches.last_mut() {
+            Some((last, old)) if *last == at => *old = target,
+            _ => stretches.push((at, target)),
+        };
+        for (first, last, target) in prefixes {
+            leave(&mut around, Some(first), &mut begin);
+            begin(first, Some(target));
+            around.push((last, target));
+        }
+        leave(&mut around, None, &mut begin);
+        stretches.dedup_by_key(|stretch| stretch.1);
+        Self::tree(stretches)
+    }
+
+    fn tree(stretches: Vec<(A, Option<Target>)>) -> Self {
+        let mut levels = Vec::new();
+        let (mut keys, targets): (Vec<A>, Vec<_>) = stretches.into_iter().unzip();
+        loop {
+            let level: Vec<[A; KEYS]> = keys.chunks(KEYS).map(node).collect();
+            keys = level.iter().map(|keys| keys[0]).collect();
+            levels.push(level);
+            if keys.len() <= 1 {
+                break;
+            }
+        }
+        levels.reverse();
+        Self { levels, targets }
+    }
+
+    fn lookup(&self, address: A) -> Option<Target> {
+        let mut place = 0;
+        for level in &self.levels {
+            // The filling, too, is not beyond the last address of all.
+            let number = place.min(level.len() - 1);
+            let before = level[number].iter().filter(|key| **key <= address).count();
+            // Only on the first level can there be none, before all prefixes.
+            place = number * KEYS + before.checked_sub(1)?;
+        }
+        self.targets.get(place).or(self.targets.last()).copied()?
+    }
+}
+
+/// Ends the innermost prefixes that do not reach the address, or all: after each
+/// it is the one around it that holds.
+fn leave<A: Address>(
+    around: &mut Vec<(A, Target)>,
+    address: Option<A>,
+    begin: &mut impl FnMut(A, Option<Target>),
+) {
+    while let Some((last, _)) = around.pop_if(|(last, _)| address.is_none_or(|at| *last < at)) {
+        if let Some(next) = last.next() {
+            begin(next, around.last().map(|(_, target)| *target));
+        }
+    }
+}
+
+fn node<A: Address>(keys: &[A]) -> [A; KEYS] {
+    let mut node = [A::LAST; KEYS];
+    node[..keys.len()].copy_from_slice(keys);
+    node
 }
 
 #[cfg(test)]
 mod tests {
     use std::net::{Ipv4Addr, Ipv6Addr};
 
+    use ipnet::{Ipv4Net, Ipv6Net};
     use proptest::prelude::*;
 
     use super::*;
@@ -94,6 +224,55 @@ mod tests {
             (v6(), 0u8..=128)
                 .prop_map(|(address, length)| IpNet::new_assert(address.into(), length)),
         ]
+    }
+
+    #[test]
+    fn the_ends_of_the_address_space_belong_to_their_prefixes() {
+        let (one, two) = (PeerIndex::new(1, 0), PeerIndex::new(2, 0));
+        let ends = ["0.0.0.0", "255.255.255.255", "::"];
+        let ends = ends.map(|end| end.parse::<IpAddr>().ok());
+        let ends = ends
+            .into_iter()
+            .flatten()
+            .chain([Ipv6Addr::from(u128::MAX).into()]);
+        for end in ends {
+            assert_eq!(AllowedIps::default().lookup(end), None);
+            let whole = IpNet::new_assert(end, 0).trunc();
+            let table = AllowedIps::new([(whole, Target::Peer(one))]);
+            assert_eq!(table.lookup(end), Some(Target::Peer(one)));
+            let table = AllowedIps::new([(end.into(), Target::Peer(two)), (whole, Target::Local)]);
+            assert_eq!(table.lookup(end), Some(Target::Peer(two)));
+            let table = AllowedIps::new([(end.into(), Target::Local)]);
+            assert_eq!(table.lookup(end), Some(Target::Local));
+        }
+    }
+
+    #[test]
+    fn many_prefixes_make_levels_that_all_lead_to_the_right_one() {
+        // Every second network, up to the last address there is.
+        for count in [15u32, 16, 17, 129, 2_049, 40_000] {
+            let spacing = (1u64 << 32) / u64::from(count);
+            let network = |number: u32| (u64::from(number) * spacing) as u32;
+            let peer = |number: u32| Target::Peer(PeerIndex::new(number as u16, 0));
+            let table = AllowedIps::new((0..count).flat_map(|number| {
+                let v4 = Ipv4Net::new_assert(network(number).into(), 32);
+                let v6 = Ipv6Net::new_assert((u128::from(network(number)) << 96).into(), 64);
+                [(v4.into(), peer(number)), (v6.into(), peer(number))]
+            }));
+            for number in 0..count {
+                let at = network(number);
+                let v4 = |at: u32| table.lookup(Ipv4Addr::from(at).into());
+                assert_eq!(v4(at), Some(peer(number)));
+                assert_eq!(v4(at.wrapping_add(1)), None);
+                assert_eq!(v4(at.wrapping_sub(1)), None);
+                let v6 = |at: u128| table.lookup(Ipv6Addr::from(at).into());
+                let at = u128::from(at) << 96;
+                assert_eq!(v6(at), Some(peer(number)));
+                assert_eq!(v6(at | u128::from(u64::MAX)), Some(peer(number)));
+                assert_eq!(v6(at + (1 << 64)), None);
+                assert_eq!(v6(at.wrapping_sub(1)), None);
+            }
+        }
     }
 
     proptest! {

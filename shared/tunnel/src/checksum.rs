@@ -12,7 +12,10 @@ use std::ops::Add;
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Sum(u16);
 
-/// No sum over this many bytes overflows a lane of [`native`], and it is even.
+/// How many 32-bit words are summed side by side: two registers of SSE2 or NEON.
+const LANES: usize = 8;
+
+/// No sum over this many bytes overflows a lane, and it is even.
 const BLOCK: usize = 1 << 16;
 
 impl Sum {
@@ -82,38 +85,51 @@ pub fn corrected(checksum: u16, before: u16, after: u16) -> u16 {
 
 /// The sum of the 16-bit words in the machine's byte order.
 fn native(bytes: &[u8]) -> u16 {
-    const LANES: usize = 8;
     let mut total = 0u64;
     for block in bytes.chunks(BLOCK) {
-        let (chunks, rest) = block.as_chunks::<{ 4 * LANES }>();
-        // Each lane sums 32-bit words modulo 2^32, and their upper halves apart.
-        // The sum of the lower halves, which fits, is then the difference. That
-        // is one instruction less than to split each word, and SSE2 has all three.
-        let mut words = [0u32; LANES];
-        let mut uppers = [0u32; LANES];
-        for chunk in chunks {
-            let (quads, _) = chunk.as_chunks::<4>();
-            for ((word, upper), quad) in words.iter_mut().zip(&mut uppers).zip(quads) {
-                let value = u32::from_ne_bytes(*quad);
-                *word = word.wrapping_add(value);
-                *upper = upper.wrapping_add(value >> 16);
-            }
+        let (chunks, rest) = block.as_chunks();
+        // Headers have none.
+        if !chunks.is_empty() {
+            total += lanes(chunks);
         }
-        for (word, upper) in words.into_iter().zip(uppers) {
-            total += u64::from(word.wrapping_sub(upper << 16)) + u64::from(upper);
-        }
-        let (quads, tail) = rest.as_chunks::<4>();
+        let (quads, tail) = rest.as_chunks();
         for quad in quads {
             total += u64::from(u32::from_ne_bytes(*quad));
         }
-        let mut last = [0; 4];
-        last[..tail.len()].copy_from_slice(tail);
+        let last = match *tail {
+            [a] => [a, 0, 0, 0],
+            [a, b] => [a, b, 0, 0],
+            [a, b, c] => [a, b, c, 0],
+            _ => [0; 4],
+        };
         total += u64::from(u32::from_ne_bytes(last));
     }
-    while total > u64::from(u16::MAX) {
-        total = (total & 0xffff) + (total >> 16);
+    // 2^16 is one more than the modulus, so upper parts count like lower ones.
+    total = (total & 0xffff_ffff) + (total >> 32);
+    total = (total & 0xffff) + (total >> 16 & 0xffff) + (total >> 32);
+    total = (total & 0xffff) + (total >> 16);
+    ((total & 0xffff) + (total >> 16)) as u16
+}
+
+/// The same over at most a [`BLOCK`], not folded.
+fn lanes(chunks: &[[u8; 4 * LANES]]) -> u64 {
+    // Each lane sums 32-bit words modulo 2^32, and their upper halves apart. The
+    // sum of the lower halves, which fits, is then the difference. That is one
+    // instruction less than to split each word, and SSE2 has all three.
+    let mut words = [0u32; LANES];
+    let mut uppers = [0u32; LANES];
+    for chunk in chunks {
+        let (quads, _) = chunk.as_chunks();
+        for ((word, upper), quad) in words.iter_mut().zip(&mut uppers).zip(quads) {
+            let value = u32::from_ne_bytes(*quad);
+            *word = word.wrapping_add(value);
+            *upper = upper.wrapping_add(value >> 16);
+        }
     }
-    total as u16
+    let lanes = words.into_iter().zip(uppers);
+    lanes
+        .map(|(word, upper)| u64::from(word.wrapping_sub(upper << 16)) + u64::from(upper))
+        .sum()
 }
 
 #[cfg(test)]
