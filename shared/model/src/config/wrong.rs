@@ -106,7 +106,7 @@ fn what_an_offload_section_cannot_hold_is_told() {
         "4: offload.tun_tso = 'off': not true or false; expected true or false",
         "5: offload.tun_usi: unknown key; expected perhaps `tun_uso`",
         "6: offload.udp_gso = 0: not true or false; expected true or false",
-        "7: offload.tun_gro = [offload.tun_gro]: not true or false; expected true or false",
+        "7: offload.tun_gro: not true or false; expected true or false",
     ];
     let spoke_file = spoke(&format!(
         "\nprivnet = '10.0.0.0/8'\ntransport = 'none'\n{section}"
