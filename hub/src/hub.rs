@@ -29,6 +29,7 @@ use tracing::{error, info, warn};
 use crate::cache::{Cache, Cached};
 use crate::poll::{Ended, Poll, Waiting};
 use crate::strangers::Strangers;
+use crate::tally::{Count, Tally};
 
 /// At most one early poll in this time, however many unknown spokes knock.
 const KNOCK_PAUSE: Duration = Duration::from_secs(10);
@@ -51,6 +52,7 @@ pub struct Hub {
     router: Router,
     clock: PollClock,
     poll: Poll,
+    tally: Tally,
     last_poll: Option<Instant>,
     strangers: Strangers,
     cache: Cache,
@@ -80,7 +82,7 @@ impl Daemon for Hub {
 
     async fn run(config: HubConfig, file: ConfigFile) -> Result<()> {
         // Before anything is touched: a second hub fails here.
-        let mut events = Events::open(&config.admin_socket, Self::PROGRAM).await?;
+        let mut events = Events::open(&config.admin_socket, config.metrics, Self::PROGRAM).await?;
         let result = match Self::start(config, file, &mut events).await {
             Ok(Some(mut hub)) => {
                 let result = hub.main_loop(&mut events).await;
@@ -135,6 +137,7 @@ impl Hub {
                 listen_port: config.listen_port,
                 private_key,
                 workers: config.workers,
+                offloads: config.offloads,
                 relay: true,
             }),
         )
@@ -155,6 +158,7 @@ impl Hub {
             fleet: Fleet::default(),
             router,
             poll: Poll::default(),
+            tally: Tally::default(),
             last_poll: None,
             strangers: Strangers::default(),
             cache,
@@ -230,12 +234,14 @@ impl Hub {
             Err(problem) => {
                 error!(%problem, "no answer from EC2; every tunnel stays");
                 self.clock.failed();
+                self.tally.broke_off(self.configured());
                 for waiting in ended.waiting {
                     let _ = waiting.answer.send(Err(problem.clone()));
                 }
                 return;
             }
         };
+        self.tally.answered(&polled.answers);
         let failed = polled.answers.iter().any(|answer| answer.spokes.is_err());
         let inventory = absorb(self.inventory.clone(), polled.answers, Timestamp::now());
         // The config may have changed while the poll was under way.
@@ -420,12 +426,17 @@ impl Hub {
                 .inventory
                 .partitions
                 .iter()
-                .map(|(partition, view)| PartitionStatus {
-                    partition: partition.clone(),
-                    spokes: view.spokes.len(),
-                    answered_at: view.answered_at,
-                    error: view.error.clone(),
-                    failing_since: view.failing_since,
+                .map(|(partition, view)| {
+                    let Count { polls, failures } = self.tally.of(partition);
+                    PartitionStatus {
+                        partition: partition.clone(),
+                        spokes: view.spokes.len(),
+                        answered_at: view.answered_at,
+                        error: view.error.clone(),
+                        failing_since: view.failing_since,
+                        polls,
+                        failures,
+                    }
                 })
                 .collect(),
             next_poll: Some(self.clock.due_at()),
@@ -497,8 +508,10 @@ fn needs_restart(old: &HubConfig, new: &HubConfig) -> Vec<&'static str> {
         ("interface", old.interface != new.interface),
         ("mtu", old.mtu != new.mtu),
         ("workers", old.workers != new.workers),
+        ("offload", old.offloads != new.offloads),
         ("state", old.state != new.state),
         ("admin_socket", old.admin_socket != new.admin_socket),
+        ("metrics", old.metrics != new.metrics),
         ("log", old.log != new.log),
     ]
     .into_iter()

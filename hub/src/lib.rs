@@ -12,5 +12,6 @@ mod cache;
 mod hub;
 mod poll;
 mod strangers;
+mod tally;
 
 pub use hub::Hub;

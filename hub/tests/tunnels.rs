@@ -15,7 +15,7 @@ use std::process::{Child, Command, Output, Stdio};
 use std::sync::Arc;
 
 use privnet_model::admin::{PolledPartition, RefreshReport, RefreshRequest};
-use privnet_model::status::{Status, Tunnel, TunnelState};
+use privnet_model::status::{InterfaceStatus, Status, Tunnel, TunnelState};
 use privnet_runtime::admin::{AdminHandler, AdminServer};
 use tokio::runtime::Runtime;
 use tokio::sync::oneshot;
@@ -153,6 +153,31 @@ fn json_is_the_status_with_the_listed_tunnels() {
     let output = host.run(&["show", "prod-web", "--json"]);
     let tunnel: Tunnel = serde_json::from_slice(&output.stdout).unwrap();
     assert_eq!(tunnel.name, "prod-web");
+    let shown: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    let why = &shown["interface"]["offloads"]["udp_gso"]["why"];
+    assert_eq!(why["code"], "rejected");
+}
+
+#[test]
+fn show_without_a_name_is_about_the_interface() {
+    let host = Host::running(fixture::hub());
+    let output = host.run(&["show"]);
+    let golden = include_str!("../src/bin/tunnels/golden/show-interface.txt");
+    assert_eq!(text(&output.stdout), golden);
+    let output = host.run(&["show", "--json"]);
+    let told: InterfaceStatus = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(Some(told), fixture::hub().interface);
+
+    let gateway = Status {
+        interface: None,
+        ..fixture::spoke()
+    };
+    let output = Host::running(gateway).run(&["show"]);
+    assert_eq!(output.status.code(), Some(6));
+    assert_eq!(
+        text(&output.stderr),
+        "tunnels: privnet-spoke has no tunnel interface here: its transport is none\n"
+    );
 }
 
 #[test]
@@ -230,7 +255,7 @@ fn no_such_tunnel_is_exit_code_6_and_a_wrong_command_line_2() {
         &["list", "--region", "moon"],
         &["list", "--interval", "2s"],
         &["list", "--watch", "--interval", "2"],
-        &["show"],
+        &["show", "--check"],
         &["frobnicate"],
     ] {
         assert_eq!(host.code(wrong), 2, "{wrong:?}");

@@ -67,7 +67,7 @@ impl Daemon for Spoke {
 
     async fn run(config: SpokeConfig, file: ConfigFile) -> Result<()> {
         // Before anything is touched: a second spoke fails here.
-        let mut events = Events::open(&config.admin_socket, Self::PROGRAM).await?;
+        let mut events = Events::open(&config.admin_socket, config.metrics, Self::PROGRAM).await?;
         let result = match Self::start(config, file, &mut events).await {
             Ok(Some(mut spoke)) => {
                 let result = spoke.main_loop(&mut events).await;
@@ -97,6 +97,7 @@ impl Spoke {
                 listen_port: config.listen_port,
                 private_key: key_file::load_or_create(&config.private_key)?,
                 workers: config.workers,
+                offloads: config.offloads,
                 relay: false,
             }),
         };
@@ -385,7 +386,9 @@ fn needs_restart(old: &SpokeConfig, new: &SpokeConfig) -> Vec<&'static str> {
         ("interface", old.interface != new.interface),
         ("mtu", old.mtu != new.mtu),
         ("workers", old.workers != new.workers),
+        ("offload", old.offloads != new.offloads),
         ("admin_socket", old.admin_socket != new.admin_socket),
+        ("metrics", old.metrics != new.metrics),
         ("log", old.log != new.log),
         ("publish", old.publish != new.publish),
         ("nat.interface", old.nat.interface != new.nat.interface),

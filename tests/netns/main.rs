@@ -11,6 +11,7 @@
 mod bad_input;
 mod demo_network;
 mod hub_faults;
+mod offloads;
 mod path_mtu;
 mod scale;
 mod spoke_nat;
@@ -64,6 +65,9 @@ const TESTS: &[Test] = tests![
     hub_faults::the_interval_asks_for_a_poll,
     hub_faults::a_damaged_state_cache_is_kept_aside_and_rebuilt,
     hub_faults::instances_that_lack_something_are_listed_with_the_reason,
+    offloads::with_all_offloads_off_the_traffic_goes_on_and_the_reason_is_told,
+    offloads::by_default_what_this_kernel_has_is_on_and_stays_on_under_load,
+    offloads::metrics_are_scraped_on_the_socket_and_on_loopback_and_not_from_outside,
     path_mtu::a_full_packet_that_may_not_be_fragmented_is_told_the_tunnels_mtu,
     path_mtu::the_largest_packet_that_fits_crosses_whole,
     path_mtu::large_packets_that_may_be_fragmented_cross,

@@ -3,6 +3,7 @@
 //! | request | answer |
 //! |---|---|
 //! | `GET /v1/status` | [`Status`](crate::status::Status) |
+//! | `GET /metrics` | the same for Prometheus, in its text format |
 //! | `POST /v1/refresh` with [`RefreshRequest`] | [`RefreshReport`] |
 //!
 //! Anything else, and any failure, is answered with an [`ApiError`] and a

@@ -2,6 +2,7 @@
 //! `tunnels list` prints. The states and reasons are enums that print
 //! themselves, so that logs, tables and JSON say the same words.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 
@@ -13,6 +14,7 @@ use crate::id::{AccountId, InstanceId, Region, VpcId, Zone};
 use crate::inventory::{Partition, TagProblem, Transport};
 use crate::key::PublicKey;
 use crate::net::Supernet;
+use crate::offload::OffloadReport;
 
 /// Which of the two daemons answers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -74,6 +76,13 @@ pub struct InterfaceStatus {
     pub listen_port: u16,
     /// The MTU inside the tunnel.
     pub mtu: u32,
+    /// Which offloads are on, and why the others are not.
+    pub offloads: OffloadReport,
+    /// What the data plane counted since the daemon started, by name.
+    pub counters: BTreeMap<String, u64>,
+    /// Packets and messages that it dropped since then, by reason; every reason
+    /// is there.
+    pub drops: BTreeMap<String, u64>,
 }
 
 /// NAT egress.
@@ -305,4 +314,8 @@ pub struct PartitionStatus {
     pub error: Option<String>,
     /// Since when every poll failed.
     pub failing_since: Option<Timestamp>,
+    /// How often it was polled since the daemon started.
+    pub polls: u64,
+    /// How many of these polls failed.
+    pub failures: u64,
 }

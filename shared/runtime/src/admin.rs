@@ -2,8 +2,8 @@
 //! Unix socket.
 //!
 //! Who may use it is a matter of the socket's owner, group and mode (0660);
-//! nothing else is asked. Clients are bounded in number, in what they send and
-//! in how long they take, so that one that hangs costs nothing but its place.
+//! nothing else is asked. Clients are bounded in number and in how long they
+//! take (`http`), and in what they send.
 //! The server knows nothing of the daemon beyond [`AdminHandler`], and is
 //! never on the path of a packet.
 
@@ -12,37 +12,26 @@ use std::io;
 use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
 
 use axum::Router;
-use axum::body::{Body, Bytes};
+use axum::body::Bytes;
 use axum::extract::{Request, State};
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use http_body_util::{BodyExt, Limited};
-use hyper::server::conn::http1;
-use hyper_util::rt::{TokioIo, TokioTimer};
-use hyper_util::service::TowerToHyperService;
 use privnet_model::admin::{ApiError, RefreshReport, RefreshRequest};
 use privnet_model::status::Status;
 use serde::Serialize;
 use tokio::net::{UnixListener, UnixStream};
-use tokio::sync::{Notify, Semaphore};
-use tokio::task::JoinSet;
-use tokio::time::{sleep, timeout};
+use tokio::time::timeout;
 use tracing::{debug, warn};
 
 use crate::atomic_file::directory_of;
+use crate::http::{self, PATIENCE};
 
-/// Clients served at once; the next wait in the socket's backlog.
-const MAX_CLIENTS: usize = 32;
-/// How long a client may take to send its request, and again to read the answer.
-const PATIENCE: Duration = Duration::from_secs(5);
 /// The largest request body.
 const MAX_BODY_BYTES: usize = 64 * 1024;
-/// How long a stop waits for answers under way.
-const GRACE: Duration = Duration::from_secs(2);
 
 /// What the daemon answers.
 ///
@@ -190,42 +179,7 @@ impl AdminServer {
     /// under way two seconds to end.
     pub async fn serve<H: AdminHandler>(self, handler: Arc<H>, stop: impl Future<Output = ()>) {
         let Self { listener, file } = self;
-        let router = router(handler);
-        let places = Arc::new(Semaphore::new(MAX_CLIENTS));
-        let mut clients = JoinSet::new();
-        let accept = async {
-            loop {
-                let Ok(place) = Arc::clone(&places).acquire_owned().await else {
-                    return;
-                };
-                match listener.accept().await {
-                    Ok((stream, _)) => {
-                        let router = router.clone();
-                        clients.spawn(async move {
-                            serve_client(stream, router).await;
-                            drop(place);
-                        });
-                    }
-                    Err(error) => {
-                        // Out of descriptors, most likely: not at full speed.
-                        warn!(%error, "the admin socket cannot accept");
-                        sleep(Duration::from_millis(200)).await;
-                    }
-                }
-                while clients.try_join_next().is_some() {}
-            }
-        };
-        tokio::select! {
-            () = accept => {}
-            () = stop => {}
-        }
-        drop(listener);
-        drop(file);
-        // What is not done then is cut off when the set is dropped.
-        let _ = timeout(GRACE, async {
-            while clients.join_next().await.is_some() {}
-        })
-        .await;
+        http::serve(listener, router(handler), stop, || drop(file)).await;
     }
 }
 
@@ -252,47 +206,14 @@ fn beside(path: &Path, suffix: &str) -> PathBuf {
     PathBuf::from(name)
 }
 
-/// One request, one answer: a client that keeps its connection would keep its
-/// place, and a Unix socket costs nothing to connect to again.
-async fn serve_client(stream: UnixStream, router: Router) {
-    let answered = Arc::new(Notify::new());
-    let told = Arc::clone(&answered);
-    let service = hyper::service::service_fn(move |request: hyper::Request<_>| {
-        let answer = hyper::service::Service::call(
-            &TowerToHyperService::new(router.clone()),
-            request.map(Body::new::<hyper::body::Incoming>),
-        );
-        let told = Arc::clone(&told);
-        async move {
-            let answer = answer.await;
-            told.notify_one();
-            answer
-        }
-    });
-    let connection = http1::Builder::new()
-        .timer(TokioTimer::new())
-        .header_read_timeout(PATIENCE)
-        .keep_alive(false)
-        .serve_connection(TokioIo::new(stream), service);
-    let unread = async {
-        answered.notified().await;
-        sleep(PATIENCE).await;
-    };
-    tokio::select! {
-        result = connection => if let Err(error) = result {
-            debug!(%error, "an admin client went wrong");
-        },
-        () = unread => debug!("an admin client did not read its answer"),
-    }
-}
-
 fn router<H: AdminHandler>(handler: Arc<H>) -> Router {
     Router::new()
         .route("/v1/status", get(status::<H>))
         .route("/v1/refresh", post(refresh::<H>))
+        .route("/metrics", get(metrics::<H>))
         .fallback(async || failure(StatusCode::NOT_FOUND, "no such path".to_owned()))
         .method_not_allowed_fallback(async || {
-            let error = "GET /v1/status and POST /v1/refresh are what there is";
+            let error = "GET /v1/status, POST /v1/refresh and GET /metrics are what there is";
             failure(StatusCode::METHOD_NOT_ALLOWED, error.to_owned())
         })
         .with_state(handler)
@@ -303,6 +224,22 @@ async fn status<H: AdminHandler>(State(handler): State<Arc<H>>) -> Response {
         Ok(Ok(status)) => json(StatusCode::OK, &status),
         Ok(Err(error)) => failure(StatusCode::INTERNAL_SERVER_ERROR, error),
         Err(error) => internal(&error),
+    }
+}
+
+/// The answer to `GET /metrics`.
+pub(crate) async fn metrics<H: AdminHandler>(State(handler): State<Arc<H>>) -> Response {
+    let status = match tokio::spawn(async move { handler.status().await }).await {
+        Ok(Ok(status)) => status,
+        Ok(Err(error)) => return failure(StatusCode::SERVICE_UNAVAILABLE, error),
+        Err(error) => return internal(&error),
+    };
+    match crate::metrics::render(&status) {
+        Ok(page) => ([(header::CONTENT_TYPE, crate::metrics::CONTENT_TYPE)], page).into_response(),
+        Err(error) => {
+            warn!(%error, "metrics cannot be written");
+            StatusCode::INTERNAL_SERVER_ERROR.into_response()
+        }
     }
 }
 
@@ -354,7 +291,7 @@ fn internal(error: &tokio::task::JoinError) -> Response {
     failure(StatusCode::INTERNAL_SERVER_ERROR, error.to_owned())
 }
 
-fn failure(status: StatusCode, error: String) -> Response {
+pub(crate) fn failure(status: StatusCode, error: String) -> Response {
     json(status, &ApiError { error })
 }
 

@@ -4,6 +4,7 @@
 //! One task owns the daemon's state and takes these one by one, so nothing of
 //! it needs a lock. None of this is on the packet path.
 
+use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,11 +12,12 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use privnet_model::admin::{RefreshReport, RefreshRequest};
 use privnet_model::status::Status;
-use tokio::sync::{mpsc, oneshot};
-use tokio::task::JoinHandle;
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::task::JoinSet;
 use tokio::time::{Interval, MissedTickBehavior, interval};
 
 use crate::admin::{AdminHandler, AdminServer};
+use crate::metrics_port::MetricsPort;
 use crate::service::{self, Heartbeat};
 use crate::signals::{Signal, Signals};
 
@@ -44,7 +46,7 @@ pub enum Event {
 /// Where the answer to a refresh goes.
 pub type Answer = oneshot::Sender<Result<RefreshReport, String>>;
 
-/// The stream of events, and the admin socket behind it.
+/// The stream of events, and what answers the operator behind it.
 #[derive(Debug)]
 pub struct Events {
     signals: Signals,
@@ -53,21 +55,33 @@ pub struct Events {
     reconcile: Interval,
     beat: Interval,
     heartbeat: Heartbeat,
-    server: JoinHandle<()>,
-    stop_server: oneshot::Sender<()>,
+    servers: JoinSet<()>,
+    stop_servers: watch::Sender<()>,
 }
 
 impl Events {
-    /// Takes over the signals and opens the admin socket. To be called before
-    /// anything else is touched: a second daemon fails here and harms nothing.
-    pub async fn open(socket: &Path, program: &'static str) -> Result<Self> {
+    /// Takes over the signals and opens the admin socket, and the port for
+    /// metrics if there is to be one. To be called before anything else is
+    /// touched: a second daemon fails here and harms nothing.
+    pub async fn open(
+        socket: &Path,
+        metrics: Option<SocketAddr>,
+        program: &'static str,
+    ) -> Result<Self> {
         let signals = Signals::listen().context("cannot take over the signals")?;
         let server = AdminServer::bind(socket, program).await?;
+        let metrics = match metrics {
+            Some(address) => Some(MetricsPort::bind(address).await?),
+            None => None,
+        };
         let (sender, requests) = mpsc::channel(REQUESTS);
-        let (stop_server, stopped) = oneshot::channel();
-        let server = tokio::spawn(server.serve(Arc::new(Requests(sender)), async {
-            let _ = stopped.await;
-        }));
+        let handler = Arc::new(Requests(sender));
+        let (stop_servers, stop) = watch::channel(());
+        let mut servers = JoinSet::new();
+        if let Some(metrics) = metrics {
+            servers.spawn(metrics.serve(Arc::clone(&handler), closed(stop.clone())));
+        }
+        servers.spawn(server.serve(handler, closed(stop)));
         let heartbeat = service::watchdog();
         Ok(Self {
             signals,
@@ -76,8 +90,8 @@ impl Events {
             reconcile: every(RECONCILE),
             beat: every(heartbeat.period()),
             heartbeat,
-            server,
-            stop_server,
+            servers,
+            stop_servers,
         })
     }
 
@@ -104,19 +118,24 @@ impl Events {
         while !matches!(self.next().await, Event::Signal(Signal::Stop)) {}
     }
 
-    /// Closes the admin socket.
+    /// Closes the admin socket and the port for metrics.
     pub async fn close(self) {
         let Self {
             requests,
-            stop_server,
-            server,
+            stop_servers,
+            mut servers,
             ..
         } = self;
         // Whoever still waits for an answer is told that there is none.
         drop(requests);
-        drop(stop_server);
-        let _ = server.await;
+        drop(stop_servers);
+        while servers.join_next().await.is_some() {}
     }
+}
+
+/// Done when the other end is dropped.
+async fn closed(mut stop: watch::Receiver<()>) {
+    while stop.changed().await.is_ok() {}
 }
 
 fn every(period: Duration) -> Interval {

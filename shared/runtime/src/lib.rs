@@ -1,5 +1,5 @@
 //! What both daemons share around their own work: logging, signals, the
-//! service manager, the admin socket and its client, state and key files, the
+//! service manager, the admin socket and its client, metrics, state and key files, the
 //! clock of a repeated poll, the command line, the events of the main loop, and
 //! the router that brings tunnels and host to what they should be.
 //!
@@ -13,8 +13,11 @@ mod atomic_file;
 pub mod client;
 pub mod command;
 pub mod events;
+mod http;
 pub mod key_file;
 pub mod logging;
+pub mod metrics;
+pub mod metrics_port;
 pub mod poll_clock;
 pub mod router;
 pub mod service;

@@ -50,6 +50,8 @@ pub struct TunnelInterface {
     pub private_key: PrivateKey,
     /// Worker threads; `None` is the default.
     pub workers: Option<NonZeroUsize>,
+    /// The offloads to use, where the kernel has them.
+    pub offloads: Offloads,
     /// Whether packets go from peer to peer without the kernel.
     pub relay: bool,
 }
@@ -381,11 +383,22 @@ impl Router {
     /// The tunnel interface, for the operator.
     pub fn interface_status(&self) -> Option<InterfaceStatus> {
         let tunnel = self.tunnel.as_ref()?;
+        let counted = tunnel.device.counters();
+        let named = |drops: bool| {
+            let counters = counted.iter();
+            let chosen = counters.filter(|(counter, _)| counter.is_drop() == drops);
+            chosen
+                .map(|(counter, count)| (counter.name().to_owned(), count))
+                .collect()
+        };
         Some(InterfaceStatus {
             name: tunnel.name.to_string(),
             public_key: tunnel.public_key,
             listen_port: tunnel.device.listen_port(),
             mtu: tunnel.mtu.into(),
+            offloads: tunnel.device.offloads(),
+            counters: named(false),
+            drops: named(true),
         })
     }
 
@@ -428,7 +441,7 @@ impl OpenTunnel {
             fwmark: None,
             workers: tunnel.workers.unwrap_or_else(default_workers),
             relay: tunnel.relay,
-            offloads: Offloads::ALL,
+            offloads: tunnel.offloads,
             local,
             uapi: Some(UapiAccess::ReadOnly),
         })?;

@@ -17,6 +17,9 @@ use privnet_model::net::Supernet;
 use privnet_model::status::{Role, Status};
 use privnet_runtime::admin::{AdminHandler, AdminServer, BindError};
 use privnet_runtime::client::{AdminClient, ClientError};
+use privnet_runtime::metrics_port::MetricsPort;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
@@ -140,6 +143,73 @@ async fn status_and_refresh_are_answered() {
 }
 
 #[tokio::test]
+async fn metrics_are_served_on_the_socket_in_prometheus_text_format() {
+    let running = Running::start().await;
+    let answer = running.talk("GET /metrics HTTP/1.0\r\n\r\n").await;
+    let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+    assert!(head.starts_with("HTTP/1.0 200 "), "{head}");
+    let kind = "content-type: text/plain; version=0.0.4; charset=utf-8";
+    assert!(head.lines().any(|line| line == kind), "{head}");
+    let build = "privnet_build_info{program=\"privnet-hub\",version=\"0.1.0\"} 1\n";
+    assert!(body.contains(build), "{body}");
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn the_port_for_metrics_answers_nothing_else() {
+    let any_port = "127.0.0.1:0".parse().unwrap();
+    let port = MetricsPort::bind(any_port).await.unwrap();
+    let address = port.address().unwrap();
+    let daemon = Arc::new(Daemon::default());
+    let (stop, stopped) = oneshot::channel::<()>();
+    let task = tokio::spawn(port.serve(Arc::clone(&daemon), async {
+        let _ = stopped.await;
+    }));
+    for (request, status, expected) in [
+        (
+            "GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n",
+            200,
+            "# TYPE privnet_tunnels gauge\n",
+        ),
+        (
+            "GET /v1/status HTTP/1.1\r\nHost: x\r\n\r\n",
+            404,
+            "GET /metrics",
+        ),
+        (
+            "POST /v1/refresh HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n",
+            404,
+            "GET /metrics",
+        ),
+        (
+            "POST /metrics HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n",
+            405,
+            "GET /metrics",
+        ),
+    ] {
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        stream.write_all(request.as_bytes()).await.unwrap();
+        let mut answer = String::new();
+        let read = stream.read_to_string(&mut answer);
+        let patience = Duration::from_secs(20);
+        tokio::time::timeout(patience, read).await.unwrap().unwrap();
+        assert!(
+            answer.starts_with(&format!("HTTP/1.1 {status} ")),
+            "{answer}"
+        );
+        assert!(answer.contains(expected), "{answer}");
+    }
+    assert!(!daemon.refreshed.load(Ordering::SeqCst));
+
+    let error = MetricsPort::bind(address).await.unwrap_err();
+    let told = format!("metrics on {address}: cannot listen there");
+    assert_eq!(error.to_string(), told);
+    stop.send(()).unwrap();
+    task.await.unwrap();
+    TcpStream::connect(address).await.unwrap_err();
+}
+
+#[tokio::test]
 async fn the_socket_is_for_owner_and_group() {
     let running = Running::start().await;
     let metadata = fs::symlink_metadata(&running.path).unwrap();
@@ -224,6 +294,10 @@ async fn every_failure_is_an_api_error_with_its_status() {
         ("GET / HTTP/1.0\r\n\r\n", 404),
         ("DELETE /v1/status HTTP/1.1\r\nHost: x\r\n\r\n", 405),
         ("GET /v1/refresh HTTP/1.1\r\nHost: x\r\n\r\n", 405),
+        (
+            "POST /metrics HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n",
+            405,
+        ),
         (no_json.as_str(), 400),
         (unknown_key.as_str(), 400),
         (huge.as_str(), 413),

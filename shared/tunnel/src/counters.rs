@@ -23,6 +23,13 @@ macro_rules! counters {
                     $(Self::$name => $text,)+
                 }
             }
+
+            /// What it counts, in one sentence for an operator.
+            pub const fn help(self) -> &'static str {
+                match self {
+                    $(Self::$name => concat!($($doc),+).trim_ascii(),)+
+                }
+            }
         }
     };
 }
@@ -36,14 +43,15 @@ counters! {
     Relayed = "relayed",
     /// Valid initiations by keys that are no peer of ours.
     Knocks = "knocks",
+    /// Handshake messages answered with a cookie, because of load.
+    CookiesSent = "cookies_sent",
+    // From here on, what was dropped, and why: see `Counter::is_drop`.
     /// Datagrams that are no WireGuard message, or a truncated one.
     Malformed = "malformed",
     /// Handshake messages whose first MAC is wrong: not meant for our key.
     WrongMac = "wrong_mac",
     /// Handshake messages that did not verify or came out of order.
     HandshakeFailed = "handshake_failed",
-    /// Handshake messages answered with a cookie, because of load.
-    CookiesSent = "cookies_sent",
     /// Handshake messages dropped because one address sent too many under load.
     HandshakeRate = "handshake_rate",
     /// Handshake messages dropped because too many were waiting.
@@ -74,6 +82,13 @@ counters! {
     SendFailed = "send_failed",
     /// Packets that the TUN refused.
     TunFailed = "tun_failed",
+}
+
+impl Counter {
+    /// Whether it counts what was dropped for one reason, which is its name.
+    pub const fn is_drop(self) -> bool {
+        self as usize >= Self::Malformed as usize
+    }
 }
 
 /// The counters of one worker. Only that worker adds to them.

@@ -62,7 +62,11 @@ pub(crate) enum Command {
     /// On a terminal the table fits its width: what matters less is left out
     /// or shortened. Elsewhere, and with --wide, every column is there.
     List(ListOptions),
-    /// Show everything about one tunnel
+    /// Show everything about one tunnel, or about the tunnel interface
+    ///
+    /// Without a name: the interface that all tunnels share, which offloads are
+    /// on and why the others are not, what was counted, and what was dropped and
+    /// why.
     Show(ShowOptions),
     /// Have the daemon look again now: at EC2, and at what the host really has
     Refresh(RefreshOptions),
@@ -119,13 +123,14 @@ pub(crate) struct ListOptions {
 #[derive(Debug, Clone, Args)]
 #[command(after_help = EXIT_CODES)]
 pub(crate) struct ShowOptions {
-    /// The tunnel's or site's name, its instance id, or its VPC id
-    pub(crate) name: String,
+    /// The tunnel's or site's name, its instance id, or its VPC id [default: the
+    /// tunnel interface itself]
+    pub(crate) name: Option<String>,
     /// Print it as JSON
     #[arg(long)]
     pub(crate) json: bool,
     /// Exit with 5 when it is not up
-    #[arg(long)]
+    #[arg(long, requires = "name")]
     pub(crate) check: bool,
 }
 

@@ -2,10 +2,13 @@
 
 #![expect(clippy::unwrap_used, reason = "a fixture that is wrong should panic")]
 
+use std::collections::BTreeMap;
+
 use jiff::{SignedDuration, Timestamp};
 use privnet_model::inventory::{Partition, Transport};
 use privnet_model::key::PublicKey;
 use privnet_model::net::Supernet;
+use privnet_model::offload::{Offload, OffloadObstacle, OffloadReport, OffloadState};
 use privnet_model::status::{
     ExcludedCidr, Exclusion, InterfaceStatus, NatStatus, Origin, PartitionStatus, Reason, Role,
     Status, Tunnel, TunnelState,
@@ -56,6 +59,13 @@ fn silent(tunnel: Tunnel, state: TunnelState, reason: Reason) -> Tunnel {
         tx_rate: 0.0,
         ..tunnel
     }
+}
+
+fn counts<const N: usize>(counts: [(&str, u64); N]) -> BTreeMap<String, u64> {
+    let counts = counts.into_iter();
+    counts
+        .map(|(name, count)| (name.to_owned(), count))
+        .collect()
 }
 
 /// A hub with a tunnel in every state, two regions and one that fails.
@@ -133,6 +143,30 @@ pub(crate) fn hub() -> Status {
             public_key: PublicKey::from_bytes([9; 32]),
             listen_port: 51820,
             mtu: 1440,
+            offloads: OffloadReport::from([
+                (Offload::TunTso, OffloadState::On),
+                (
+                    Offload::TunUso,
+                    OffloadState::Off(OffloadObstacle::Unsupported),
+                ),
+                (Offload::TunGro, OffloadState::On),
+                (
+                    Offload::UdpGso,
+                    OffloadState::Off(OffloadObstacle::Rejected {
+                        error: "EIO".to_owned(),
+                    }),
+                ),
+                (
+                    Offload::UdpGro,
+                    OffloadState::Off(OffloadObstacle::Configured),
+                ),
+            ]),
+            counters: counts([("handshakes", 1_204), ("relayed", 98_765_432)]),
+            drops: counts([
+                ("malformed", 0),
+                ("no_route", 17),
+                ("source_mismatch", 120_000),
+            ]),
         }),
         nat: None,
         tunnels: vec![
@@ -151,6 +185,8 @@ pub(crate) fn hub() -> Status {
                 answered_at: Some(ago(7_500)),
                 error: Some("DescribeInstances: RequestLimitExceeded: try again".to_owned()),
                 failing_since: Some(ago(3_900)),
+                polls: 79,
+                failures: 3,
             },
             PartitionStatus {
                 partition: partition("us-west-2"),
@@ -158,6 +194,8 @@ pub(crate) fn hub() -> Status {
                 answered_at: Some(ago(720)),
                 error: None,
                 failing_since: None,
+                polls: 79,
+                failures: 0,
             },
         ],
         next_poll: Some(now() + SignedDuration::from_secs(2_880)),

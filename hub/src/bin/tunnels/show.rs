@@ -1,9 +1,14 @@
-//! `tunnels show NAME`: every fact of one tunnel.
+//! `tunnels show NAME`: every fact of one tunnel. Without a name: every fact of
+//! the tunnel interface.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use jiff::Timestamp;
-use privnet_model::status::{Origin, Tunnel};
+use privnet_model::inventory::Transport;
+use privnet_model::offload::OffloadReport;
+use privnet_model::status::{InterfaceStatus, Origin, Status, Tunnel};
+use serde::Serialize;
 
 use crate::arguments::ShowOptions;
 use crate::escape::{escape, escape_json};
@@ -12,24 +17,63 @@ use crate::output::Output;
 use crate::table::state_style;
 use crate::{connection, filter, units};
 
-/// Prints the one tunnel that goes by the name.
+/// Prints the one tunnel that goes by the name, or the interface.
 pub(crate) async fn run(
     socket: Option<&Path>,
     options: &ShowOptions,
     output: &Output,
 ) -> Result<Outcome, Failure> {
     let (_, status) = connection::open(socket).await?;
-    let tunnel = find(&status.tunnels, &options.name)?;
-    let text = if options.json {
-        escape_json(&serde_json::to_string_pretty(tunnel)?) + "\n"
-    } else {
-        render(tunnel, status.now)
+    let Some(name) = &options.name else {
+        let interface = interface_of(&status)?;
+        let text = match options.json {
+            true => json(interface)?,
+            false => render_interface(interface),
+        };
+        output.print(&text)?;
+        return Ok(Outcome::Done);
+    };
+    let shown = Shown::of(find(&status.tunnels, name)?, &status);
+    let text = match options.json {
+        true => json(&shown)?,
+        false => render(&shown, status.now),
     };
     output.print(&text)?;
-    Ok(if options.check && !filter::is_well(tunnel) {
+    Ok(if options.check && !filter::is_well(shown.tunnel) {
         Outcome::NotUp
     } else {
         Outcome::Done
+    })
+}
+
+fn json(value: &impl Serialize) -> Result<String, Failure> {
+    Ok(escape_json(&serde_json::to_string_pretty(value)?) + "\n")
+}
+
+/// A tunnel, with the interface that carries it.
+#[derive(Debug, Clone, Serialize)]
+struct Shown<'a> {
+    #[serde(flatten)]
+    tunnel: &'a Tunnel,
+    /// `None` where none carries it.
+    interface: Option<&'a InterfaceStatus>,
+}
+
+impl<'a> Shown<'a> {
+    fn of(tunnel: &'a Tunnel, status: &'a Status) -> Self {
+        let carried = tunnel.transport != Transport::None;
+        let interface = status.interface.as_ref().filter(|_| carried);
+        Self { tunnel, interface }
+    }
+}
+
+fn interface_of(status: &Status) -> Result<&InterfaceStatus, Failure> {
+    status.interface.as_ref().ok_or_else(|| {
+        let message = format!(
+            "{} has no tunnel interface here: its transport is none",
+            status.role.program()
+        );
+        Failure::new(Outcome::NoSuchTunnel, message)
     })
 }
 
@@ -85,7 +129,8 @@ fn candidate(tunnel: &Tunnel) -> String {
     format!("\n  {}  {}", escape(&tunnel.name), facts.join("  "))
 }
 
-fn render(tunnel: &Tunnel, now: Timestamp) -> String {
+fn render(shown: &Shown<'_>, now: Timestamp) -> String {
+    let Shown { tunnel, interface } = shown;
     let style = state_style(tunnel.state);
     let text = |value: Option<&dyn ToString>| {
         value.map_or_else(Vec::new, |value| {
@@ -106,7 +151,7 @@ fn render(tunnel: &Tunnel, now: Timestamp) -> String {
         Origin::Static => "a site of the config",
         Origin::Hub => "a hub of the config",
     };
-    let facts: [(&str, Vec<String>); 19] = [
+    let facts = [
         ("name", text(Some(&tunnel.name))),
         ("state", vec![format!("{style}{}{style:#}", tunnel.state)]),
         (
@@ -165,7 +210,61 @@ fn render(tunnel: &Tunnel, now: Timestamp) -> String {
             text(tunnel.instance.as_ref().map(|value| value as _)),
         ),
         ("launched", when(tunnel.launched)),
+        (
+            "interface",
+            text(interface.map(|interface| &interface.name as _)),
+        ),
+        (
+            "offloads",
+            interface.map_or_else(Vec::new, |interface| offloads(&interface.offloads)),
+        ),
     ];
+    page(facts)
+}
+
+fn render_interface(interface: &InterfaceStatus) -> String {
+    page([
+        ("interface", vec![escape(&interface.name).into_owned()]),
+        ("public key", vec![interface.public_key.to_string()]),
+        ("listen port", vec![interface.listen_port.to_string()]),
+        ("mtu", vec![interface.mtu.to_string()]),
+        ("offloads", offloads(&interface.offloads)),
+        ("counted", counts(&interface.counters)),
+        ("dropped", counts(&interface.drops)),
+    ])
+}
+
+/// Those that are on in one line, then each of the others with its reason.
+fn offloads(report: &OffloadReport) -> Vec<String> {
+    let on: Vec<&str> = report
+        .iter()
+        .filter(|(_, state)| state.is_on())
+        .map(|(offload, _)| offload.as_str())
+        .collect();
+    let on = match on.as_slice() {
+        [] => "none on".to_owned(),
+        on => format!("{} on", on.join(", ")),
+    };
+    let off = report.iter().filter(|(_, state)| !state.is_on());
+    let off = off.map(|(offload, state)| escape(&format!("{offload} {state}")).into_owned());
+    std::iter::once(on).chain(off).collect()
+}
+
+/// What happened at all.
+fn counts(counts: &BTreeMap<String, u64>) -> Vec<String> {
+    let lines: Vec<String> = counts
+        .iter()
+        .filter(|(_, count)| **count > 0)
+        .map(|(name, count)| format!("{} {count}", escape(name)))
+        .collect();
+    match lines.is_empty() {
+        true => vec!["nothing".to_owned()],
+        false => lines,
+    }
+}
+
+/// One line for each value, with its key before the first.
+fn page<'a>(facts: impl IntoIterator<Item = (&'a str, Vec<String>)>) -> String {
     let mut page = String::new();
     for (key, values) in facts {
         for (number, value) in values.iter().enumerate() {
@@ -184,9 +283,16 @@ fn render(tunnel: &Tunnel, now: Timestamp) -> String {
 mod tests {
     #![expect(clippy::unwrap_used, reason = "a test that fails should panic")]
     use anstream::adapter::strip_str;
+    use privnet_model::offload::{Offload, OffloadObstacle, OffloadState};
 
     use super::*;
     use crate::fixture;
+
+    #[track_caller]
+    fn assert_golden(page: &str, golden: &str) {
+        let page = strip_str(page).to_string();
+        assert!(page == golden, "expected:\n{golden}\nbut it is:\n{page}");
+    }
 
     fn named<'a>(tunnels: &'a [Tunnel], name: &str) -> &'a Tunnel {
         tunnels.iter().find(|tunnel| tunnel.name == name).unwrap()
@@ -195,12 +301,42 @@ mod tests {
     #[test]
     fn the_page_of_a_tunnel() {
         let status = fixture::hub();
-        let page = render(named(&status.tunnels, "prod-web"), status.now);
-        let (page, golden) = (
-            strip_str(&page).to_string(),
-            include_str!("golden/show.txt"),
+        let shown = Shown::of(named(&status.tunnels, "prod-web"), &status);
+        assert_golden(&render(&shown, status.now), include_str!("golden/show.txt"));
+    }
+
+    #[test]
+    fn the_page_of_the_interface() {
+        let status = fixture::hub();
+        let page = render_interface(interface_of(&status).unwrap());
+        assert_golden(&page, include_str!("golden/show-interface.txt"));
+    }
+
+    #[test]
+    fn where_no_interface_is_nothing_is_told_of_one() {
+        let mut status = fixture::hub();
+        let gateway = Shown::of(named(&status.tunnels, "nat-hub"), &status);
+        assert!(!render(&gateway, status.now).contains("offloads"));
+        status.interface = None;
+        let tunnel = Shown::of(named(&status.tunnels, "prod-web"), &status);
+        assert!(!render(&tunnel, status.now).contains("offloads"));
+        let failure = interface_of(&status).unwrap_err();
+        assert_eq!(failure.outcome(), Outcome::NoSuchTunnel);
+    }
+
+    #[test]
+    fn of_offloads_those_that_are_on_are_named_first() {
+        let all = |state: OffloadState| Offload::ALL.map(|offload| (offload, state.clone())).into();
+        assert_eq!(
+            offloads(&all(OffloadState::On)),
+            ["tun_tso, tun_uso, tun_gro, udp_gso, udp_gro on"]
         );
-        assert!(page == golden, "expected:\n{golden}\nbut it is:\n{page}");
+        let off = offloads(&all(OffloadState::Off(OffloadObstacle::Configured)));
+        assert_eq!(off.len(), 1 + Offload::ALL.len());
+        assert_eq!(
+            off[..2],
+            ["none on", "tun_tso off: switched off in the config"]
+        );
     }
 
     #[test]
@@ -236,12 +372,23 @@ mod tests {
 
     #[test]
     fn hostile_facts_are_escaped() {
-        let mut tunnel = fixture::hub().tunnels.remove(1);
-        tunnel.name = "\x1b[2J\nstate: up".to_owned();
-        let page = strip_str(&render(&tunnel, fixture::now())).to_string();
+        let mut status = fixture::hub();
+        status.tunnels[1].name = "\x1b[2J\nstate: up".to_owned();
+        let hostile = "\x1b[2J".to_owned();
+        if let Some(interface) = &mut status.interface {
+            interface.drops.insert(hostile.clone(), 1);
+            let error = hostile.clone();
+            let rejected = OffloadState::Off(OffloadObstacle::Rejected { error });
+            interface.offloads.insert(Offload::UdpGro, rejected);
+        }
+        let shown = Shown::of(&status.tunnels[1], &status);
+        let page = strip_str(&render(&shown, status.now)).to_string();
         assert!(
             page.starts_with("name:            \\u{1b}[2J\\nstate: up\n"),
             "{page}"
         );
+        assert!(page.contains("(\\u{1b}[2J)"), "{page}");
+        let page = render_interface(interface_of(&status).unwrap());
+        assert!(!page.contains('\x1b'), "{page}");
     }
 }

@@ -82,12 +82,14 @@ fn what_the_examples_show_as_default_is_the_default() {
     let mut full = hub::HubConfig::parse("hub.toml", &commented_in(HUB)).unwrap();
     // Keys without a default show an example.
     full.workers = None;
+    full.metrics = None;
     full.sites.clear();
     assert_eq!(full, shipped);
 
     let shipped = spoke::SpokeConfig::parse("spoke.toml", SPOKE).unwrap();
     let mut full = spoke::SpokeConfig::parse("spoke.toml", &commented_in(SPOKE)).unwrap();
     full.workers = None;
+    full.metrics = None;
     full.nat = spoke::NatConfig {
         egress: full.nat.egress,
         ..spoke::NatConfig::default()

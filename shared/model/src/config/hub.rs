@@ -17,6 +17,7 @@ use crate::id::Region;
 use crate::inventory::Transport;
 use crate::key::PublicKey;
 use crate::net::{Supernet, overlap};
+use crate::offload::Offloads;
 
 /// The hub's configuration.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -33,10 +34,14 @@ pub struct HubConfig {
     pub mtu: u16,
     /// Worker threads; `None` is one per core, less one on big machines.
     pub workers: Option<std::num::NonZeroUsize>,
+    /// The offloads to use, where the kernel has them.
+    pub offloads: Offloads,
     /// The state cache.
     pub state: PathBuf,
     /// The admin socket.
     pub admin_socket: PathBuf,
+    /// Where metrics are served beside the admin socket: a loopback address.
+    pub metrics: Option<SocketAddr>,
     /// The log filter, in `tracing`'s syntax; the environment's `PRIVNET_LOG` wins.
     pub log: String,
     /// How spokes are found.
@@ -163,7 +168,9 @@ pub(super) fn read(top: &mut Section<'_>) -> Option<HubConfig> {
         &value::SOCKET_PATH,
         DEFAULT_ADMIN_SOCKET.into(),
     );
+    let metrics = top.optional("metrics", &value::LOOPBACK);
     let log = top.with_default("log", &value::LOG, value::DEFAULT_LOG.to_owned());
+    let offloads = value::offloads(top);
     let expected = "a [discovery] section that tells `regions` and `tags`";
     let discovery = top.required_table("discovery", expected, read_discovery);
     let sites = read_sites(top, privnet.as_ref());
@@ -176,8 +183,10 @@ pub(super) fn read(top: &mut Section<'_>) -> Option<HubConfig> {
         interface,
         mtu,
         workers: workers.map(|workers| workers.value),
+        offloads,
         state: path_or(state, DEFAULT_STATE),
         admin_socket,
+        metrics: metrics.map(|address| address.value),
         log,
         discovery: discovery?,
         sites,

@@ -14,6 +14,7 @@ use super::value;
 use crate::inventory::Transport;
 use crate::key::PublicKey;
 use crate::net::Supernet;
+use crate::offload::Offloads;
 
 /// A spoke's configuration.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -32,8 +33,12 @@ pub struct SpokeConfig {
     pub mtu: u16,
     /// Worker threads; `None` is one per core, less one on big machines.
     pub workers: Option<std::num::NonZeroUsize>,
+    /// The offloads to use, where the kernel has them.
+    pub offloads: Offloads,
     /// The admin socket.
     pub admin_socket: PathBuf,
+    /// Where metrics are served beside the admin socket: a loopback address.
+    pub metrics: Option<SocketAddr>,
     /// The log filter, in `tracing`'s syntax; the environment's `PRIVNET_LOG` wins.
     pub log: String,
     /// The hubs; exactly one with `wireguard`, none with `none`.
@@ -96,8 +101,10 @@ pub(super) fn read(top: &mut Section<'_>) -> Option<SpokeConfig> {
         &value::SOCKET_PATH,
         DEFAULT_ADMIN_SOCKET.into(),
     );
+    let metrics = top.optional("metrics", &value::LOOPBACK);
     let log = top.with_default("log", &value::LOG, value::DEFAULT_LOG.to_owned());
     let publish = top.with_default("publish", &value::FLAG, true);
+    let offloads = value::offloads(top);
     // With a transport that is wrong, nobody knows how many hubs are right.
     let transport = match transport {
         Some(transport) => Some(transport.value),
@@ -114,7 +121,9 @@ pub(super) fn read(top: &mut Section<'_>) -> Option<SpokeConfig> {
         interface,
         mtu,
         workers: workers.map(|workers| workers.value),
+        offloads,
         admin_socket,
+        metrics: metrics.map(|address| address.value),
         log,
         hubs,
         nat: nat.unwrap_or_default(),

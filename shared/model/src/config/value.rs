@@ -16,6 +16,7 @@ use crate::id::Region;
 use crate::inventory::Transport;
 use crate::key::PublicKey;
 use crate::net::Supernet;
+use crate::offload::{Offload, Offloads};
 
 /// One kind of value.
 pub(super) struct Kind<T> {
@@ -232,6 +233,19 @@ fn endpoint_problem(text: &str) -> &'static str {
     }
 }
 
+/// Metrics name every site and its networks, and whoever asks is not asked who
+/// they are: they do not leave the host.
+pub(super) const LOOPBACK: Kind<SocketAddr> = Kind {
+    expected: "a loopback address and port such as 127.0.0.1:9587 or [::1]:9587",
+    parse: |value| {
+        let address = (ENDPOINT.parse)(value)?;
+        match address.ip().is_loopback() {
+            true => Ok(address),
+            false => Err("not a loopback address".into()),
+        }
+    },
+};
+
 pub(super) const REGION: Kind<Region> = Kind {
     expected: Region::EXPECTED,
     parse: |value| {
@@ -276,6 +290,18 @@ pub(super) const KEEPALIVE: Kind<Option<Duration>> = Kind {
 pub(super) fn privnet(top: &mut Section<'_>) -> Option<Supernet> {
     let nets = top.required_one_or_more("privnet", &PRIVNET_CIDR)?;
     Supernet::new(nets.into_iter().map(|net| net.value))
+}
+
+/// The offloads that are wanted: all but those that `[offload]` switches off.
+pub(super) fn offloads(top: &mut Section<'_>) -> Offloads {
+    let read = |section: &mut Section<'_>| {
+        let wanted = Offload::ALL
+            .into_iter()
+            .filter(|offload| section.with_default(offload.as_str(), &FLAG, true));
+        Some(wanted.collect())
+    };
+    top.table("offload", "an [offload] section", read)
+        .unwrap_or_default()
 }
 
 /// The file of a key, which is never in the config itself.

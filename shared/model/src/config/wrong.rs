@@ -10,6 +10,7 @@ use proptest::prelude::*;
 use super::hub::HubConfig;
 use super::spoke::SpokeConfig;
 use crate::inventory::Transport;
+use crate::offload::{Offload, Offloads};
 
 const KEY: &str = "PUT+THE+HUBS+PUBLIC+KEY+HERE+AS+BASE64+0000=";
 const OTHER_KEY: &str = "PUT+THE+SITES+PUBLIC+KEY+HERE+AS+BASE64+000=";
@@ -54,6 +55,7 @@ fn a_minimal_hub_file_has_every_default() {
     assert_eq!(hub.admin_socket.to_str(), Some("/run/privnet/hub.sock"));
     assert_eq!((hub.interface.as_str(), hub.mtu), ("privnet0", 1440));
     assert_eq!((hub.log.as_str(), hub.workers), ("info", None));
+    assert_eq!((hub.offloads, hub.metrics), (Offloads::ALL, None));
     assert_eq!(hub.discovery.interval, Duration::from_secs(3600));
     assert_eq!(hub.discovery.timeout, Duration::from_secs(60));
     assert_eq!(hub.discovery.tags["service"], "nat");
@@ -77,6 +79,78 @@ fn a_minimal_spoke_file_has_every_default() {
     assert_eq!(spoke.hubs[0].keepalive, Some(Duration::from_secs(25)));
     assert!(spoke.publish && spoke.nat.egress);
     assert_eq!(spoke.nat.interface, None);
+    assert_eq!((spoke.offloads, spoke.metrics), (Offloads::ALL, None));
+}
+
+#[test]
+fn each_offload_is_switched_off_by_itself() {
+    let text = "privnet = '10.0.0.0/8'\ntransport = 'none'\n[offload]\n";
+    let wanted = |keys: &str| {
+        let spoke = SpokeConfig::parse("spoke.toml", &format!("{text}{keys}"));
+        spoke.unwrap().offloads
+    };
+    for offload in Offload::ALL {
+        let off = wanted(&format!("{offload} = false"));
+        assert_eq!(off, Offloads::ALL.without(offload));
+        assert_eq!(wanted(&format!("{offload} = true")), Offloads::ALL);
+    }
+    let all_off = Offload::ALL.map(|offload| format!("{offload} = false\n"));
+    assert_eq!(wanted(&all_off.concat()), Offloads::NONE);
+    assert_eq!(wanted(""), Offloads::ALL);
+}
+
+#[test]
+fn what_an_offload_section_cannot_hold_is_told() {
+    let section = "[offload]\ntun_tso = 'off'\ntun_usi = false\nudp_gso = 0\n[offload.tun_gro]";
+    let expected = |file: &str, line: usize| {
+        [
+            "offload.tun_tso = 'off': not true or false; expected true or false",
+            "offload.tun_usi: unknown key; expected perhaps `tun_uso`",
+            "offload.udp_gso = 0: not true or false; expected true or false",
+            "offload.tun_gro: not true or false; expected true or false",
+        ]
+        .into_iter()
+        .zip(line..)
+        .map(|(said, line)| format!("{file}.toml:{line}: {said}"))
+        .collect::<Vec<_>>()
+    };
+    assert_eq!(hub_with("", section), expected("hub", 7));
+    assert_eq!(spoke_with("", section), expected("spoke", 7));
+    assert_eq!(
+        hub_with("offload = false", ""),
+        ["hub.toml:1: offload = false: not a table; expected an [offload] section"]
+    );
+}
+
+#[test]
+fn metrics_are_served_on_loopback_or_not_at_all() {
+    let expected = "expected a loopback address and port such as 127.0.0.1:9587 or [::1]:9587";
+    for (value, problem) in [
+        ("0.0.0.0:9587", "not the address of a host"),
+        ("10.0.0.5:9587", "not a loopback address"),
+        ("[::ffff:127.0.0.1]:9587", "not a loopback address"),
+        ("[2001:db8::1]:9587", "not a loopback address"),
+        ("localhost:9587", "a host name, where an address is needed"),
+        ("127.0.0.1", "no port"),
+        ("127.0.0.1:0", "port 0"),
+        (":9587", "not an address and port"),
+    ] {
+        let line = format!("metrics = {value:?}");
+        for (file, said) in [
+            ("hub", hub_with(&line, "")),
+            ("spoke", spoke_with(&line, "")),
+        ] {
+            assert_eq!(
+                said,
+                [format!("{file}.toml:1: {line}: {problem}; {expected}")]
+            );
+        }
+    }
+    for good in ["127.0.0.1:9587", "127.9.9.9:1", "[::1]:9587"] {
+        let line = format!("metrics = {good:?}");
+        assert_eq!(hub_with(&line, ""), [""; 0]);
+        assert_eq!(spoke_with(&line, ""), [""; 0]);
+    }
 }
 
 #[test]
@@ -476,9 +550,9 @@ proptest! {
             (
                 prop::sample::select(vec![
                     "privnet", "listen_port", "private_key", "interface", "mtu", "workers",
-                    "state", "admin_socket", "log", "discovery", "regions", "tags", "site",
+                    "state", "admin_socket", "metrics", "log", "discovery", "regions", "tags", "site",
                     "name", "cidrs", "endpoint", "public_key", "keepalive", "hub", "nat",
-                    "[discovery]", "[[site]]", "[site]", "[[hub]]", "[hub]", "[nat]", "[tags]",
+                    "offload", "[offload]", "tun_tso", "udp_gso", "[discovery]", "[[site]]", "[site]", "[[hub]]", "[hub]", "[nat]", "[tags]",
                 ]),
                 prop::sample::select(vec![
                     "", " = 1", " = -9223372036854775809", " = 'é\u{202e}'", " = \"\\u0000\"",

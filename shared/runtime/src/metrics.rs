@@ -1,0 +1,304 @@
+//! A daemon's status as metrics, in Prometheus' text format.
+//!
+//! A pure function of the status: nothing is kept from one scrape to the next,
+//! and whoever scrapes costs what `tunnels list` costs. No label holds what
+//! changes without the tunnel changing (endpoints roam, errors vary), so that
+//! there is one series per tunnel and figure for as long as the tunnel exists.
+
+use jiff::Timestamp;
+use privnet_dataplane::Counter;
+use privnet_model::inventory::Transport;
+use privnet_model::offload::OffloadState;
+use privnet_model::status::{
+    InterfaceStatus, Origin, PartitionStatus, Status, Tunnel, TunnelState,
+};
+use prometheus::proto::{self, LabelPair, Metric, MetricFamily, MetricType};
+
+/// The content type of [`render`]'s text.
+pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
+
+/// A name comes from a tag of up to 256 characters that others write; an
+/// instance's id beside it tells apart what is cut to the same.
+const LABEL_CHARS: usize = 64;
+
+/// The metrics of a daemon in this state.
+///
+/// # Errors
+/// None is known: every family has a name and a sample, and a string takes all
+/// that is written.
+pub fn render(status: &Status) -> Result<String, prometheus::Error> {
+    let mut page = Page::default();
+    daemon(&mut page, status);
+    tunnels(&mut page, status);
+    if let Some(interface) = &status.interface {
+        dataplane(&mut page, interface);
+    }
+    discovery(&mut page, &status.partitions);
+    prometheus::TextEncoder::new().encode_to_string(&page.families)
+}
+
+fn daemon(page: &mut Page, status: &Status) {
+    let build = [
+        ("program", status.role.program()),
+        ("version", &status.version),
+    ];
+    page.gauge(
+        "privnet_build_info",
+        "The daemon and its version; always 1.",
+        [(labels(build), 1.0)],
+    );
+    page.gauge(
+        "privnet_start_time_seconds",
+        "When the daemon started, in seconds since 1970.",
+        [(Vec::new(), seconds(status.started))],
+    );
+    page.gauge(
+        "privnet_problems",
+        "How many things are wrong with the daemon itself; `tunnels list` tells them.",
+        [(Vec::new(), number(status.problems.len() as u64))],
+    );
+    page.gauge(
+        "privnet_nat_up",
+        "Whether the NAT rules are in place.",
+        status.nat.as_ref().map(|nat| {
+            let interface = labels([("interface", nat.interface.as_str())]);
+            (interface, truth(nat.active))
+        }),
+    );
+}
+
+fn tunnels(page: &mut Page, status: &Status) {
+    // A NAT gateway has no tunnel, and is not meant to.
+    let tunnels: Vec<&Tunnel> = status
+        .tunnels
+        .iter()
+        .filter(|tunnel| tunnel.transport != Transport::None)
+        .collect();
+    let each = |value: fn(&Tunnel) -> Option<f64>| {
+        let samples = tunnels.iter();
+        samples.filter_map(move |tunnel| Some((tunnel_labels(tunnel), value(tunnel)?)))
+    };
+    page.gauge(
+        "privnet_tunnels",
+        "How many tunnels are in each state.",
+        TunnelState::ALL.map(|state| {
+            let those = tunnels.iter().filter(|tunnel| tunnel.state == state);
+            (
+                labels([("state", state.as_str())]),
+                number(those.count() as u64),
+            )
+        }),
+    );
+    page.gauge(
+        "privnet_tunnel_info",
+        "Where each tunnel leads; always 1.",
+        tunnels.iter().map(|tunnel| (info_labels(tunnel), 1.0)),
+    );
+    page.gauge(
+        "privnet_tunnel_up",
+        "Whether a handshake completed within the last three minutes.",
+        each(|tunnel| Some(truth(tunnel.state == TunnelState::Up))),
+    );
+    page.gauge(
+        "privnet_tunnel_last_handshake_timestamp_seconds",
+        "When the last handshake completed, in seconds since 1970.",
+        each(|tunnel| tunnel.last_handshake.map(seconds)),
+    );
+    page.counter(
+        "privnet_tunnel_received_bytes_total",
+        "Bytes received through the tunnel, encrypted and with WireGuard's overhead.",
+        each(|tunnel| Some(number(tunnel.rx_bytes))),
+    );
+    page.counter(
+        "privnet_tunnel_sent_bytes_total",
+        "Bytes sent through the tunnel, encrypted and with WireGuard's overhead.",
+        each(|tunnel| Some(number(tunnel.tx_bytes))),
+    );
+}
+
+fn dataplane(page: &mut Page, interface: &InterfaceStatus) {
+    page.gauge(
+        "privnet_offload",
+        "Whether each offload is in use; `tunnels show` tells why not.",
+        interface.offloads.iter().map(|(offload, state)| {
+            let on = *state == OffloadState::On;
+            (labels([("name", offload.as_str())]), truth(on))
+        }),
+    );
+    page.counter(
+        "privnet_dataplane_packets_dropped_total",
+        "Packets and messages that the data plane dropped, by reason.",
+        interface.drops.iter().map(|(reason, count)| {
+            let reason = labels([("reason", reason.as_str())]);
+            (reason, number(*count))
+        }),
+    );
+    for counter in Counter::ALL {
+        page.counter(
+            &format!("privnet_dataplane_{}_total", counter.name()),
+            counter.help(),
+            interface
+                .counters
+                .get(counter.name())
+                .map(|count| (Vec::new(), number(*count))),
+        );
+    }
+}
+
+fn discovery(page: &mut Page, partitions: &[PartitionStatus]) {
+    let each = |value: fn(&PartitionStatus) -> Option<f64>| {
+        partitions.iter().filter_map(move |view| {
+            let partition = labels([
+                ("account", view.partition.account.as_str()),
+                ("region", view.partition.region.as_str()),
+            ]);
+            Some((partition, value(view)?))
+        })
+    };
+    page.gauge(
+        "privnet_discovery_last_success_timestamp_seconds",
+        "When EC2 last gave a complete answer, in seconds since 1970.",
+        each(|view| view.answered_at.map(seconds)),
+    );
+    page.gauge(
+        "privnet_discovery_spokes",
+        "How many spokes that answer held.",
+        each(|view| Some(number(view.spokes as u64))),
+    );
+    page.counter(
+        "privnet_discovery_polls_total",
+        "How often EC2 was asked, whatever came of it.",
+        each(|view| Some(number(view.polls))),
+    );
+    page.counter(
+        "privnet_discovery_failures_total",
+        "How often EC2 was asked and gave no complete answer.",
+        each(|view| Some(number(view.failures))),
+    );
+}
+
+/// What names a tunnel. Sites have unique names and no instance; of instances,
+/// the id is unique.
+fn tunnel_labels(tunnel: &Tunnel) -> Vec<LabelPair> {
+    let instance = tunnel.instance.as_ref();
+    labels([
+        ("tunnel", tunnel.name.as_str()),
+        // Prometheus itself has a label `instance`: whom it scrapes.
+        ("instance_id", instance.map_or("", |id| id.as_str())),
+    ])
+}
+
+fn info_labels(tunnel: &Tunnel) -> Vec<LabelPair> {
+    let origin = match tunnel.origin {
+        Origin::Discovered => "discovered",
+        Origin::Static => "static",
+        Origin::Hub => "hub",
+    };
+    let transport = tunnel.transport.to_string();
+    let more = labels([
+        ("origin", origin),
+        ("transport", transport.as_str()),
+        (
+            "account",
+            tunnel.account.as_ref().map_or("", |it| it.as_str()),
+        ),
+        (
+            "region",
+            tunnel.region.as_ref().map_or("", |it| it.as_str()),
+        ),
+        ("zone", tunnel.zone.as_ref().map_or("", |it| it.as_str())),
+        ("vpc", tunnel.vpc.as_ref().map_or("", |it| it.as_str())),
+    ]);
+    let mut labels = tunnel_labels(tunnel);
+    labels.extend(more);
+    labels
+}
+
+/// The families so far.
+#[derive(Default)]
+struct Page {
+    families: Vec<MetricFamily>,
+}
+
+type Sample = (Vec<LabelPair>, f64);
+
+impl Page {
+    fn gauge(&mut self, name: &str, help: &str, samples: impl IntoIterator<Item = Sample>) {
+        let samples = samples.into_iter().map(|(labels, value)| {
+            let mut gauge = proto::Gauge::default();
+            gauge.set_value(value);
+            let mut metric = Metric::from_label(labels);
+            metric.set_gauge(gauge);
+            metric
+        });
+        self.family(name, help, MetricType::GAUGE, samples.collect());
+    }
+
+    fn counter(&mut self, name: &str, help: &str, samples: impl IntoIterator<Item = Sample>) {
+        let samples = samples.into_iter().map(|(labels, value)| {
+            let mut counter = proto::Counter::default();
+            counter.set_value(value);
+            let mut metric = Metric::from_label(labels);
+            metric.set_counter(counter);
+            metric
+        });
+        self.family(name, help, MetricType::COUNTER, samples.collect());
+    }
+
+    /// A family without samples is left out: the encoder takes it for an error.
+    fn family(&mut self, name: &str, help: &str, kind: MetricType, samples: Vec<Metric>) {
+        if samples.is_empty() {
+            return;
+        }
+        let mut family = MetricFamily::default();
+        family.set_name(name.to_owned());
+        family.set_help(help.to_owned());
+        family.set_field_type(kind);
+        family.set_metric(samples);
+        self.families.push(family);
+    }
+}
+
+/// Labels; an empty value says the same as no label, and is left out.
+fn labels<'a>(pairs: impl IntoIterator<Item = (&'a str, &'a str)>) -> Vec<LabelPair> {
+    let pairs = pairs.into_iter().filter(|(_, value)| !value.is_empty());
+    pairs
+        .map(|(name, value)| {
+            let mut pair = LabelPair::default();
+            pair.set_name(name.to_owned());
+            pair.set_value(bounded(value));
+            pair
+        })
+        .collect()
+}
+
+/// At most [`LABEL_CHARS`], without what a terminal would obey.
+fn bounded(value: &str) -> String {
+    value
+        .chars()
+        .take(LABEL_CHARS)
+        .map(|char| match char.is_control() {
+            true => char::REPLACEMENT_CHARACTER,
+            false => char,
+        })
+        .collect()
+}
+
+#[expect(
+    clippy::cast_precision_loss,
+    reason = "Prometheus has no other numbers"
+)]
+fn number(count: u64) -> f64 {
+    count as f64
+}
+
+fn truth(holds: bool) -> f64 {
+    f64::from(u8::from(holds))
+}
+
+fn seconds(time: Timestamp) -> f64 {
+    time.as_duration().as_secs_f64()
+}
+
+#[cfg(test)]
+mod tests;

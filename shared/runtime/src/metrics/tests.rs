@@ -1,0 +1,303 @@
+//! The page as a whole, and the rules that every page keeps: those of
+//! Prometheus' text format and of `promtool check metrics`.
+
+#![expect(clippy::unwrap_used, reason = "a test that fails should panic")]
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use privnet_model::inventory::Partition;
+use privnet_model::key::PublicKey;
+use privnet_model::net::Supernet;
+use privnet_model::offload::{Offload, OffloadObstacle};
+use privnet_model::status::{NatStatus, Reason, Role};
+
+use super::*;
+
+fn counts<const N: usize>(counts: [(&str, u64); N]) -> BTreeMap<String, u64> {
+    let counts = counts.into_iter();
+    counts
+        .map(|(name, count)| (name.to_owned(), count))
+        .collect()
+}
+
+fn tunnel(name: &str, number: u8) -> Tunnel {
+    Tunnel {
+        name: name.to_owned(),
+        origin: Origin::Discovered,
+        account: Some("111122223333".parse().unwrap()),
+        region: Some("eu-west-1".parse().unwrap()),
+        zone: Some("eu-west-1a".parse().unwrap()),
+        vpc: Some(format!("vpc-0aaaaaaaaaaaaaaa{number}").parse().unwrap()),
+        instance: Some(format!("i-0bbbbbbbbbbbbbbb{number}").parse().unwrap()),
+        launched: None,
+        cidrs: Vec::new(),
+        excluded: Vec::new(),
+        transport: Transport::Wireguard,
+        endpoint: Some("203.0.113.1:51820".parse().unwrap()),
+        private_address: None,
+        public_key: Some(PublicKey::from_bytes([number; 32])),
+        state: TunnelState::Up,
+        reason: None,
+        last_handshake: Some("2026-11-21T04:59:48.5Z".parse().unwrap()),
+        rx_bytes: 1_234_567_890_123,
+        tx_bytes: 98_765,
+        rx_rate: 3_400_000.0,
+        tx_rate: 41_000.0,
+    }
+}
+
+fn hub() -> Status {
+    let site = Tunnel {
+        origin: Origin::Static,
+        account: None,
+        region: None,
+        zone: None,
+        vpc: None,
+        instance: None,
+        ..tunnel("dc-east", 9)
+    };
+    let waiting = Tunnel {
+        state: TunnelState::Pending,
+        reason: Some(Reason::NoPublicKey),
+        last_handshake: None,
+        rx_bytes: 0,
+        tx_bytes: 0,
+        ..tunnel("büro \"2\"", 2)
+    };
+    let gateway = Tunnel {
+        transport: Transport::None,
+        state: TunnelState::Rejected,
+        ..tunnel("nat-hub", 3)
+    };
+    let partition = |region: &str| Partition {
+        account: "111122223333".parse().unwrap(),
+        region: region.parse().unwrap(),
+    };
+    let mut offloads: BTreeMap<_, _> = Offload::ALL.map(|it| (it, OffloadState::On)).into();
+    let unsupported = OffloadState::Off(OffloadObstacle::Unsupported);
+    offloads.insert(Offload::TunUso, unsupported);
+    Status {
+        role: Role::Hub,
+        version: "0.1.0".to_owned(),
+        started: "2026-11-21T00:00:00Z".parse().unwrap(),
+        now: "2026-11-21T05:00:00Z".parse().unwrap(),
+        instance: Some("i-0123456789abcdef0".parse().unwrap()),
+        privnet: Supernet::new(["10.0.0.0/8".parse().unwrap()]).unwrap(),
+        interface: Some(InterfaceStatus {
+            name: "privnet0".to_owned(),
+            public_key: PublicKey::from_bytes([9; 32]),
+            listen_port: 51820,
+            mtu: 1440,
+            offloads,
+            counters: counts([("handshakes", 12), ("relayed", 98_765_432)]),
+            drops: counts([("no_route", 17), ("replayed", 0)]),
+        }),
+        nat: None,
+        tunnels: vec![site, tunnel("prod-web", 1), waiting, gateway],
+        partitions: vec![
+            PartitionStatus {
+                partition: partition("eu-west-1"),
+                spokes: 3,
+                answered_at: Some("2026-11-21T04:00:00Z".parse().unwrap()),
+                error: None,
+                failing_since: None,
+                polls: 12,
+                failures: 2,
+            },
+            PartitionStatus {
+                partition: partition("us-west-2"),
+                spokes: 0,
+                answered_at: None,
+                error: Some("timed out".to_owned()),
+                failing_since: None,
+                polls: 1,
+                failures: 1,
+            },
+        ],
+        next_poll: None,
+        problems: vec!["something".to_owned()],
+    }
+}
+
+fn spoke() -> Status {
+    Status {
+        role: Role::Spoke,
+        nat: Some(NatStatus {
+            active: true,
+            interface: "ens5".to_owned(),
+            sources: Vec::new(),
+        }),
+        tunnels: vec![Tunnel {
+            origin: Origin::Hub,
+            instance: None,
+            ..tunnel("hub", 1)
+        }],
+        partitions: Vec::new(),
+        problems: Vec::new(),
+        ..hub()
+    }
+}
+
+/// What `promtool check metrics` and the format's parser would complain of.
+fn check(page: &str) {
+    let name_is_good = |name: &str| {
+        let mut chars = name.chars();
+        chars.next().is_some_and(|c| c.is_ascii_lowercase())
+            && chars.all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_')
+    };
+    assert!(page.ends_with('\n') && !page.contains("\n\n"));
+    let mut family = ("", "");
+    let mut done = BTreeSet::new();
+    let mut series = BTreeSet::new();
+    let mut lines = page.lines();
+    while let Some(line) = lines.next() {
+        if let Some(help) = line.strip_prefix("# HELP ") {
+            let (name, help) = help.split_once(' ').unwrap();
+            assert!(name_is_good(name), "{line}");
+            assert!(help.ends_with('.') && help.len() > 10, "{line}");
+            assert!(done.insert(name), "twice: {line}");
+            let kind = lines.next().unwrap();
+            let kind = kind.strip_prefix(&format!("# TYPE {name} ")).unwrap();
+            assert!(["counter", "gauge"].contains(&kind), "{line}");
+            assert_eq!(name.ends_with("_total"), kind == "counter", "{line}");
+            for unit in ["_ms", "_milliseconds", "_minutes", "_kilobytes"] {
+                assert!(!name.contains(unit), "not a base unit: {line}");
+            }
+            family = (name, kind);
+            continue;
+        }
+        let (sample, value) = line.rsplit_once(' ').unwrap();
+        let value: f64 = value.parse().unwrap();
+        assert!(value.is_finite() && value >= 0.0, "{line}");
+        let (name, labels) = match sample.split_once('{') {
+            Some((name, labels)) => (name, labels.strip_suffix('}').unwrap()),
+            None => (sample, ""),
+        };
+        assert_eq!(name, family.0, "outside of its family: {line}");
+        assert!(series.insert(sample), "twice: {line}");
+        let mut names = BTreeSet::new();
+        let mut rest = labels;
+        while !rest.is_empty() {
+            let (label, after) = rest.split_once("=\"").unwrap();
+            assert!(name_is_good(label) && !label.starts_with("__"), "{line}");
+            // What Prometheus sets itself, and what only histograms have.
+            assert!(!["instance", "job", "le", "quantile"].contains(&label));
+            assert!(names.insert(label), "twice: {line}");
+            let end = end_of_value(after);
+            assert!((1..=4 * LABEL_CHARS).contains(&end), "{line}");
+            rest = after[end + 1..].trim_start_matches(',');
+        }
+    }
+    assert!(!series.is_empty());
+}
+
+/// Where the quote is that ends a label's value.
+fn end_of_value(text: &str) -> usize {
+    let mut escaped = false;
+    for (position, char) in text.char_indices() {
+        match char {
+            _ if escaped => {
+                assert!("\\\"n".contains(char), "no such escape: {text}");
+                escaped = false;
+            }
+            '\\' => escaped = true,
+            '"' => return position,
+            _ => assert!(!char.is_control(), "{text:?}"),
+        }
+    }
+    panic!("no end: {text}");
+}
+
+#[test]
+fn the_page_of_a_hub() {
+    let page = render(&hub()).unwrap();
+    let golden = include_str!("hub.prom");
+    assert!(page == golden, "expected:\n{golden}\nbut it is:\n{page}");
+}
+
+#[test]
+fn every_page_keeps_the_rules_of_the_format() {
+    check(&render(&hub()).unwrap());
+    check(&render(&spoke()).unwrap());
+    let bare = Status {
+        interface: None,
+        nat: None,
+        tunnels: Vec::new(),
+        partitions: Vec::new(),
+        ..hub()
+    };
+    check(&render(&bare).unwrap());
+}
+
+#[test]
+fn a_spoke_tells_of_its_nat() {
+    let mut status = spoke();
+    let up = |status: &Status| {
+        let page = render(status).unwrap();
+        let line = page.lines().find(|line| line.starts_with("privnet_nat_up"));
+        line.map(str::to_owned)
+    };
+    let told = "privnet_nat_up{interface=\"ens5\"}";
+    assert_eq!(up(&status), Some(format!("{told} 1")));
+    status.nat.as_mut().unwrap().active = false;
+    assert_eq!(up(&status), Some(format!("{told} 0")));
+    status.nat = None;
+    assert_eq!(up(&status), None);
+}
+
+#[test]
+fn every_counter_of_the_data_plane_is_on_the_page_once() {
+    let mut status = hub();
+    let interface = status.interface.as_mut().unwrap();
+    for counter in Counter::ALL {
+        let counts = match counter.is_drop() {
+            true => &mut interface.drops,
+            false => &mut interface.counters,
+        };
+        counts.insert(counter.name().to_owned(), 1);
+    }
+    let page = render(&status).unwrap();
+    check(&page);
+    for counter in Counter::ALL {
+        let name = counter.name();
+        let line = match counter.is_drop() {
+            true => format!("privnet_dataplane_packets_dropped_total{{reason=\"{name}\"}} "),
+            false => format!("privnet_dataplane_{name}_total "),
+        };
+        let found = page.lines().filter(|found| found.starts_with(&line));
+        assert_eq!(found.count(), 1, "{name}");
+        assert!(counter.help().ends_with('.'), "{name}");
+    }
+}
+
+#[test]
+fn names_that_others_write_break_no_line_and_make_no_series_twice() {
+    let long = "x".repeat(256);
+    let hostile = "a\\b\"c\n\u{1b}[2J} 1\nprivnet_build_info 7";
+    let status = Status {
+        tunnels: vec![
+            tunnel(&long, 1),
+            tunnel(&format!("{long}y"), 2),
+            tunnel(hostile, 3),
+            tunnel(hostile, 4),
+            tunnel("\u{1f6f0}".repeat(100).as_str(), 5),
+        ],
+        ..hub()
+    };
+    let page = render(&status).unwrap();
+    check(&page);
+    assert!(
+        page.contains("tunnel=\"a\\\\b\\\"c\u{fffd}\u{fffd}[2J} 1"),
+        "{page}"
+    );
+    assert!(!page.contains(&"x".repeat(LABEL_CHARS + 1)));
+}
+
+#[test]
+fn an_interface_may_count_what_this_version_does_not_know() {
+    let mut status = hub();
+    let interface = status.interface.as_mut().unwrap();
+    interface.counters.insert("from_the_future".to_owned(), 1);
+    interface.drops.insert("from_the_future".to_owned(), 1);
+    check(&render(&status).unwrap());
+}
