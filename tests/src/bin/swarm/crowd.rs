@@ -15,8 +15,8 @@ use anyhow::{Context, Result, bail};
 use ipnet::IpNet;
 use privnet_model::key::PublicKey;
 use privnet_tunnel::{
-    AllowedIps, Counters, Directory, Identity, IndexAllocator, Outputs, Peer, PeerIndex, PeerStats,
-    PeerUpdate, Shard, ShardConfig, Target, Tunnel,
+    AllowedIps, Counters, Directory, Identity, IndexAllocator, Outputs, Path, Peer, PeerIndex,
+    PeerStats, PeerUpdate, Shard, ShardConfig, Target, Tunnel,
 };
 use serde::{Deserialize, Serialize};
 use tokio::net::UdpSocket;
@@ -45,10 +45,8 @@ pub(crate) struct Arguments {
 pub(crate) struct Sessions {
     /// Peers with a new session since the mark.
     pub(crate) count: usize,
-    /// When so many of them had it, in seconds after the mark, if they have.
-    pub(crate) half: Option<f64>,
-    pub(crate) nine_tenths: Option<f64>,
-    pub(crate) all: Option<f64>,
+    /// When a tenth of all had it, two tenths and so on, in seconds after the mark.
+    pub(crate) tenths: Vec<f64>,
     /// Datagrams that the peers have sent in all.
     pub(crate) sent: u64,
 }
@@ -131,15 +129,13 @@ fn sessions(stats: &[Arc<PeerStats>], mark: Instant, sent: u64) -> Sessions {
         .filter_map(|stats| stats.report().last_handshake?.checked_duration_since(mark))
         .collect();
     times.sort_unstable();
-    let at = |percent: usize| {
-        let rank = (stats.len() * percent).div_ceil(100).max(1);
-        times.get(rank - 1).map(Duration::as_secs_f64)
-    };
+    let tenths = (1..=10).filter_map(|tenth| {
+        let rank = (stats.len() * tenth).div_ceil(10);
+        times.get(rank.checked_sub(1)?).map(Duration::as_secs_f64)
+    });
     Sessions {
         count: times.len(),
-        half: at(50),
-        nine_tenths: at(90),
-        all: at(100),
+        tenths: tenths.collect(),
         sent,
     }
 }
@@ -218,7 +214,8 @@ impl Spoke {
                     // An error tells of an earlier datagram: the hub was away.
                     if let Ok((length, from)) = received {
                         let now = Instant::now();
-                        self.shard.datagram(from, &buffer[..length], now, &mut self.out);
+                        let outer = Path::from(from).into();
+                        self.shard.datagrams(outer, length, &buffer[..length], now, &mut self.out);
                     }
                 }
                 () = sleep_until(tick) => {
@@ -227,7 +224,7 @@ impl Spoke {
             }
             for (to, datagram) in self.out.datagrams.iter() {
                 // What is lost here is lost on the network.
-                if self.socket.try_send_to(datagram, to).is_ok() {
+                if self.socket.try_send_to(datagram, to.remote).is_ok() {
                     self.sent.fetch_add(1, Ordering::Relaxed);
                 }
             }

@@ -1,6 +1,7 @@
 //! The hub under test: the real program, configured over its own socket, and what
 //! the kernel tells of it.
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::io::{Read, Write};
 use std::net::SocketAddr;
@@ -8,6 +9,7 @@ use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
+use nix::sys::signal::Signal;
 use privnet_tests::namespace::Namespace;
 use privnet_tests::process::{Process, wait_until};
 use privnet_tests::programs;
@@ -27,14 +29,18 @@ pub(crate) struct Knowledge {
 /// A hub that runs.
 #[derive(Debug)]
 pub(crate) struct Hub {
-    pub(crate) process: Process,
+    process: Process,
+    /// Where its part of the log begins: hubs come one after another.
+    log_start: usize,
 }
 
 impl Hub {
     /// Starts the program, with an interface and no peers.
     pub(crate) fn start(namespace: &Namespace, workers: u32) -> Result<Self> {
+        let process = tunnel(namespace, workers, &["--relay"])?;
         let hub = Self {
-            process: tunnel(namespace, workers, &["--relay"])?,
+            log_start: process.log().len(),
+            process,
         };
         namespace.ip(&[
             format!("addr add {HUB_INSIDE}/24 dev wg0"),
@@ -69,6 +75,20 @@ impl Hub {
         let start = Instant::now();
         request(namespace, &text)?;
         Ok(start.elapsed())
+    }
+
+    /// Ends it, and returns what it has counted.
+    pub(crate) fn end(mut self) -> Result<BTreeMap<String, u64>> {
+        self.process.signal(Signal::SIGTERM)?;
+        self.process.wait(Duration::from_secs(10))?;
+        let log = self.process.log();
+        // Each counter is a line that ends in `NAME value=COUNT`.
+        let counters = log[self.log_start..].lines().filter_map(|line| {
+            let (rest, count) = line.rsplit_once(" value=")?;
+            let name = rest.rsplit(' ').next()?;
+            Some((name.to_owned(), count.parse().ok()?))
+        });
+        Ok(counters.collect())
     }
 
     /// CPU time of all its threads until now, and its memory and the peak of that.

@@ -33,6 +33,8 @@ use anyhow::{Context, Result};
 use clap::{Parser, Subcommand, ValueEnum};
 use privnet_tests::{isolation, programs};
 
+use crate::report::Report;
+
 /// Measures a hub with very many peers
 #[derive(Debug, Parser)]
 struct Arguments {
@@ -132,11 +134,16 @@ fn orchestrate(arguments: &Arguments) -> Result<()> {
     } else {
         arguments.stages.clone()
     };
-    let report = stages::run(arguments, &stages)?;
+    let mut report = Report {
+        peers: arguments.peers,
+        workers: arguments.workers,
+        ..Report::default()
+    };
+    let outcome = stages::run(arguments, &stages, &mut report);
     report.print(&mut std::io::stdout())?;
     if let Some(path) = &arguments.json {
         std::fs::write(path, serde_json::to_vec_pretty(&report)?)
             .with_context(|| format!("cannot write {}", path.display()))?;
     }
-    Ok(())
+    outcome
 }

@@ -1,5 +1,6 @@
 //! What the swarm found, for people and for programs.
 
+use std::collections::BTreeMap;
 use std::io::Write;
 
 use anyhow::Result;
@@ -31,6 +32,8 @@ pub(crate) struct Storm {
     pub(crate) hub_cpu: f64,
     pub(crate) rss_megabytes: f64,
     pub(crate) peak_megabytes: f64,
+    /// What the hub counted.
+    pub(crate) counters: BTreeMap<String, u64>,
 }
 
 /// What nothing costs.
@@ -63,20 +66,22 @@ impl Report {
         )?;
         for storm in &self.storms {
             let sessions = &storm.sessions;
+            let tenths = sessions.tenths.iter().map(|time| format!("{time:.2}"));
+            let tenths: Vec<_> = tenths.collect();
             writeln!(
                 out,
-                "{:<44} {} have a session; half after {}, 90 % {}, all {}; \
+                "{:<44} {} have a session; a tenth each after {} s; \
                  configured in {:.2} s; hub CPU {:.2} s; RSS {:.0} MB, peak {:.0} MB",
                 storm.name,
                 sessions.count,
-                seconds(sessions.half),
-                seconds(sessions.nine_tenths),
-                seconds(sessions.all),
+                tenths.join(" "),
                 storm.configuring,
                 storm.hub_cpu,
                 storm.rss_megabytes,
                 storm.peak_megabytes,
             )?;
+            let counters: Vec<_> = storm.counters.iter().collect();
+            writeln!(out, "{:<44} {counters:?}", "")?;
         }
         for idle in &self.idle {
             writeln!(
@@ -94,8 +99,4 @@ impl Report {
         }
         Ok(())
     }
-}
-
-fn seconds(time: Option<f64>) -> String {
-    time.map_or("never".to_owned(), |time| format!("{time:.2} s"))
 }

@@ -1,6 +1,7 @@
 //! The stages of a run, one after another, each on a hub of its own unless it
 //! goes on where the one before ended.
 
+use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Write};
 use std::net::SocketAddr;
 use std::process::{Child, ChildStdin, ChildStdout, Stdio};
@@ -26,38 +27,33 @@ const CALM: Duration = Duration::from_secs(10);
 
 const MEGABYTE: f64 = 1e6;
 
-/// Runs the stages.
-pub(crate) fn run(arguments: &Arguments, stages: &[Stage]) -> Result<Report> {
+/// Runs the stages. What was found before one failed is in the report.
+pub(crate) fn run(arguments: &Arguments, stages: &[Stage], report: &mut Report) -> Result<()> {
     let network = Network::build()?;
-    let mut report = Report {
-        peers: arguments.peers,
-        workers: arguments.workers,
-        ..Report::default()
-    };
     let wants = |stage| stages.contains(&stage);
     if wants(Stage::Storm) || wants(Stage::Restart) || wants(Stage::Idle) {
-        sessions(arguments, &network, wants, &mut report)?;
+        sessions(arguments, &network, wants, report)?;
     }
     if wants(Stage::StormNat) {
         let (hub, configuring) = hub(arguments, &network, false)?;
         let mut crowd = Crowd::start(&network, arguments.peers, true)?;
-        report.storms.push(storm(
-            "they call, from one address",
-            &hub,
-            configuring,
-            &mut crowd,
-        )?);
+        crowd.order::<String>("call")?;
+        let name = "they call, from one address";
+        let mut storm = storm(name, &hub, configuring, &mut crowd)?;
+        storm.counters = hub.end()?;
+        report.storms.push(storm);
     }
     if wants(Stage::Busy) {
-        busy(arguments, &network, &mut report)?;
+        busy(arguments, &network, report)?;
     }
     if wants(Stage::Flood) {
-        flood(arguments, &network, &mut report)?;
+        flood(arguments, &network, report)?;
     }
-    Ok(report)
+    Ok(())
 }
 
-/// The stages with one crowd: it calls, it idles, the hub comes back and calls.
+/// The stages with one crowd: it calls and idles; the hub comes back, calls, and
+/// idles; nobody keeps anything alive.
 fn sessions(
     arguments: &Arguments,
     network: &Network,
@@ -68,49 +64,38 @@ fn sessions(
         let hub = Hub::start(&network.hub, arguments.workers)?;
         hub.usage()?
     };
-    let (mut first, configuring) = hub(arguments, network, false)?;
+    let (first, configuring) = hub(arguments, network, false)?;
     let mut crowd = Crowd::start(network, arguments.peers, false)?;
-    report.storms.push(storm(
-        "they call, the hub knows no addresses",
-        &first,
-        configuring,
-        &mut crowd,
-    )?);
+    crowd.order::<String>("call")?;
+    let name = "they call, the hub knows no addresses";
+    let mut called = storm(name, &first, configuring, &mut crowd)?;
     if wants(Stage::Idle) {
-        std::thread::sleep(CALM);
-        report
-            .idle
-            .push(idle("idle, their keepalives", &first, arguments, empty)?);
+        let name = "idle, their keepalives";
+        report.idle.push(idle(name, &first, arguments, empty)?);
     }
+    called.counters = first.end()?;
+    report.storms.push(called);
     if wants(Stage::Restart) {
-        drop(first);
         crowd.order::<String>("mark")?;
-        let configuring;
-        (first, configuring) = hub(arguments, network, true)?;
+        let (second, configuring) = hub(arguments, network, true)?;
         let name = "the hub comes back and calls (from its start)";
-        report
-            .storms
-            .push(storm_since_mark(name, &first, configuring, &mut crowd)?);
+        let mut called = storm(name, &second, configuring, &mut crowd)?;
         if wants(Stage::Idle) {
-            std::thread::sleep(CALM);
-            report.idle.push(idle(
-                "idle, keepalives both ways",
-                &first,
-                arguments,
-                empty,
-            )?);
+            let name = "idle, keepalives both ways";
+            report.idle.push(idle(name, &second, arguments, empty)?);
         }
+        called.counters = second.end()?;
+        report.storms.push(called);
     }
+    drop(crowd);
     if wants(Stage::Idle) {
-        drop(first);
-        let (last, _) = hub(arguments, network, false)?;
+        let (last, configuring) = hub(arguments, network, false)?;
         let mut crowd = Crowd::start(network, arguments.peers, false)?;
-        storm("", &last, Duration::ZERO, &mut crowd)?;
+        crowd.order::<String>("call")?;
+        storm("", &last, configuring, &mut crowd)?;
         crowd.order::<String>("quiet")?;
-        std::thread::sleep(CALM);
-        report
-            .idle
-            .push(idle("idle, no keepalives", &last, arguments, empty)?);
+        let name = "idle, no keepalives";
+        report.idle.push(idle(name, &last, arguments, empty)?);
     }
     Ok(())
 }
@@ -126,17 +111,8 @@ fn hub(arguments: &Arguments, network: &Network, calls: bool) -> Result<(Hub, Du
     Ok((hub, configuring))
 }
 
+/// Waits until all have a session, counted from the crowd's last mark.
 fn storm(name: &'static str, hub: &Hub, configuring: Duration, crowd: &mut Crowd) -> Result<Storm> {
-    crowd.order::<String>("call")?;
-    storm_since_mark(name, hub, configuring, crowd)
-}
-
-fn storm_since_mark(
-    name: &'static str,
-    hub: &Hub,
-    configuring: Duration,
-    crowd: &mut Crowd,
-) -> Result<Storm> {
     let before = hub.usage()?;
     let sessions = crowd.wait_for_sessions()?;
     let after = hub.usage()?;
@@ -147,10 +123,12 @@ fn storm_since_mark(
         hub_cpu: (after.cpu.saturating_sub(before.cpu)).as_secs_f64(),
         rss_megabytes: after.rss as f64 / MEGABYTE,
         peak_megabytes: after.peak as f64 / MEGABYTE,
+        counters: BTreeMap::new(),
     })
 }
 
 fn idle(name: &'static str, hub: &Hub, arguments: &Arguments, empty: Usage) -> Result<Idle> {
+    std::thread::sleep(CALM);
     let (before, start) = (hub.usage()?, Instant::now());
     std::thread::sleep(Duration::from_secs(arguments.seconds.into()));
     let after = hub.usage()?;
