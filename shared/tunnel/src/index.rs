@@ -41,6 +41,11 @@ impl PeerIndex {
     pub const fn owner(self, workers: usize) -> usize {
         self.slot() % workers
     }
+
+    /// The peer's place in the table of its owner.
+    pub(crate) const fn place(self, workers: usize) -> usize {
+        self.slot() / workers
+    }
 }
 
 /// Hands out slots. A freed slot waits at the end of the line, so that the same
@@ -91,13 +96,8 @@ impl<T> SlotTable<T> {
         }
     }
 
-    /// The number of places, empty ones included: what a scan goes over.
-    pub(crate) fn places(&self) -> usize {
-        self.slots.len()
-    }
-
     pub(crate) fn insert(&mut self, index: PeerIndex, value: T) {
-        let place = index.slot() / self.workers;
+        let place = index.place(self.workers);
         if place >= self.slots.len() {
             self.slots.resize_with(place + 1, || None);
         }
@@ -105,7 +105,8 @@ impl<T> SlotTable<T> {
     }
 
     pub(crate) fn remove(&mut self, index: PeerIndex) -> Option<T> {
-        let place = self.slots.get_mut(index.slot() / self.workers)?;
+        let place = index.place(self.workers);
+        let place = self.slots.get_mut(place)?;
         if place.as_ref().is_some_and(|(holder, _)| *holder == index) {
             return place.take().map(|(_, value)| value);
         }
@@ -113,7 +114,8 @@ impl<T> SlotTable<T> {
     }
 
     pub(crate) fn get_mut(&mut self, index: PeerIndex) -> Option<&mut T> {
-        match self.slots.get_mut(index.slot() / self.workers)? {
+        let place = index.place(self.workers);
+        match self.slots.get_mut(place)? {
             Some((holder, value)) if *holder == index => Some(value),
             _ => None,
         }
@@ -123,7 +125,7 @@ impl<T> SlotTable<T> {
         self.slots.iter_mut().flatten().map(|(_, value)| value)
     }
 
-    /// What is at a place, for the staggered scan.
+    /// What is at a place.
     pub(crate) fn at_mut(&mut self, place: usize) -> Option<&mut T> {
         self.slots.get_mut(place)?.as_mut().map(|(_, value)| value)
     }

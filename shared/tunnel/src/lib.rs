@@ -17,6 +17,7 @@ mod batch;
 pub mod checksum;
 mod coalesce;
 mod counters;
+mod deadlines;
 mod directory;
 mod ecn;
 mod handshake;

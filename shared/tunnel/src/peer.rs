@@ -14,6 +14,13 @@
 //!   miss when two events fall between two ticks. Ours use the worker's clock and
 //!   come on top.
 //! - A session that carries only keepalives would expire. Ours is renewed in time.
+//! - It puts a session into its ring for every initiation that it answers, eight in
+//!   all, the one in use included. Here an initiator that does not use what it is
+//!   given is soon answered no oftener than an honest one asks.
+//!
+//! A peer says when it must be ticked next ([`Peer::deadline`]): one with nothing
+//! to wait for never is. While data moves it is ticked every few seconds, because
+//! boringtun dates what it sees by the tick before.
 //!
 //! A peer's address moves only when a message proves that the sender holds the
 //! session's keys and that it is new. An initiation alone does not: after a
@@ -44,7 +51,23 @@ use crate::{MESSAGE_OVERHEAD, PADDING};
 const REKEY_AFTER_TIME: Duration = Duration::from_secs(120);
 const REKEY_TIMEOUT: Duration = Duration::from_secs(5);
 const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
+const REJECT_AFTER_TIME: Duration = Duration::from_secs(180);
 const REJECT_AFTER_MESSAGES: u64 = u64::MAX - (1 << 13);
+
+/// How much later boringtun, which reads the clock by itself, may date what we
+/// date: a turn of the worker. A tick that is to find its time passed comes this
+/// much later.
+const CLOCK_SLACK: Duration = Duration::from_millis(100);
+
+/// While data moves, a peer is ticked this often.
+const ACTIVE_TICK: Duration = Duration::from_secs(5);
+
+/// Sessions that boringtun keeps of a peer.
+const SESSIONS: usize = 8;
+
+/// Initiations answered at any pace before one of the sessions is used: half of
+/// those that boringtun keeps.
+const ANSWERS: u8 = 4;
 
 /// Packets that wait for a session, at most; the oldest goes first.
 const QUEUE: usize = 16;
@@ -95,9 +118,12 @@ pub struct Peer {
     /// Whether there is a session to send with. Asking boringtun costs a reading
     /// of the clock, so the answer is kept.
     has_session: bool,
-    /// The receiver index of a session that we answered for and that its
-    /// initiator has not used yet.
-    unconfirmed: Option<u32>,
+    /// The session that we answered for and that its initiator has not used yet.
+    unconfirmed: Option<Answer>,
+    /// When our last initiation went out, while it has no answer.
+    pending: Option<Instant>,
+    /// When the sessions that there are end, the first to end first.
+    session_ends: VecDeque<Instant>,
     /// The receiver indexes of our last two initiations: boringtun takes an
     /// answer to either.
     initiations: [Option<u32>; 2],
@@ -110,11 +136,25 @@ pub struct Peer {
     keepalive_due: Option<Instant>,
     /// Data went out and nothing came back: from then on the session is in doubt.
     answer_due: Option<Instant>,
+    /// Data moved since the last tick: then the next one comes then.
+    active_tick: Option<Instant>,
     /// boringtun has given up on the peer, and we have not begun anew since.
     has_expired: bool,
+    /// The peer may have to be ticked sooner than it said.
+    is_deadline_stale: bool,
     /// Whether the peer waits in the worker's line of handshakes to start.
     pub(crate) is_starting: bool,
     stats: Arc<PeerStats>,
+}
+
+/// An answer to an initiation.
+#[derive(Debug, Clone, Copy)]
+struct Answer {
+    /// Our receiver index of the session.
+    receiver: u32,
+    at: Instant,
+    /// How many there were since the initiator last used one.
+    in_a_row: u8,
 }
 
 /// Who began the handshake of a session.
@@ -161,13 +201,17 @@ impl Peer {
             queue: VecDeque::new(),
             has_session: false,
             unconfirmed: None,
+            pending: None,
+            session_ends: VecDeque::new(),
             initiations: [None; 2],
             established: None,
             last_attempt: None,
             last_sent: None,
             keepalive_due: None,
             answer_due: None,
+            active_tick: None,
             has_expired: false,
+            is_deadline_stale: true,
             is_starting: false,
             stats,
         }
@@ -179,6 +223,7 @@ impl Peer {
     }
 
     pub(crate) fn update(&mut self, update: PeerUpdate) {
+        self.is_deadline_stale = true;
         if let Some(endpoint) = update.endpoint {
             self.move_to(endpoint.into());
         }
@@ -189,11 +234,14 @@ impl Peer {
             self.tunnel = tunnel;
             self.has_session = false;
             self.unconfirmed = None;
+            self.pending = None;
+            self.session_ends.clear();
             self.initiations = [None; 2];
             self.established = None;
             self.last_attempt = None;
             self.keepalive_due = None;
             self.answer_due = None;
+            self.active_tick = None;
             self.has_expired = false;
         }
     }
@@ -202,10 +250,14 @@ impl Peer {
     /// send to and a reason to. Not sooner after the last try than the protocol
     /// allows; boringtun repeats an unanswered one by itself.
     pub(crate) fn wants_session(&self, now: Instant) -> bool {
-        !self.has_session
+        !self.has_session && self.needs_session() && self.may_attempt(now)
+    }
+
+    fn needs_session(&self) -> bool {
+        self.tunnel.is_some()
             && self.path.is_some()
+            && self.pending.is_none()
             && (!self.queue.is_empty() || self.keepalive.is_some())
-            && self.may_attempt(now)
     }
 
     /// Seals the packet at the start of `buffer` and puts it out, or keeps it
@@ -221,6 +273,7 @@ impl Peer {
                 context.counters.count(Counter::QueueOverflow);
             }
             self.queue.push_back(buffer[..length].to_vec());
+            self.is_deadline_stale = true;
         }
     }
 
@@ -267,8 +320,12 @@ impl Peer {
         self.heard(from, message.len());
         if matches!(opened, Opened::Packet(_)) {
             self.keepalive_due.get_or_insert(now + KEEPALIVE_TIMEOUT);
+            self.stay_active(now);
         }
-        if self.unconfirmed.is_some() && self.unconfirmed == receiver_at(message, 4) {
+        if self
+            .unconfirmed
+            .is_some_and(|answer| Some(answer.receiver) == receiver_at(message, 4))
+        {
             self.unconfirmed = None;
             self.established(Role::Responder, now, counters);
         }
@@ -280,6 +337,12 @@ impl Peer {
 
     /// Takes an initiation or a response whose MACs are verified.
     pub(crate) fn handshake(&mut self, from: Path, message: &[u8], context: &mut Context<'_>) {
+        let is_initiation = message.len() == INITIATION;
+        if is_initiation && !self.may_answer(context.now) {
+            context.counters.count(Counter::HandshakeRate);
+            return;
+        }
+        self.is_deadline_stale = true;
         self.run_timers(context);
         let Some(tunnel) = &mut self.tunnel else {
             return;
@@ -293,11 +356,22 @@ impl Peer {
         };
         let length = reply.len();
         let answered = receiver_at(reply, 4);
-        if message.len() == INITIATION {
+        self.pending = None;
+        if self.session_ends.len() == SESSIONS {
+            self.session_ends.pop_front();
+        }
+        self.session_ends
+            .push_back(context.now + REJECT_AFTER_TIME + CLOCK_SLACK);
+        if is_initiation {
             // The answer goes to where the initiation came from, and nothing else
             // does until the initiator has shown that it got the answer.
             self.stats.add_received(message.len());
-            self.unconfirmed = answered;
+            let before = self.unconfirmed.map_or(0, |answer| answer.in_a_row);
+            self.unconfirmed = answered.map(|receiver| Answer {
+                receiver,
+                at: context.now,
+                in_a_row: before.saturating_add(1),
+            });
             self.last_attempt = Some(context.now);
             self.stats.add_sent(length);
             context.out.commit(length, from.into());
@@ -331,6 +405,7 @@ impl Peer {
     /// Has the next tick send at least a keepalive.
     pub(crate) fn announce(&mut self, now: Instant) {
         self.keepalive_due = Some(now);
+        self.is_deadline_stale = true;
     }
 
     /// An address of ours is gone: the kernel chooses another from here on, until
@@ -345,6 +420,7 @@ impl Peer {
 
     /// Begins a handshake, unless one is under way.
     pub(crate) fn start_handshake(&mut self, context: &mut Context<'_>) {
+        self.is_deadline_stale = true;
         if self.path.is_none() {
             return;
         }
@@ -365,27 +441,113 @@ impl Peer {
     /// Lets time pass. Says whether a handshake should begin.
     pub(crate) fn tick(&mut self, context: &mut Context<'_>) -> bool {
         let now = context.now;
+        self.is_deadline_stale = true;
+        self.active_tick = None;
+        let pending = self.pending;
         self.run_timers(context);
+        if self.pending == pending && pending.is_some_and(|at| now >= at + self.retry_after()) {
+            // boringtun did not repeat it, so it does not wait for an answer any more.
+            self.pending = None;
+        }
+        while self.session_ends.front().is_some_and(|end| now >= *end) {
+            self.session_ends.pop_front();
+        }
+        if self.has_session && self.session_ends.is_empty() {
+            // By boringtun's clock its time has not come yet.
+            self.session_ends.push_back(now + REKEY_TIMEOUT);
+        }
         if !self.has_session {
             return self.wants_session(now);
         }
-        let persistent = self.keepalive.is_some_and(|interval| {
-            self.last_sent
-                .is_none_or(|last_sent| now.duration_since(last_sent) >= interval)
-        });
-        if persistent || self.keepalive_due.is_some_and(|due| now >= due) {
+        if self.keepalive_at().is_some_and(|at| now >= at)
+            || self.keepalive_due.is_some_and(|due| now >= due)
+        {
             self.seal(&mut [0; PADDING], 0, context);
         }
         let unanswered = self.answer_due.is_some_and(|due| now >= due);
         if unanswered {
             self.answer_due = None;
         }
-        // boringtun renews a session only when data went through it.
-        let aged = self.keepalive.is_some()
-            && self.established.is_some_and(|(since, role)| {
-                role == Role::Initiator && now.duration_since(since) >= REKEY_AFTER_TIME
-            });
+        let aged = self.renewal_at().is_some_and(|at| now >= at);
         (unanswered || aged) && self.path.is_some() && self.may_attempt(now)
+    }
+
+    /// When the peer must be ticked next, if ever. Anything but a tick may move it.
+    pub(crate) fn deadline(&self, now: Instant) -> Option<Instant> {
+        self.tunnel.as_ref()?;
+        let wanted = if self.has_session {
+            [
+                self.keepalive_at(),
+                self.keepalive_due,
+                self.answer_due,
+                self.renewal_at().map(|at| at.max(self.next_attempt(now))),
+                self.renewal_by_boringtun(now),
+            ]
+            .into_iter()
+            .flatten()
+            .min()
+        } else {
+            self.needs_session().then(|| self.next_attempt(now))
+        };
+        [
+            // What waits in the worker's line has its turn without a tick.
+            wanted.filter(|_| !self.is_starting),
+            self.pending.map(|at| at + self.retry_after()),
+            self.session_ends.front().copied(),
+            self.active_tick,
+        ]
+        .into_iter()
+        .flatten()
+        .min()
+    }
+
+    /// The deadline, where it may be another than the last one told.
+    pub(crate) fn new_deadline(&mut self, now: Instant) -> Option<Option<Instant>> {
+        std::mem::take(&mut self.is_deadline_stale).then(|| self.deadline(now))
+    }
+
+    /// Data has moved.
+    fn stay_active(&mut self, now: Instant) {
+        if self.active_tick.is_none() {
+            self.active_tick = Some(now + ACTIVE_TICK);
+            self.is_deadline_stale = true;
+        }
+    }
+
+    /// When the persistent keepalive is to be sent.
+    fn keepalive_at(&self) -> Option<Instant> {
+        let interval = self.keepalive.filter(|_| self.path.is_some())?;
+        let last = self
+            .last_sent
+            .or(self.established.map(|(since, _)| since))?;
+        Some(last + interval)
+    }
+
+    /// When we renew a session that a persistent keepalive keeps in use: boringtun
+    /// does it only when data went through it.
+    fn renewal_at(&self) -> Option<Instant> {
+        match self.established {
+            Some((since, Role::Initiator)) if self.keepalive.is_some() => {
+                Some(since + REKEY_AFTER_TIME)
+            }
+            _ => None,
+        }
+    }
+
+    /// When boringtun's own rules may find that data went through an old session:
+    /// sent after two minutes, received shortly before its end. What comes in
+    /// between is met by the ticks of an active peer.
+    fn renewal_by_boringtun(&self, now: Instant) -> Option<Instant> {
+        let (since, Role::Initiator) = self.established? else {
+            return None;
+        };
+        [
+            REKEY_AFTER_TIME,
+            REJECT_AFTER_TIME - KEEPALIVE_TIMEOUT - REKEY_TIMEOUT,
+        ]
+        .into_iter()
+        .map(|age| since + age + CLOCK_SLACK)
+        .find(|at| *at > now)
     }
 
     /// boringtun's timers. It repeats a handshake without an answer every 5 s,
@@ -402,9 +564,13 @@ impl Peer {
                 self.emit(length, Ecn::NOT_ECT, context);
             }
             TunnResult::Err(WireGuardError::ConnectionExpired) if !self.has_expired => {
-                // What waited for 90 s is stale. A new packet begins anew.
                 self.has_expired = true;
-                self.queue.clear();
+                // What waited for an answer for 90 s is stale, and a new packet begins
+                // anew. But it also expires of silence, and may be told so only now
+                // that a packet is there.
+                if self.pending.take().is_some() {
+                    self.queue.clear();
+                }
             }
             _ => {}
         }
@@ -432,6 +598,7 @@ impl Peer {
             if length > 0 {
                 self.answer_due
                     .get_or_insert(context.now + KEEPALIVE_TIMEOUT + REKEY_TIMEOUT);
+                self.stay_active(context.now);
             }
         }
     }
@@ -447,6 +614,7 @@ impl Peer {
                 self.initiations[0],
             ];
             self.last_attempt = Some(context.now);
+            self.pending = Some(context.now);
             self.has_expired = false;
             context.counters.count(Counter::InitiationsSent);
         }
@@ -495,22 +663,52 @@ impl Peer {
     }
 
     fn refresh_session(&mut self) {
+        let had_session = self.has_session;
         self.has_session = self
             .tunnel
             .as_ref()
             .is_some_and(|tunnel| tunnel.0.time_since_last_handshake().is_some());
+        self.is_deadline_stale |= self.has_session != had_session;
+    }
+
+    /// Whether an initiation may be answered: an honest initiator that does not
+    /// use the session asks again after 5 s, or at once after a restart. Whoever
+    /// held back a number of a peer's initiations, and lets them all go, would
+    /// else drive the session in use out of boringtun's ring.
+    fn may_answer(&self, now: Instant) -> bool {
+        self.unconfirmed.is_none_or(|answer| {
+            answer.in_a_row < ANSWERS || now.duration_since(answer.at) >= REKEY_TIMEOUT
+        })
     }
 
     fn may_attempt(&self, now: Instant) -> bool {
-        self.last_attempt.is_none_or(|last| {
-            let mut wait = REKEY_TIMEOUT;
-            if self.has_expired {
-                // Peers that gave up at one moment (a hub was away) do not all
-                // come back at one moment: each has its own place in a second.
-                wait += Duration::from_millis(u64::from(self.index.bits().wrapping_mul(37) % 1000));
-            }
-            now.duration_since(last) >= wait
-        })
+        now >= self.next_attempt(now)
+    }
+
+    /// When the protocol lets us try again, or `now`.
+    fn next_attempt(&self, now: Instant) -> Instant {
+        let Some(last) = self.last_attempt else {
+            return now;
+        };
+        let mut wait = REKEY_TIMEOUT;
+        if self.has_expired {
+            // Peers that gave up at one moment (a hub was away) do not all come
+            // back at one moment: each has its own place in a second.
+            wait += self.spread(1000);
+        }
+        now.max(last + wait)
+    }
+
+    /// When boringtun finds that an initiation has no answer: peers that lost
+    /// theirs at one moment do not all repeat them at one moment (WireGuard paper,
+    /// section 6.1: a jitter of up to a third of a second).
+    fn retry_after(&self) -> Duration {
+        REKEY_TIMEOUT + CLOCK_SLACK + self.spread(333)
+    }
+
+    /// The peer's place in so many milliseconds.
+    fn spread(&self, milliseconds: u32) -> Duration {
+        Duration::from_millis((self.index.bits().wrapping_mul(37) % milliseconds).into())
     }
 }
 

@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 use crate::allowed_ips::Target;
 use crate::batch::{Outputs, Parcel, ParcelItem};
 use crate::counters::{Counter, Counters};
+use crate::deadlines::Deadlines;
 use crate::directory::Directory;
 use crate::handshake::{Admission, HandshakeQueue, INITIATION, Waiting};
 use crate::identity::COOKIE_REPLY;
@@ -29,16 +30,17 @@ use crate::{MESSAGE_OVERHEAD, PADDING};
 
 const RESPONSE: usize = 92;
 
-/// Every peer is looked at this often.
-const SCAN: Duration = Duration::from_millis(250);
-/// A scan is spread over at most so many parts.
-const SCAN_PARTS: usize = 10;
-/// With fewer peers than this per part there are fewer parts, hence fewer wake-ups.
-const SCAN_PART_PEERS: usize = 64;
+/// Peers ticked per call of `tick`: a keepalive of each is half a millisecond.
+const PEERS_PER_TICK: usize = 256;
 
 /// Handshake messages worked on, and handshakes begun, per call of `tick`: about
 /// a millisecond each, which is what a packet may have to wait behind them.
 const HANDSHAKES_PER_TICK: usize = 4;
+
+/// A turn that carried so many bytes is one of a busy worker: as much work as half
+/// a handshake. Then handshakes get an eighth of its time.
+const BUSY_BYTES: usize = 64 << 10;
+const HANDSHAKE_PAUSE: Duration = Duration::from_millis(2);
 
 /// Unknown keys reported per batch; more are only counted.
 const KNOCKS_PER_BATCH: usize = 16;
@@ -68,7 +70,8 @@ pub struct Shard {
     handshakes: HandshakeQueue,
     /// Peers whose handshake is to begin: many may be added at one moment.
     starting: VecDeque<PeerIndex>,
-    scan: Scan,
+    deadlines: Deadlines,
+    pace: Pace,
     routes: Routes,
 }
 
@@ -105,10 +108,31 @@ impl Routes {
     }
 }
 
+/// How many handshakes a turn may have: as many as there is time for, but packets
+/// come first.
 #[derive(Debug, Default)]
-struct Scan {
-    next_place: usize,
+struct Pace {
+    /// Bytes carried since the last tick.
+    carried: usize,
+    /// When a busy worker may take the next handshake.
     next_at: Option<Instant>,
+}
+
+impl Pace {
+    /// The handshakes of one tick. With few packets one a turn: the packets of the
+    /// next turn wait behind it, not behind four.
+    fn take(&mut self, now: Instant) -> usize {
+        let carried = std::mem::take(&mut self.carried);
+        let budget = match carried {
+            0 => HANDSHAKES_PER_TICK,
+            BUSY_BYTES.. if self.next_at.is_some_and(|at| now < at) => 0,
+            _ => 1,
+        };
+        if budget > 0 {
+            self.next_at = Some(now + HANDSHAKE_PAUSE);
+        }
+        budget
+    }
 }
 
 impl Shard {
@@ -120,13 +144,15 @@ impl Shard {
             directory: Arc::default(),
             handshakes: HandshakeQueue::default(),
             starting: VecDeque::new(),
-            scan: Scan::default(),
+            deadlines: Deadlines::default(),
+            pace: Pace::default(),
             routes: Routes::default(),
         }
     }
 
     /// Takes over a new common knowledge.
     pub fn set_directory(&mut self, directory: Arc<Directory>) {
+        self.handshakes.expect_peers(directory.peers.len());
         self.directory = directory;
         self.routes = Routes::default();
     }
@@ -148,7 +174,7 @@ impl Shard {
     pub fn insert(&mut self, peer: Peer, now: Instant) {
         let index = peer.index();
         self.peers.insert(index, peer);
-        self.start_if_wanted(index, now);
+        self.follow_up(index, now);
     }
 
     /// Changes a peer.
@@ -156,7 +182,7 @@ impl Shard {
         if let Some(peer) = self.peers.get_mut(index) {
             peer.update(update);
         }
-        self.start_if_wanted(index, now);
+        self.follow_up(index, now);
     }
 
     /// Forgets a peer and its sessions.
@@ -164,11 +190,13 @@ impl Shard {
         self.peers.remove(index);
     }
 
-    /// Has every peer that we have a session with hear from us within a scan:
-    /// after a change of our port they would else send to the old one for long.
+    /// Has every peer that we have a session with hear from us soon: after a
+    /// change of our port they would else send to the old one for long.
     pub fn announce(&mut self, now: Instant) {
         for peer in self.peers.iter_mut() {
             peer.announce(now);
+            let place = peer.index().place(self.config.workers);
+            self.deadlines.set(place, peer.deadline(now), now);
         }
     }
 
@@ -194,7 +222,7 @@ impl Shard {
         match (receiver_at(datagram, 0), datagram.len()) {
             (Some(4), MESSAGE_OVERHEAD..) => self.data(outer, datagram, now, out),
             (Some(1), INITIATION) => self.initiation(outer.path, None, datagram, now, out),
-            (Some(2), RESPONSE) => self.response(outer, datagram, out),
+            (Some(2), RESPONSE) => self.response(outer, datagram, now, out),
             (Some(3), COOKIE_REPLY) => self.cookie(outer, datagram, out),
             _ => self.config.counters.count(Counter::Malformed),
         }
@@ -215,6 +243,7 @@ impl Shard {
             return;
         };
         let length = packet.len();
+        self.pace.carried += length;
         match self
             .routes
             .destination(&self.directory, packet.destination())
@@ -238,10 +267,12 @@ impl Shard {
     }
 
     /// Lets time pass: a few of the handshakes that wait, and the peers whose
-    /// turn it is.
+    /// time has come.
     pub fn tick(&mut self, now: Instant, out: &mut Outputs) {
-        for _ in 0..HANDSHAKES_PER_TICK {
-            let Some(waiting) = self.handshakes.next() else {
+        let budget = self.pace.take(now);
+        let counters = Arc::clone(&self.config.counters);
+        for _ in 0..budget {
+            let Some(waiting) = self.handshakes.next(now, &counters) else {
                 break;
             };
             self.handshake(&waiting, now, out);
@@ -249,9 +280,9 @@ impl Shard {
         // What others began comes first: our own can wait, theirs would be repeated.
         // Yet one of ours begins, however many of theirs wait: that may be a flood.
         let own = if self.handshakes.is_empty() {
-            HANDSHAKES_PER_TICK
+            budget
         } else {
-            1
+            budget.min(1)
         };
         for _ in 0..own {
             let Some(index) = self.starting.pop_front() else {
@@ -260,11 +291,10 @@ impl Shard {
             if let Some(peer) = self.peers.get_mut(index) {
                 peer.is_starting = false;
                 peer.start_handshake(&mut context(&self.config, now, out));
+                self.follow_up(index, now);
             }
         }
-        if self.scan.next_at.is_none_or(|next_at| now >= next_at) {
-            self.scan(now, out);
-        }
+        self.tick_peers(now, budget, out);
     }
 
     /// When [`Self::tick`] must be called next; now, when work is left over.
@@ -272,27 +302,30 @@ impl Shard {
         if !self.handshakes.is_empty() || !self.starting.is_empty() {
             return Some(now);
         }
-        if self.peers.places() == 0 {
-            return None;
-        }
-        Some(self.scan.next_at.unwrap_or(now))
+        self.deadlines.next_at(now)
     }
 
-    /// Ticks the next part of the peers.
-    fn scan(&mut self, now: Instant, out: &mut Outputs) {
-        let places = self.peers.places();
-        let parts = places.div_ceil(SCAN_PART_PEERS).clamp(1, SCAN_PARTS);
-        self.scan.next_at = Some(now + SCAN / parts as u32);
-        for _ in 0..places.div_ceil(parts) {
-            let place = self.scan.next_place;
-            self.scan.next_place = (place + 1) % places;
-            if let Some(peer) = self.peers.at_mut(place)
-                && peer.tick(&mut context(&self.config, now, out))
-                && !peer.is_starting
-            {
+    /// Ticks the peers whose time has come, until they have repeated that many
+    /// handshakes.
+    fn tick_peers(&mut self, now: Instant, budget: usize, out: &mut Outputs) {
+        let config = &self.config;
+        let sent = || config.counters.get(Counter::InitiationsSent);
+        let before = sent();
+        for _ in 0..PEERS_PER_TICK {
+            if sent() - before >= budget as u64 {
+                break;
+            }
+            let Some(place) = self.deadlines.next_due(now) else {
+                break;
+            };
+            let Some(peer) = self.peers.at_mut(place) else {
+                continue;
+            };
+            if peer.tick(&mut context(config, now, out)) && !peer.is_starting {
                 peer.is_starting = true;
                 self.starting.push_back(peer.index());
             }
+            self.deadlines.set(place, peer.deadline(now), now);
         }
     }
 
@@ -310,6 +343,11 @@ impl Shard {
         let counters = &self.config.counters;
         let opened = peer.open(outer.path, message, room, now, counters);
         peer.flush(&mut context(&self.config, now, out));
+        self.pace.carried += message.len();
+        if let Some(deadline) = peer.new_deadline(now) {
+            let place = index.place(self.config.workers);
+            self.deadlines.set(place, deadline, now);
+        }
         let length = match opened {
             Opened::Packet(length) => length,
             Opened::Keepalive => return,
@@ -377,7 +415,7 @@ impl Shard {
             out: &mut out.datagrams,
         };
         peer.send(out.packets.space(length + PADDING), length, &mut context);
-        self.start_if_wanted(index, now);
+        self.follow_up(index, now);
     }
 
     /// Sends a packet, or the segments of one, to a peer; or hands it to the
@@ -411,7 +449,7 @@ impl Shard {
         while let Some((segment, length)) = segments.next_segment() {
             peer.send(segment, length, &mut context);
         }
-        self.start_if_wanted(index, now);
+        self.follow_up(index, now);
     }
 
     fn initiation(
@@ -432,7 +470,7 @@ impl Shard {
         self.settle(admission, from, out);
     }
 
-    fn response(&mut self, outer: Outer, message: &[u8], out: &mut Outputs) {
+    fn response(&mut self, outer: Outer, message: &[u8], now: Instant, out: &mut Outputs) {
         let Some(index) = self.own(outer, message, 8, out) else {
             return;
         };
@@ -447,7 +485,7 @@ impl Shard {
         };
         let admission = self
             .handshakes
-            .admit_response(identity, outer.path, index, message);
+            .admit_response(identity, outer.path, index, message, now);
         self.settle(admission, outer.path, out);
     }
 
@@ -514,6 +552,7 @@ impl Shard {
             ),
             None => counters.count(Counter::UnknownIndex),
         }
+        self.follow_up(index, now);
     }
 
     /// The peer that a message names, if it is ours; else its owner gets the message.
@@ -535,13 +574,19 @@ impl Shard {
         None
     }
 
-    fn start_if_wanted(&mut self, index: PeerIndex, now: Instant) {
-        if let Some(peer) = self.peers.get_mut(index)
-            && !peer.is_starting
-            && peer.wants_session(now)
-        {
+    /// What follows from a change of a peer: a handshake of ours, where it wants
+    /// one, and when it must be ticked next.
+    fn follow_up(&mut self, index: PeerIndex, now: Instant) {
+        let place = index.place(self.config.workers);
+        let Some(peer) = self.peers.get_mut(index) else {
+            return;
+        };
+        if !peer.is_starting && peer.wants_session(now) {
             peer.is_starting = true;
             self.starting.push_back(index);
+        }
+        if let Some(deadline) = peer.new_deadline(now) {
+            self.deadlines.set(place, deadline, now);
         }
     }
 }

@@ -643,7 +643,7 @@ fn after_a_move_of_our_own_the_peers_hear_from_us() {
     world.nodes[1].address = moved;
     let now = world.now;
     world.nodes[1].shards[0].announce(now);
-    world.advance(SCAN);
+    world.advance(Duration::from_secs(1));
     assert_eq!(world.nodes[0].endpoint_of(&world.nodes[1]), Some(moved));
     world.tun(1);
     world.send(0, &there());
