@@ -535,3 +535,73 @@ pub(crate) fn a_link_local_endpoint_is_on_the_interface_that_it_names() -> Resul
     ensure!(answer == "errno=-22", "{answer}");
     pair.ours.reaches(&pair.theirs)
 }
+
+/// The peer knows us by our second address, and takes nothing from the first:
+///
+/// ```text
+///   ours  192.0.2.1 (first), 192.0.2.101        192.0.2.2  theirs
+///         2001:db8::1 (first), 2001:db8::101    2001:db8::2
+/// ```
+pub(crate) fn answers_come_from_the_address_that_was_asked_until_it_is_gone() -> Result<()> {
+    for (first, second, prefix, remote) in [
+        ("192.0.2.1", "192.0.2.101", "192.0.2.101/24", "192.0.2.2"),
+        (
+            "[2001:db8::1]",
+            "[2001:db8::101]",
+            "2001:db8::101/128",
+            "[2001:db8::2]",
+        ),
+    ] {
+        let pair = pair()?;
+        // Deprecated: the kernel would choose the first for whatever does not choose.
+        let add = match first.starts_with('[') {
+            true => format!("addr add {prefix} dev wire nodad preferred_lft 0"),
+            false => format!("addr add {prefix} dev wire"),
+        };
+        pair.ours.namespace.ip(&[add])?;
+        let family = if first.starts_with('[') { "ip6" } else { "ip" };
+        let bare = |address: &str| {
+            address
+                .trim_matches(|bracket| bracket == '[' || bracket == ']')
+                .to_owned()
+        };
+        pair.theirs.namespace.nft(&format!(
+            "table {family} filter {{
+    chain input {{
+        type filter hook input priority filter
+        {family} saddr {} udp sport 51820 drop
+    }}
+}}
+",
+            bare(first)
+        ))?;
+        pair.ours.add_peer(&pair.theirs, &[])?;
+        pair.theirs
+            .add_peer(&pair.ours, &["endpoint", &format!("{second}:51820")])?;
+        pair.theirs.reaches(&pair.ours)?;
+        for (from, to) in [(&pair.theirs, OURS), (&pair.ours, THEIRS)] {
+            let answered = from.namespace.ping(to, 20)?;
+            ensure!(answered == 20, "{answered} of 20 pings to {to} answered");
+        }
+        let endpoint = pair.theirs.show("endpoints")?;
+        ensure!(endpoint == format!("{second}:51820"), "{endpoint}");
+
+        // The address goes, under traffic; the session goes on from the other.
+        pair.theirs
+            .namespace
+            .nft(&format!("delete table {family} filter\n"))?;
+        let load = ["-n", "-q", "-i", "0.02", THEIRS];
+        let _load = pair.ours.namespace.start("load", "ping", load)?;
+        pair.ours
+            .namespace
+            .ip(&[format!("addr del {prefix} dev wire")])?;
+        wait_until("them to follow us to the first address", PATIENCE, || {
+            Ok((pair.theirs.show("endpoints")? == format!("{first}:51820")).then_some(()))
+        })?;
+        pair.ours.reaches(&pair.theirs)?;
+        pair.theirs.reaches(&pair.ours)?;
+        let endpoint = pair.ours.show("endpoints")?;
+        ensure!(endpoint == format!("{remote}:51820"), "{endpoint}");
+    }
+    Ok(())
+}

@@ -72,6 +72,7 @@ const TESTS: &[Test] = tests![
     dropin::packets_as_large_as_an_interface_can_have_cross_whole_in_both_directions,
     dropin::a_deleted_interface_ends_the_device_under_load,
     dropin::a_peer_that_roams_between_families_and_ports_is_followed,
+    dropin::answers_come_from_the_address_that_was_asked_until_it_is_gone,
     dropin::a_link_local_endpoint_is_on_the_interface_that_it_names,
     hub_faults::no_failure_of_the_api_removes_a_tunnel,
     hub_faults::an_answer_cut_off_between_its_pages_removes_nothing,
