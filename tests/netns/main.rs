@@ -10,13 +10,16 @@
 
 mod bad_input;
 mod demo_network;
+mod dropin;
 mod hub_faults;
 mod offloads;
 mod path_mtu;
 mod scale;
 mod spoke_nat;
 mod static_site;
+mod userspace_api;
 mod wireguard_interop;
+mod wireguard_pair;
 mod world;
 
 use std::ffi::OsString;
@@ -57,6 +60,21 @@ const TESTS: &[Test] = tests![
     demo_network::a_restarted_spoke_carries_traffic_again,
     demo_network::tunnels_tells_of_a_daemon_that_does_not_run_in_one_line,
     demo_network::a_dry_run_tells_what_would_change_and_changes_nothing,
+    dropin::another_listen_port_takes_the_peers_along,
+    dropin::a_port_that_is_taken_is_refused_and_the_old_one_stays,
+    dropin::peers_endpoints_keepalives_and_allowed_ips_change_without_a_lost_packet,
+    dropin::a_preshared_key_comes_changes_and_goes,
+    dropin::another_private_key_is_another_peer,
+    dropin::the_firewall_mark_is_on_what_is_sent_in_both_families,
+    dropin::the_most_specific_allowed_ips_win,
+    dropin::the_interface_works_in_another_namespace_while_the_sockets_stay,
+    dropin::the_device_ends_with_the_namespace_that_its_interface_moved_to,
+    dropin::a_new_mtu_is_noticed_here_and_in_another_namespace,
+    dropin::packets_as_large_as_an_interface_can_have_cross_whole_in_both_directions,
+    dropin::a_deleted_interface_ends_the_device_under_load,
+    dropin::a_peer_that_roams_between_families_and_ports_is_followed,
+    dropin::answers_come_from_the_address_that_was_asked_until_it_is_gone,
+    dropin::a_link_local_endpoint_is_on_the_interface_that_it_names,
     hub_faults::no_failure_of_the_api_removes_a_tunnel,
     hub_faults::an_answer_cut_off_between_its_pages_removes_nothing,
     hub_faults::a_region_that_fails_keeps_its_tunnels_while_others_change,
@@ -79,6 +97,11 @@ const TESTS: &[Test] = tests![
     spoke_nat::inside_the_privnet_nothing_is_translated,
     static_site::a_data_centre_that_calls_the_hub_reaches_every_spoke,
     static_site::a_site_comes_and_goes_with_the_config_file_and_a_hangup,
+    userspace_api::every_request_has_the_answer_and_the_effect_that_wireguard_go_gives_it,
+    userspace_api::one_request_sets_130_000_allowed_ips_under_traffic_and_get_returns_all,
+    userspace_api::clients_at_one_time_each_get_what_they_asked_for,
+    userspace_api::clients_that_never_read_or_never_finish_hold_up_nobody,
+    userspace_api::a_line_or_a_request_without_end_is_given_up,
     wireguard_interop::handshakes_and_traffic_when_we_call,
     wireguard_interop::handshakes_and_traffic_when_they_call,
     wireguard_interop::handshakes_and_traffic_over_ipv6,

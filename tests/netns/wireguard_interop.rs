@@ -1,25 +1,13 @@
-//! The data plane (`privnet-wg`) against wireguard-go, each in both roles.
-//!
-//! ```text
-//!   ours  privnet-wg                            wireguard-go  theirs
-//!   wg0   10.99.0.1  fd99::1        10.99.0.2  fd99::2           wg0
-//!   wire  192.0.2.1 ─────────────────────────────── 192.0.2.2   wire
-//!         2001:db8::1                         2001:db8::2
-//! ```
+//! The data plane (`privnet-wg`) against wireguard-go, each in both roles: the
+//! pair drawn at `wireguard_pair`.
 
 use std::collections::BTreeSet;
-use std::fs::Permissions;
-use std::os::unix::fs::PermissionsExt;
-use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail, ensure};
-use privnet_model::key::PrivateKey;
-use privnet_tests::namespace::Namespace;
-use privnet_tests::process::{Process, wait_until};
-use privnet_tests::programs;
+use anyhow::{Result, ensure};
+use privnet_tests::process::wait_until;
 
-const PATIENCE: Duration = Duration::from_secs(20);
+use crate::wireguard_pair::{OURS, PATIENCE, Pair, THEIRS, path};
 
 pub(crate) fn handshakes_and_traffic_when_we_call() -> Result<()> {
     let pair = Pair::start()?;
@@ -246,151 +234,4 @@ pub(crate) fn the_program_ends_when_its_interface_is_deleted() -> Result<()> {
     pair.ours.process.wait(PATIENCE)?;
     ensure!(!pair.ours.socket().exists(), "its socket is still there");
     Ok(())
-}
-
-const OURS: &str = "10.99.0.1";
-const THEIRS: &str = "10.99.0.2";
-
-/// Our data plane and wireguard-go, linked, with keys, without peers.
-struct Pair {
-    ours: Side,
-    theirs: Side,
-}
-
-struct Side {
-    process: Process,
-    namespace: Namespace,
-    key: PrivateKey,
-    address: &'static str,
-    networks: &'static str,
-}
-
-impl Pair {
-    fn start() -> Result<Self> {
-        programs::require_tools(&["wg", "wireguard-go", "ping", "bash"])?;
-        let ours = Namespace::add("ours")?;
-        let theirs = Namespace::add("theirs")?;
-        ours.link("wire", &theirs, "wire", 1500)?;
-        let own = programs::ours("privnet-wg")?;
-        let pair = Self {
-            ours: Side::start(ours, 1, own)?,
-            theirs: Side::start(theirs, 2, "wireguard-go".into())?,
-        };
-        Ok(pair)
-    }
-
-    fn carries_everything(&self) -> Result<()> {
-        for (from, to) in [(&self.ours, &self.theirs), (&self.theirs, &self.ours)] {
-            from.reaches(to)?;
-            let number = if to.address == OURS { 1 } else { 2 };
-            for address in [to.address.to_owned(), format!("fd99::{number}")] {
-                let answered = from.namespace.ping(&address, 100)?;
-                ensure!(
-                    answered == 100,
-                    "{answered} of 100 pings to {address} answered"
-                );
-            }
-            let large = [
-                "-n", "-q", "-c", "5", "-i", "0.05", "-W", "1", "-s", "8000", to.address,
-            ];
-            from.namespace.run("ping", large)?;
-            ensure!(from.has_handshake()?.is_some());
-        }
-        Ok(())
-    }
-}
-
-impl Side {
-    fn start(namespace: Namespace, number: u8, program: PathBuf) -> Result<Self> {
-        namespace.ip(&[
-            format!("addr add 192.0.2.{number}/24 dev wire"),
-            format!("addr add 2001:db8::{number}/64 dev wire nodad"),
-        ])?;
-        let process = namespace.start("wg", program, ["-f", "wg0"])?;
-        let mut side = Self {
-            process,
-            namespace,
-            key: PrivateKey::from_random([number; 32]),
-            address: if number == 1 { OURS } else { THEIRS },
-            networks: if number == 1 {
-                "10.99.0.1/32,fd99::1/128"
-            } else {
-                "10.99.0.2/32,fd99::2/128"
-            },
-        };
-        wait_until("the WireGuard socket", PATIENCE, || {
-            side.process.check()?;
-            Ok(side.socket().exists().then_some(()))
-        })?;
-        let file = side.secret("key", *side.key.as_bytes())?;
-        side.wg(&["private-key", path(&file)?, "listen-port", "51820"])?;
-        side.namespace.ip(&[
-            format!("addr add {}/24 dev wg0", side.address),
-            format!("addr add fd99::{number}/64 dev wg0 nodad"),
-            "link set wg0 up".to_owned(),
-        ])?;
-        Ok(side)
-    }
-
-    fn socket(&self) -> PathBuf {
-        self.namespace.directory().join("wireguard/wg0.sock")
-    }
-
-    fn public_key(&self) -> String {
-        self.key.public().to_string()
-    }
-
-    /// A file with 32 bytes as `wg` reads them.
-    fn secret(&self, name: &str, bytes: [u8; 32]) -> Result<PathBuf> {
-        let file = self.namespace.directory().join(name);
-        std::fs::write(&file, PrivateKey::from_random(bytes).to_base64().as_str())?;
-        std::fs::set_permissions(&file, Permissions::from_mode(0o600))?;
-        Ok(file)
-    }
-
-    fn wg(&self, arguments: &[&str]) -> Result<()> {
-        let all = ["set", "wg0"].iter().chain(arguments);
-        self.namespace.run("wg", all).map(drop)
-    }
-
-    fn add_peer(&self, peer: &Self, more: &[&str]) -> Result<()> {
-        let key = peer.public_key();
-        let basic = ["peer", &key, "allowed-ips", peer.networks];
-        self.wg(&[&basic, more].concat())
-    }
-
-    /// What `wg show wg0 WHAT` tells of the only peer.
-    fn show(&self, what: &str) -> Result<String> {
-        let text = self.namespace.run("wg", ["show", "wg0", what])?;
-        let (_, value) = text.trim().split_once('\t').context("no peer")?;
-        Ok(value.to_owned())
-    }
-
-    fn latest_handshake(&self) -> Result<u64> {
-        Ok(self.show("latest-handshakes")?.parse()?)
-    }
-
-    fn has_handshake(&self) -> Result<Option<()>> {
-        Ok((self.latest_handshake()? != 0).then_some(()))
-    }
-
-    fn received_bytes(&self) -> Result<u64> {
-        let transfer = self.show("transfer")?;
-        let received = transfer.split('\t').next().unwrap_or_default();
-        Ok(received.parse()?)
-    }
-
-    /// Waits until a ping is answered: the first may be lost to the handshake.
-    fn reaches(&self, other: &Self) -> Result<()> {
-        wait_until(&format!("a ping to {}", other.address), PATIENCE, || {
-            if self.namespace.ping(other.address, 1)? == 1 {
-                return Ok(Some(()));
-            }
-            bail!("no answer\n{}", self.process.log_tail(10))
-        })
-    }
-}
-
-fn path(file: &std::path::Path) -> Result<&str> {
-    file.to_str().context("not a text")
 }

@@ -5,10 +5,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::{Instant, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use ipnet::IpNet;
-use privnet_model::key::{PrivateKey, PublicKey};
+use privnet_model::key::{PresharedKey, PrivateKey, PublicKey};
 use privnet_model::peer::{PeerConfig, PeerStatus};
 use privnet_tunnel::uapi::{SetAllowedIp, SetPeer};
 use privnet_tunnel::{
@@ -32,13 +32,26 @@ pub(crate) struct Control {
     owners: BTreeMap<IpNet, PublicKey>,
     allocator: IndexAllocator,
     commands: Vec<Vec<Command>>,
+    /// The common knowledge, while it is still that: with 130,000 prefixes it is
+    /// dear to make, and a new endpoint changes nothing in it.
+    directory: Option<Arc<Directory>>,
 }
 
 #[derive(Debug)]
 struct Entry {
     index: PeerIndex,
-    config: PeerConfig,
+    settings: Settings,
+    allowed_ips: BTreeSet<IpNet>,
     stats: Arc<PeerStats>,
+}
+
+/// What a peer has one of.
+#[derive(Debug, Clone, Default)]
+struct Settings {
+    preshared_key: Option<PresharedKey>,
+    keepalive: Option<Duration>,
+    /// As configured; where the peer is now, its `stats` know.
+    endpoint: Option<SocketAddr>,
 }
 
 impl Control {
@@ -53,6 +66,7 @@ impl Control {
             owners: BTreeMap::new(),
             allocator: IndexAllocator::default(),
             commands: (0..workers).map(|_| Vec::new()).collect(),
+            directory: None,
         }
     }
 
@@ -63,7 +77,16 @@ impl Control {
     }
 
     /// The common knowledge as it is now.
-    pub(crate) fn directory(&self) -> Arc<Directory> {
+    pub(crate) fn directory(&mut self) -> Arc<Directory> {
+        if let Some(directory) = &self.directory {
+            return Arc::clone(directory);
+        }
+        let directory = self.new_directory();
+        self.directory = Some(Arc::clone(&directory));
+        directory
+    }
+
+    fn new_directory(&self) -> Arc<Directory> {
         let peers = self.owners.iter().filter_map(|(prefix, owner)| {
             let entry = self.peers.get(owner)?;
             Some((*prefix, Target::Peer(entry.index)))
@@ -87,6 +110,7 @@ impl Control {
 
     pub(crate) fn set_local(&mut self, local: BTreeSet<IpNet>) {
         self.local = local;
+        self.directory = None;
     }
 
     /// Changes the device's key; sessions with all peers end.
@@ -96,11 +120,12 @@ impl Control {
         }
         self.identity = key.as_ref().map(|key| Arc::new(Identity::new(key)));
         self.private_key = key;
+        self.directory = None;
         if let Some(own) = self.public_key() {
             self.remove(&own);
         }
         for (key, entry) in &self.peers {
-            let tunnel = tunnel(self.identity.as_deref(), key, entry.index, &entry.config);
+            let tunnel = tunnel(self.identity.as_deref(), key, entry.index, &entry.settings);
             let update = PeerUpdate {
                 tunnel: Some(tunnel),
                 ..PeerUpdate::default()
@@ -117,9 +142,21 @@ impl Control {
         let endpoint = config.endpoint.filter(|_| {
             self.peers
                 .get(&key)
-                .is_none_or(|entry| entry.config.endpoint != config.endpoint)
+                .is_none_or(|entry| entry.settings.endpoint != config.endpoint)
         });
-        self.set_with(key, config, endpoint)
+        let settings = Settings {
+            preshared_key: config.preshared_key,
+            keepalive: config.keepalive,
+            endpoint: config.endpoint,
+        };
+        if self.configure(key, settings, endpoint)? {
+            let wanted: BTreeSet<_> = config.allowed_ips.iter().map(IpNet::trunc).collect();
+            self.retain_prefixes(key, |prefix| wanted.contains(prefix));
+            for prefix in wanted {
+                self.give(prefix, key);
+            }
+        }
+        Ok(())
     }
 
     /// Carries out one peer's part of a userspace API request.
@@ -133,37 +170,41 @@ impl Control {
         if request.update_only && existing.is_none() {
             return Ok(());
         }
-        let mut config = existing
-            .map(|entry| entry.config.clone())
+        let mut settings = existing
+            .map(|entry| entry.settings.clone())
             .unwrap_or_default();
         if let Some(preshared_key) = request.preshared_key {
-            config.preshared_key = preshared_key;
+            settings.preshared_key = preshared_key;
         }
         if let Some(keepalive) = request.keepalive {
-            config.keepalive = keepalive;
+            settings.keepalive = keepalive;
         }
         if request.endpoint.is_some() {
-            config.endpoint = request.endpoint;
+            settings.endpoint = request.endpoint;
+        }
+        if !self.configure(key, settings, request.endpoint)? {
+            return Ok(());
         }
         if request.replace_allowed_ips {
-            config.allowed_ips.clear();
+            self.retain_prefixes(key, |_| false);
         }
         for change in request.allowed_ips {
             match change {
-                SetAllowedIp::Add(prefix) => config.allowed_ips.insert(prefix),
-                SetAllowedIp::Remove(prefix) => config.allowed_ips.remove(&prefix),
-            };
+                SetAllowedIp::Add(prefix) => self.give(prefix.trunc(), key),
+                SetAllowedIp::Remove(prefix) => self.take(prefix.trunc(), key),
+            }
         }
-        self.set_with(key, config, request.endpoint)
+        Ok(())
     }
 
     pub(crate) fn remove(&mut self, key: &PublicKey) {
         let Some(entry) = self.peers.remove(key) else {
             return;
         };
-        for prefix in &entry.config.allowed_ips {
+        for prefix in &entry.allowed_ips {
             self.owners.remove(prefix);
         }
+        self.directory = None;
         self.allocator.release(entry.index);
         self.command(entry.index, Command::Remove(entry.index));
     }
@@ -184,11 +225,14 @@ impl Control {
             .iter()
             .map(|(key, entry)| {
                 let report = entry.stats.report();
-                let mut config = entry.config.clone();
-                config.endpoint = report.endpoint;
                 PeerStatus {
                     key: *key,
-                    config,
+                    config: PeerConfig {
+                        preshared_key: entry.settings.preshared_key.clone(),
+                        endpoint: report.endpoint,
+                        keepalive: entry.settings.keepalive,
+                        allowed_ips: entry.allowed_ips.clone(),
+                    },
                     last_handshake: report
                         .last_handshake
                         .and_then(|at| wall.checked_sub(instant.saturating_duration_since(at))),
@@ -199,76 +243,91 @@ impl Control {
             .collect()
     }
 
-    fn set_with(
+    /// Adds the peer or changes its settings, and has it move where `endpoint`
+    /// says. Returns whether there is such a peer now.
+    fn configure(
         &mut self,
         key: PublicKey,
-        mut config: PeerConfig,
+        settings: Settings,
         endpoint: Option<SocketAddr>,
-    ) -> Result<(), DeviceError> {
+    ) -> Result<bool, DeviceError> {
         if self.public_key() == Some(key) {
             // The kernel's WireGuard does the same: nobody is their own peer.
             tracing::warn!(%key, "a peer with the device's own key is left out");
-            return Ok(());
+            return Ok(false);
         }
-        config.allowed_ips = config.allowed_ips.iter().map(IpNet::trunc).collect();
-        match self.peers.get(&key) {
-            None => self.add(key, &config)?,
-            Some(entry) => {
-                let index = entry.index;
-                let rekeyed = entry.config.preshared_key != config.preshared_key;
-                let rekeepalived = entry.config.keepalive != config.keepalive;
-                let update = PeerUpdate {
-                    endpoint,
-                    keepalive: rekeepalived.then_some(config.keepalive),
-                    tunnel: rekeyed.then(|| tunnel(self.identity.as_deref(), &key, index, &config)),
-                };
-                if endpoint.is_some() || rekeyed || rekeepalived {
-                    self.command(index, Command::Update(index, update));
-                }
-            }
+        let Some(entry) = self.peers.get_mut(&key) else {
+            self.add(key, settings)?;
+            return Ok(true);
+        };
+        let before = std::mem::replace(&mut entry.settings, settings);
+        let (index, settings) = (entry.index, &entry.settings);
+        let rekeyed = before.preshared_key != settings.preshared_key;
+        let rekeepalived = before.keepalive != settings.keepalive;
+        let update = PeerUpdate {
+            endpoint,
+            keepalive: rekeepalived.then_some(settings.keepalive),
+            tunnel: rekeyed.then(|| tunnel(self.identity.as_deref(), &key, index, settings)),
+        };
+        if endpoint.is_some() || rekeyed || rekeepalived {
+            self.command(index, Command::Update(index, update));
         }
-        self.move_prefixes(key, &config.allowed_ips);
-        if let Some(entry) = self.peers.get_mut(&key) {
-            entry.config = config;
-        }
-        Ok(())
+        Ok(true)
     }
 
-    fn add(&mut self, key: PublicKey, config: &PeerConfig) -> Result<(), DeviceError> {
+    fn add(&mut self, key: PublicKey, settings: Settings) -> Result<(), DeviceError> {
         let index = self.allocator.allocate().ok_or(DeviceError::TooManyPeers)?;
         let stats = Arc::<PeerStats>::default();
         let peer = Peer::new(
             index,
-            tunnel(self.identity.as_deref(), &key, index, config),
-            config.endpoint,
-            config.keepalive,
+            tunnel(self.identity.as_deref(), &key, index, &settings),
+            settings.endpoint,
+            settings.keepalive,
             Arc::clone(&stats),
         );
         self.command(index, Command::Insert(peer));
         let entry = Entry {
             index,
-            config: PeerConfig::default(),
+            settings,
+            allowed_ips: BTreeSet::new(),
             stats,
         };
         self.peers.insert(key, entry);
+        self.directory = None;
         Ok(())
     }
 
-    /// Makes these the peer's prefixes: earlier ones go, and what another peer
-    /// had of them moves here.
-    fn move_prefixes(&mut self, key: PublicKey, wanted: &BTreeSet<IpNet>) {
-        let Some(entry) = self.peers.get(&key) else {
+    /// Makes the prefix this peer's, whoever had it.
+    fn give(&mut self, prefix: IpNet, key: PublicKey) {
+        let before = self.owners.insert(prefix, key);
+        if before == Some(key) {
             return;
-        };
-        for prefix in entry.config.allowed_ips.difference(wanted) {
-            self.owners.remove(prefix);
         }
-        for prefix in wanted {
-            if let Some(before) = self.owners.insert(*prefix, key)
-                && before != key
-                && let Some(loser) = self.peers.get_mut(&before)
-            {
-                loser.config.allowed_ips.remove(prefix);
+        self.directory = None;
+        if let Some(loser) = before.and_then(|before| self.peers.get_mut(&before)) {
+            loser.allowed_ips.remove(&prefix);
+        }
+        if let Some(entry) = self.peers.get_mut(&key) {
+            entry.allowed_ips.insert(prefix);
+        }
+    }
+
+    /// Makes the prefix nobody's, if it is this peer's.
+    fn take(&mut self, prefix: IpNet, key: PublicKey) {
+        if let Some(entry) = self.peers.get_mut(&key)
+            && entry.allowed_ips.remove(&prefix)
+        {
+            self.owners.remove(&prefix);
+            self.directory = None;
+        }
+    }
+
+    /// Takes the peer's prefixes away but for those to keep.
+    fn retain_prefixes(&mut self, key: PublicKey, keep: impl Fn(&IpNet) -> bool) {
+        if let Some(entry) = self.peers.get_mut(&key) {
+            for prefix in entry.allowed_ips.extract_if(.., |prefix| !keep(prefix)) {
+                self.owners.remove(&prefix);
+                self.directory = None;
             }
         }
     }
@@ -283,16 +342,18 @@ fn tunnel(
     identity: Option<&Identity>,
     key: &PublicKey,
     index: PeerIndex,
-    config: &PeerConfig,
+    settings: &Settings,
 ) -> Option<Tunnel> {
-    identity.map(|identity| Tunnel::new(identity, key, config.preshared_key.as_ref(), index))
+    identity.map(|identity| Tunnel::new(identity, key, settings.preshared_key.as_ref(), index))
 }
 
 #[cfg(test)]
 mod tests {
     #![expect(clippy::unwrap_used, reason = "a test that fails should panic")]
     use std::net::IpAddr;
-    use std::time::Duration;
+
+    use privnet_tunnel::uapi::{Request, RequestParser};
+    use proptest::prelude::*;
 
     use super::*;
 
@@ -313,7 +374,7 @@ mod tests {
         control
     }
 
-    fn owner(control: &Control, address: &str) -> Option<Target> {
+    fn owner(control: &mut Control, address: &str) -> Option<Target> {
         let address: IpAddr = address.parse().unwrap();
         control.directory().allowed_ips.lookup(address)
     }
@@ -336,8 +397,8 @@ mod tests {
             config(&["10.2.0.0/16"]).allowed_ips
         );
         control.remove(&key(2));
-        assert_eq!(owner(&control, "10.2.0.1"), None);
-        assert!(owner(&control, "10.1.0.1").is_some());
+        assert_eq!(owner(&mut control, "10.2.0.1"), None);
+        assert!(owner(&mut control, "10.1.0.1").is_some());
     }
 
     #[test]
@@ -347,8 +408,11 @@ mod tests {
             .set(key(1), config(&["10.0.0.0/8", "10.1.0.0/16"]))
             .unwrap();
         control.set_local(["10.1.0.0/16".parse().unwrap()].into());
-        assert_eq!(owner(&control, "10.1.0.1"), Some(Target::Local));
-        assert!(matches!(owner(&control, "10.2.0.1"), Some(Target::Peer(_))));
+        assert_eq!(owner(&mut control, "10.1.0.1"), Some(Target::Local));
+        assert!(matches!(
+            owner(&mut control, "10.2.0.1"),
+            Some(Target::Peer(_))
+        ));
     }
 
     #[test]
@@ -395,7 +459,7 @@ mod tests {
         control.set(key(1), config(&["10.0.0.0/8"])).unwrap();
         control.set_private_key(Some(PrivateKey::from_random([1; 32])));
         assert!(control.status().is_empty());
-        assert_eq!(owner(&control, "10.0.0.1"), None);
+        assert_eq!(owner(&mut control, "10.0.0.1"), None);
     }
 
     #[test]
@@ -419,10 +483,12 @@ mod tests {
             key(1).to_hex(),
             key(2).to_hex(),
         );
-        let privnet_tunnel::uapi::Request::Set(request) =
-            privnet_tunnel::uapi::Request::parse(&text).unwrap()
-        else {
-            panic!("a get");
+        let mut parser = RequestParser::new(&|_| None);
+        for line in text.lines() {
+            parser.line(line.as_bytes());
+        }
+        let Ok(Request::Set(request)) = parser.finish() else {
+            panic!("not a set");
         };
         for peer in request.peers {
             control.set_by_request(peer).unwrap();
@@ -433,5 +499,107 @@ mod tests {
             status[0].config.allowed_ips,
             config(&["10.2.0.0/16"]).allowed_ips
         );
+    }
+
+    /// A prefix of few, so that they nest and collide.
+    fn prefix() -> impl Strategy<Value = IpNet> {
+        prop::sample::select(vec![
+            "0.0.0.0/0",
+            "10.0.0.0/8",
+            "10.1.0.0/16",
+            "10.1.1.0/24",
+            "10.1.1.1/32",
+            "fd00::/8",
+            "fd00::1/128",
+        ])
+        .prop_map(|text| text.parse().unwrap())
+    }
+
+    fn request() -> impl Strategy<Value = SetPeer> {
+        let change = (any::<bool>(), prefix()).prop_map(|(add, prefix)| {
+            if add {
+                SetAllowedIp::Add(prefix)
+            } else {
+                SetAllowedIp::Remove(prefix)
+            }
+        });
+        (
+            0u8..4,
+            prop::bool::weighted(0.2),
+            prop::bool::weighted(0.2),
+            prop::bool::weighted(0.3),
+            prop::collection::vec(change, 0..4),
+        )
+            .prop_map(
+                |(seed, remove, update_only, replace, allowed_ips)| SetPeer {
+                    remove,
+                    update_only,
+                    replace_allowed_ips: replace,
+                    allowed_ips,
+                    ..SetPeer::new(key(seed))
+                },
+            )
+    }
+
+    proptest! {
+        #[test]
+        fn requests_do_to_peers_and_prefixes_what_they_would_do_to_a_map(
+            requests in prop::collection::vec(request(), 1..25),
+        ) {
+            let mut control = control();
+            let mut peers = BTreeSet::new();
+            let mut owners = BTreeMap::new();
+            for request in requests {
+                let key = request.public_key;
+                if request.remove {
+                    peers.remove(&key);
+                } else if peers.contains(&key) || !request.update_only {
+                    peers.insert(key);
+                }
+                if !peers.contains(&key) || request.replace_allowed_ips {
+                    owners.retain(|_, owner| *owner != key);
+                }
+                for change in request.allowed_ips.iter().filter(|_| peers.contains(&key)) {
+                    match *change {
+                        SetAllowedIp::Add(prefix) => {
+                            owners.insert(prefix, key);
+                        }
+                        SetAllowedIp::Remove(prefix) => {
+                            if owners.get(&prefix) == Some(&key) {
+                                owners.remove(&prefix);
+                            }
+                        }
+                    }
+                }
+                control.set_by_request(request).unwrap();
+                let status: BTreeMap<_, _> = control
+                    .status()
+                    .into_iter()
+                    .map(|peer| (peer.key, peer.config.allowed_ips))
+                    .collect();
+                let expected: BTreeMap<_, BTreeSet<_>> = peers
+                    .iter()
+                    .map(|peer| {
+                        let own = owners.iter().filter(|(_, owner)| *owner == peer);
+                        (*peer, own.map(|(prefix, _)| *prefix).collect())
+                    })
+                    .collect();
+                prop_assert_eq!(status, expected);
+                let directory = control.directory();
+                prop_assert_eq!(directory.peers.keys().copied().collect::<BTreeSet<_>>(), peers.clone());
+                for (prefix, owner) in &owners {
+                    // What lies in no longer prefix is the owner's.
+                    let longer = owners.keys().any(|other| {
+                        other.prefix_len() > prefix.prefix_len() && other.contains(&prefix.network())
+                    });
+                    if !longer {
+                        prop_assert_eq!(
+                            directory.allowed_ips.lookup(prefix.network()),
+                            Some(Target::Peer(directory.peers[owner]))
+                        );
+                    }
+                }
+            }
+        }
     }
 }

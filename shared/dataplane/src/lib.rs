@@ -19,6 +19,7 @@ mod offloads;
 mod tun;
 mod uapi_socket;
 mod udp;
+mod whereabouts;
 mod worker;
 
 pub use device::{Device, DeviceConfig, UapiAccess};

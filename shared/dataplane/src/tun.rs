@@ -14,6 +14,7 @@ use socket2::{Domain, Socket, Type};
 use crate::epoll::check;
 use crate::error::DeviceError;
 use crate::offloads::Switches;
+use crate::whereabouts::Whereabouts;
 
 /// An interface name that the kernel takes.
 #[derive(Debug, Clone)]
@@ -237,8 +238,8 @@ impl AsFd for TunQueue {
     }
 }
 
-/// Asks and tells the kernel about the interface, by name: in the network
-/// namespace of the thread that opened it, wherever the interface has gone since.
+/// Asks and tells the kernel about the interface, by name, in the network
+/// namespace of the thread that opened it.
 #[derive(Debug)]
 pub(crate) struct Link {
     name: InterfaceName,
@@ -265,9 +266,15 @@ impl Link {
             )))
     }
 
-    /// The MTU now; anybody may have changed it.
-    pub(crate) fn mtu(&self) -> io::Result<usize> {
+    /// The MTU now; anybody may have changed it, the name too, and have moved the
+    /// interface to another namespace.
+    pub(crate) fn mtu(&self, queue: &TunQueue) -> io::Result<usize> {
+        let whereabouts = Whereabouts::of(queue.as_fd(), self.socket.as_fd())?;
+        if let Some(mtu) = whereabouts.mtu_elsewhere()? {
+            return Ok(mtu);
+        }
         let mut request = self.name.request();
+        request.ifr_name = whereabouts.name.map(|byte| byte as libc::c_char);
         self.ioctl(libc::SIOCGIFMTU, &mut request)?;
         // SAFETY: the kernel filled this member in, as SIOCGIFMTU does.
         let mtu = unsafe { request.ifr_ifru.ifru_mtu };

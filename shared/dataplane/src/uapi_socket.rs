@@ -3,7 +3,8 @@
 //! one that hangs holds up neither packets nor other clients.
 
 use std::fs::{self, DirBuilder, Permissions};
-use std::io::{self, BufRead, BufReader, Write};
+use std::io::{self, Read, Write};
+use std::ops::Range;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
@@ -11,12 +12,13 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use privnet_tunnel::uapi::{Errno, Request};
+use privnet_tunnel::uapi::{Errno, Request, RequestParser};
 use zeroize::Zeroizing;
 
 use crate::device::{Inner, UapiAccess};
 use crate::epoll::{Epoll, Events};
 use crate::error::DeviceError;
+use crate::tun::{self, InterfaceName};
 use crate::worker::Shared;
 
 /// Where `wg` looks for userspace devices.
@@ -30,6 +32,10 @@ const PATIENCE: Duration = Duration::from_secs(10);
 
 /// The longest request: over a million allowed IPs.
 const REQUEST_BYTES: usize = 64 << 20;
+
+/// Room for a line. Those of the protocol have 100 bytes at most, but one read
+/// takes as many as fit.
+const LINE_BYTES: usize = 16 << 10;
 
 const LISTENER: u64 = 0;
 const CLOSING: u64 = 1;
@@ -168,52 +174,103 @@ fn listen(path: &Path) -> Result<UnixListener, DeviceError> {
 fn converse(stream: &UnixStream, device: &Weak<Inner>, access: UapiAccess) -> io::Result<()> {
     stream.set_read_timeout(Some(PATIENCE))?;
     stream.set_write_timeout(Some(PATIENCE))?;
-    let mut reader = BufReader::new(stream);
-    loop {
-        let Some(request) = read_request(&mut reader)? else {
-            return Ok(());
-        };
-        let answer = answer(&request, device, access);
+    let mut lines = Lines::new(stream);
+    while let Some(request) = read_request(&mut lines)? {
+        let answer = answer(request, device, access);
         let mut writer = stream;
         writer.write_all(answer.as_bytes())?;
     }
+    Ok(())
 }
 
 /// Reads up to the empty line that ends a request; `None` at the end of input.
-fn read_request(reader: &mut impl BufRead) -> io::Result<Option<Zeroizing<Vec<u8>>>> {
-    let mut request = Zeroizing::new(Vec::with_capacity(4096));
-    loop {
-        let start = request.len();
-        let room = (REQUEST_BYTES - start) as u64;
-        io::Read::take(&mut *reader, room).read_until(b'\n', &mut request)?;
-        match &request[start..] {
-            b"\n" => {
-                request.truncate(start);
-                return Ok(Some(request));
+fn read_request(lines: &mut Lines<impl Read>) -> io::Result<Option<Result<Request, Errno>>> {
+    let mut parser = RequestParser::new(&interface_index);
+    let mut length = 0;
+    while let Some(line) = lines.next_line()? {
+        if line.is_empty() {
+            return Ok(Some(parser.finish()));
+        }
+        length += line.len();
+        if length > REQUEST_BYTES {
+            return Err(io::Error::new(
+                io::ErrorKind::InvalidData,
+                "a request without end",
+            ));
+        }
+        parser.line(line);
+    }
+    Ok(None)
+}
+
+fn interface_index(name: &str) -> Option<u32> {
+    tun::index(&InterfaceName::new(name).ok()?)
+}
+
+/// The lines of a client's input. Keys are among them: they lie in one buffer
+/// that never grows, hence leaves no copies behind, and is zeroized at the end.
+struct Lines<R> {
+    input: R,
+    buffer: Zeroizing<[u8; LINE_BYTES]>,
+    /// What was read and not yet handed out.
+    unread: Range<usize>,
+}
+
+impl<R: Read> Lines<R> {
+    fn new(input: R) -> Self {
+        Self {
+            input,
+            buffer: Zeroizing::new([0; LINE_BYTES]),
+            unread: 0..0,
+        }
+    }
+
+    /// The next line, without its end; `None` at the end of input, also where
+    /// that comes within a line.
+    fn next_line(&mut self) -> io::Result<Option<&[u8]>> {
+        loop {
+            let unread = &self.buffer[self.unread.clone()];
+            if let Some(length) = unread.iter().position(|byte| *byte == b'\n') {
+                let start = self.unread.start;
+                self.unread.start += length + 1;
+                return Ok(Some(&self.buffer[start..start + length]));
             }
-            line if line.ends_with(b"\n") => {}
-            // The end of input, or of patience with the length.
-            _ => return Ok(None),
+            self.buffer.copy_within(self.unread.clone(), 0);
+            self.unread = 0..self.unread.len();
+            let room = &mut self.buffer[self.unread.end..];
+            if room.is_empty() {
+                let error = "a line longer than any of the protocol";
+                return Err(io::Error::new(io::ErrorKind::InvalidData, error));
+            }
+            match self.input.read(room) {
+                Ok(0) => return Ok(None),
+                Ok(length) => self.unread.end += length,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
         }
     }
 }
 
-fn answer(request: &[u8], device: &Weak<Inner>, access: UapiAccess) -> Zeroizing<String> {
+fn answer(
+    request: Result<Request, Errno>,
+    device: &Weak<Inner>,
+    access: UapiAccess,
+) -> Zeroizing<String> {
     let Some(device) = device.upgrade() else {
         return Zeroizing::new(Errno::ENODEV.answer());
     };
-    let errno = match std::str::from_utf8(request).map(Request::parse) {
-        Ok(Ok(Request::Get)) => return device.describe(access == UapiAccess::ReadWrite),
-        Ok(Ok(Request::Set(_))) if access == UapiAccess::ReadOnly => Errno::EPERM,
-        Ok(Ok(Request::Set(change))) => match device.set(change) {
+    let errno = match request {
+        Ok(Request::Get) => return device.describe(access == UapiAccess::ReadWrite),
+        Ok(Request::Set(_)) if access == UapiAccess::ReadOnly => Errno::EPERM,
+        Ok(Request::Set(change)) => match device.set(change) {
             Ok(()) => Errno::OK,
             Err(error) => {
                 tracing::warn!(%error, "a change by the WireGuard socket failed");
                 errno(&error)
             }
         },
-        Ok(Err(errno)) => errno,
-        Err(_) => Errno::EINVAL,
+        Err(errno) => errno,
     };
     Zeroizing::new(errno.answer())
 }
@@ -237,14 +294,66 @@ mod tests {
     #![expect(clippy::unwrap_used, reason = "a test that fails should panic")]
     use super::*;
 
+    /// Input that comes in pieces of a few bytes, however much room there is.
+    struct Dribble<'a>(&'a [u8]);
+
+    impl Read for Dribble<'_> {
+        fn read(&mut self, room: &mut [u8]) -> io::Result<usize> {
+            let room_at_once = room.len().min(7);
+            self.0.read(&mut room[..room_at_once])
+        }
+    }
+
     #[test]
     fn requests_end_at_an_empty_line_and_a_torn_one_is_none() {
-        let mut input: &[u8] = b"get=1\n\nset=1\nlisten_port=1\n\nset=1\nlisten";
-        let first = read_request(&mut input).unwrap().unwrap();
-        assert_eq!(*first, b"get=1\n");
-        let second = read_request(&mut input).unwrap().unwrap();
-        assert_eq!(*second, b"set=1\nlisten_port=1\n");
-        assert!(read_request(&mut input).unwrap().is_none());
+        let mut lines = Lines::new(Dribble(
+            b"get=1\n\nset=1\nlisten_port=7\n\nset=2\n\n\nset=1\nlisten",
+        ));
+        let mut next = || read_request(&mut lines).unwrap();
+        assert_eq!(next(), Some(Ok(Request::Get)));
+        let Some(Ok(Request::Set(device))) = next() else {
+            panic!("not a set");
+        };
+        assert_eq!(device.listen_port, Some(7));
+        assert_eq!(next(), Some(Err(Errno::EPROTO)));
+        assert_eq!(next(), Some(Err(Errno::EPROTO)));
+        assert_eq!(next(), None);
+    }
+
+    #[test]
+    fn a_request_longer_than_the_buffer_is_read_whole_and_a_line_longer_than_it_is_not() {
+        let key = "1".repeat(64);
+        let mut text = format!("set=1\npublic_key={key}\n");
+        for network in 0..5_000 {
+            let (high, low) = (network / 256, network % 256);
+            text.push_str(&format!("allowed_ip=10.{high}.{low}.0/24\n"));
+        }
+        text.push('\n');
+        let request = read_request(&mut Lines::new(text.as_bytes())).unwrap();
+        let Some(Ok(Request::Set(device))) = request else {
+            panic!("not a set");
+        };
+        assert_eq!(device.peers[0].allowed_ips.len(), 5_000);
+        let endless = io::repeat(b'a');
+        let error = read_request(&mut Lines::new(endless)).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::InvalidData);
+    }
+
+    #[test]
+    fn a_request_without_end_is_given_up() {
+        struct Endless;
+        impl Read for Endless {
+            fn read(&mut self, room: &mut [u8]) -> io::Result<usize> {
+                let line = b"allowed_ip=10.0.0.0/8\n";
+                let lines = room.len() / line.len();
+                for place in room.chunks_exact_mut(line.len()) {
+                    place.copy_from_slice(line);
+                }
+                Ok(lines * line.len())
+            }
+        }
+        let error = read_request(&mut Lines::new(Endless)).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::InvalidData);
     }
 
     #[test]

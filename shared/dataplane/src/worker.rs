@@ -305,9 +305,8 @@ impl Worker {
             && self.next_mtu_refresh.is_none_or(|at| now >= at)
         {
             self.next_mtu_refresh = Some(now + MTU_REFRESH);
-            // An interface that went to another namespace cannot be asked: the
-            // last known MTU stays.
-            if let Ok(mtu) = link.mtu() {
+            // Where it cannot be asked, the last known MTU stays.
+            if let Ok(mtu) = link.mtu(&self.parts.tun) {
                 shared.mtu.store(mtu, Ordering::Relaxed);
             }
         }

@@ -1,10 +1,11 @@
 //! The text of WireGuard's cross-platform userspace API, as `wg` speaks it over a
 //! Unix socket (<https://www.wireguard.com/xplatform/>): requests to values,
 //! values to answers. A request is taken whole or not at all; its text is not
-//! trusted. Carrying it out, and the socket, are the data plane's part.
+//! trusted. It is read line by line, so that nobody has to hold the whole of a
+//! text with keys in it. Carrying it out, and the socket, are the data plane's part.
 
-use std::fmt::Write as _;
-use std::net::SocketAddr;
+use std::fmt::{self, Write as _};
+use std::net::{Ipv6Addr, SocketAddr, SocketAddrV6};
 use std::time::{Duration, UNIX_EPOCH};
 
 use ipnet::IpNet;
@@ -87,7 +88,9 @@ pub struct SetPeer {
 }
 
 impl SetPeer {
-    fn new(public_key: PublicKey) -> Self {
+    /// A request that changes nothing about the peer but makes it where it does
+    /// not exist yet.
+    pub fn new(public_key: PublicKey) -> Self {
         Self {
             public_key,
             remove: false,
@@ -110,32 +113,80 @@ pub enum SetAllowedIp {
     Remove(IpNet),
 }
 
-impl Request {
-    /// Parses a request: its lines without the empty one that ends it.
-    pub fn parse(text: &str) -> Result<Self, Errno> {
-        let mut lines = text.lines();
-        match lines.next() {
-            Some("get=1") if lines.next().is_none() => Ok(Self::Get),
-            Some("set=1") => parse_set(lines).map(Self::Set),
-            _ => Err(Errno::EPROTO),
+/// The kernel's number of an interface by its name, in the namespace of the UDP
+/// sockets: link-local endpoints are written with it, as in `[fe80::1%eth0]:51820`.
+pub type InterfaceIndex<'a> = &'a dyn Fn(&str) -> Option<u32>;
+
+/// Takes a request line by line, each without its end, up to the empty one that
+/// ends the request. It keeps values only, of which the secret ones are zeroized.
+pub struct RequestParser<'a> {
+    interface_index: InterfaceIndex<'a>,
+    /// What the lines so far come to. The first of them says which request it is.
+    request: Option<Result<Request, Errno>>,
+}
+
+impl<'a> RequestParser<'a> {
+    /// A parser that has seen nothing.
+    pub fn new(interface_index: InterfaceIndex<'a>) -> Self {
+        Self {
+            interface_index,
+            request: None,
         }
+    }
+
+    /// Takes the next line. After one that is wrong, the rest means nothing.
+    pub fn line(&mut self, line: &[u8]) {
+        let Ok(line) = std::str::from_utf8(line) else {
+            self.request = Some(Err(Errno::EINVAL));
+            return;
+        };
+        match &mut self.request {
+            None => {
+                self.request = Some(match line {
+                    "get=1" => Ok(Request::Get),
+                    "set=1" => Ok(Request::Set(SetDevice::default())),
+                    _ => Err(Errno::EPROTO),
+                });
+            }
+            Some(Ok(Request::Set(device))) => {
+                if let Err(errno) = set(device, line, self.interface_index) {
+                    self.request = Some(Err(errno));
+                }
+            }
+            Some(Ok(Request::Get)) => self.request = Some(Err(Errno::EPROTO)),
+            Some(Err(_)) => {}
+        }
+    }
+
+    /// The request that the lines were.
+    pub fn finish(self) -> Result<Request, Errno> {
+        self.request.unwrap_or(Err(Errno::EPROTO))
     }
 }
 
-fn parse_set<'a>(lines: impl Iterator<Item = &'a str>) -> Result<SetDevice, Errno> {
-    let mut device = SetDevice::default();
-    for line in lines {
-        let (key, value) = line.split_once('=').ok_or(Errno::EPROTO)?;
-        if key == "public_key" {
-            let key = PublicKey::from_hex(value).map_err(|_| Errno::EINVAL)?;
-            device.peers.push(SetPeer::new(key));
-        } else if let Some(peer) = device.peers.last_mut() {
-            set_peer(peer, key, value)?;
-        } else {
-            set_device(&mut device, key, value)?;
-        }
+impl fmt::Debug for RequestParser<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RequestParser")
+            .field("request", &self.request)
+            .finish_non_exhaustive()
     }
-    Ok(device)
+}
+
+fn set(
+    device: &mut SetDevice,
+    line: &str,
+    interface_index: InterfaceIndex<'_>,
+) -> Result<(), Errno> {
+    let (key, value) = line.split_once('=').ok_or(Errno::EPROTO)?;
+    if key == "public_key" {
+        let key = PublicKey::from_hex(value).map_err(|_| Errno::EINVAL)?;
+        device.peers.push(SetPeer::new(key));
+        return Ok(());
+    }
+    match device.peers.last_mut() {
+        Some(peer) => set_peer(peer, key, value, interface_index),
+        None => set_device(device, key, value),
+    }
 }
 
 fn set_device(device: &mut SetDevice, key: &str, value: &str) -> Result<(), Errno> {
@@ -152,7 +203,12 @@ fn set_device(device: &mut SetDevice, key: &str, value: &str) -> Result<(), Errn
     Ok(())
 }
 
-fn set_peer(peer: &mut SetPeer, key: &str, value: &str) -> Result<(), Errno> {
+fn set_peer(
+    peer: &mut SetPeer,
+    key: &str,
+    value: &str,
+    interface_index: InterfaceIndex<'_>,
+) -> Result<(), Errno> {
     match key {
         "remove" => peer.remove = only_true(value)?,
         "update_only" => peer.update_only = only_true(value)?,
@@ -160,7 +216,10 @@ fn set_peer(peer: &mut SetPeer, key: &str, value: &str) -> Result<(), Errno> {
             let key = PresharedKey::from_hex(value).map_err(|_| Errno::EINVAL)?;
             peer.preshared_key = Some(Some(key).filter(|key| *key.as_bytes() != [0; 32]));
         }
-        "endpoint" => peer.endpoint = Some(value.parse().map_err(|_| Errno::EINVAL)?),
+        "endpoint" => {
+            let endpoint = endpoint(value, interface_index).ok_or(Errno::EINVAL)?;
+            peer.endpoint = Some(endpoint);
+        }
         "persistent_keepalive_interval" => {
             let seconds: u16 = number(value)?;
             peer.keepalive =
@@ -191,6 +250,20 @@ fn only_true(value: &str) -> Result<bool, Errno> {
     } else {
         Err(Errno::EINVAL)
     }
+}
+
+/// An address and a port. A link-local address may name its interface, which `wg`
+/// writes as the system's resolver does: by name, or by number where it has none.
+fn endpoint(value: &str, interface_index: InterfaceIndex<'_>) -> Option<SocketAddr> {
+    // The standard library knows the scope as a number only.
+    if let Ok(endpoint) = value.parse() {
+        return Some(endpoint);
+    }
+    let (host, port) = value.strip_prefix('[')?.rsplit_once("]:")?;
+    let (address, interface) = host.split_once('%')?;
+    let address: Ipv6Addr = address.parse().ok()?;
+    let scope = interface_index(interface)?;
+    Some(SocketAddrV6::new(address, number(port).ok()?, 0, scope).into())
 }
 
 fn network(value: &str) -> Result<IpNet, Errno> {
@@ -245,8 +318,12 @@ fn write(text: &mut String, device: &DeviceView<'_>) -> std::fmt::Result {
 
 fn write_peer(text: &mut String, peer: &PeerStatus, tell_secrets: bool) -> std::fmt::Result {
     writeln!(text, "public_key={}", peer.key.to_hex())?;
-    if let Some(key) = peer.config.preshared_key.as_ref().filter(|_| tell_secrets) {
-        writeln!(text, "preshared_key={}", *key.to_hex())?;
+    if tell_secrets {
+        match &peer.config.preshared_key {
+            Some(key) => writeln!(text, "preshared_key={}", *key.to_hex())?,
+            // As wireguard-go says that there is none.
+            None => writeln!(text, "preshared_key={:064}", 0)?,
+        }
     }
     writeln!(text, "protocol_version=1")?;
     if let Some(endpoint) = peer.config.endpoint {
@@ -287,8 +364,17 @@ mod tests {
 
     const KEY: &str = "de9edb7d7b7dc1b4d35b61c2ece435373f8343c85b78674dadfc7e146f882b4f";
 
+    fn parse(text: &str) -> Result<Request, Errno> {
+        let interface_index = |name: &str| (name == "eth0").then_some(7);
+        let mut parser = RequestParser::new(&interface_index);
+        for line in text.lines() {
+            parser.line(line.as_bytes());
+        }
+        parser.finish()
+    }
+
     fn set(text: &str) -> Result<SetDevice, Errno> {
-        match Request::parse(text)? {
+        match parse(text)? {
             Request::Set(device) => Ok(device),
             Request::Get => panic!("a get"),
         }
@@ -359,7 +445,7 @@ mod tests {
             "get=1\nset=1",
             "set=1\nnothing",
         ] {
-            assert_eq!(Request::parse(text), Err(Errno::EPROTO), "{text}");
+            assert_eq!(parse(text), Err(Errno::EPROTO), "{text}");
         }
         let with_peer = |line| format!("set=1\npublic_key={KEY}\n{line}");
         for line in [
@@ -374,9 +460,52 @@ mod tests {
     }
 
     #[test]
+    fn a_link_local_endpoint_names_its_interface_by_name_or_number() {
+        let endpoint = |value: &str| {
+            let device = set(&format!("set=1\npublic_key={KEY}\nendpoint={value}"))?;
+            Ok(device.peers[0].endpoint.unwrap().to_string())
+        };
+        for (value, expected) in [
+            ("[fe80::1%eth0]:51820", "[fe80::1%7]:51820"),
+            ("[fe80::1%2]:51820", "[fe80::1%2]:51820"),
+            ("[fe80::1]:51820", "[fe80::1]:51820"),
+        ] {
+            assert_eq!(endpoint(value).as_deref(), Ok(expected));
+        }
+        for value in [
+            "[fe80::1%eth9]:51820",
+            "[fe80::1%]:51820",
+            "[fe80::1%eth0]:+1",
+            "[fe80::1%eth0]:",
+            "[192.0.2.1%eth0]:1",
+            "fe80::1%eth0:51820",
+        ] {
+            assert_eq!(endpoint(value), Err(Errno::EINVAL), "{value}");
+        }
+    }
+
+    #[test]
+    fn what_follows_a_wrong_line_does_not_count() {
+        let bytes = |lines: &[&[u8]]| {
+            let mut parser = RequestParser::new(&|_| None);
+            for line in lines {
+                parser.line(line);
+            }
+            parser.finish()
+        };
+        let latin1: &[u8] = b"\xe4";
+        for rest in ["set=1", "get=1", "listen_port=1", "nothing"] {
+            let rest = rest.as_bytes();
+            assert_eq!(bytes(&[b"set=1", b"fwmark=x", rest]), Err(Errno::EINVAL));
+            assert_eq!(bytes(&[b"set=1", latin1, rest]), Err(Errno::EINVAL));
+            assert_eq!(bytes(&[b"set=2", rest]), Err(Errno::EPROTO));
+        }
+    }
+
+    #[test]
     fn an_answer_tells_secrets_only_where_allowed() {
         let key = PrivateKey::from_random([7; 32]);
-        let peers = [PeerStatus {
+        let peer = PeerStatus {
             key: key.public(),
             config: PeerConfig {
                 preshared_key: Some(PresharedKey::from_bytes([9; 32])),
@@ -387,7 +516,14 @@ mod tests {
             last_handshake: Some(SystemTime::UNIX_EPOCH + Duration::new(12, 34)),
             rx_bytes: 5,
             tx_bytes: 6,
-        }];
+        };
+        let peers = [
+            PeerStatus {
+                config: PeerConfig::default(),
+                ..peer.clone()
+            },
+            peer,
+        ];
         let mut view = DeviceView {
             private_key: Some(&key),
             tell_secrets: true,
@@ -403,6 +539,7 @@ mod tests {
             "tx_bytes=6\nrx_bytes=5\n",
             "persistent_keepalive_interval=25\nallowed_ip=10.0.0.0/8\n",
             "preshared_key=0909",
+            "preshared_key=0000000000000000000000000000000000000000000000000000000000000000\n",
             "private_key=",
         ] {
             assert!(text.contains(line), "{line} in {}", *text);
@@ -417,7 +554,7 @@ mod tests {
     proptest! {
         #[test]
         fn arbitrary_text_never_panics(text in "(?s).{0,400}") {
-            let _ = Request::parse(&text);
+            let _ = parse(&text);
         }
 
         #[test]
@@ -429,7 +566,7 @@ mod tests {
             for (key, value) in lines {
                 text.push_str(&format!("{key}={value}\n"));
             }
-            let _ = Request::parse(&text);
+            let _ = parse(&text);
         }
     }
 }
