@@ -285,7 +285,7 @@ impl Control {
             settings.keepalive,
             Arc::clone(&stats),
         );
-        self.command(index, Command::Insert(peer));
+        self.command(index, Command::Insert(Box::new(peer)));
         let entry = Entry {
             index,
             settings,

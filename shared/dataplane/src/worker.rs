@@ -51,7 +51,7 @@ const MAIL: u64 = 3;
 /// A change for a worker's shard.
 #[derive(Debug)]
 pub(crate) enum Command {
-    Insert(Peer),
+    Insert(Box<Peer>),
     Update(PeerIndex, PeerUpdate),
     Remove(PeerIndex),
     Directory(Arc<Directory>),
@@ -341,7 +341,7 @@ impl Worker {
 
     fn execute(&mut self, command: Command, now: Instant) -> io::Result<()> {
         match command {
-            Command::Insert(peer) => self.shard.insert(peer, now),
+            Command::Insert(peer) => self.shard.insert(*peer, now),
             Command::Update(index, update) => self.shard.update(index, update, now),
             Command::Remove(index) => self.shard.remove(index),
             Command::Directory(directory) => self.shard.set_directory(directory),
