@@ -86,7 +86,8 @@ fn ratio(ours: Option<Spread>, theirs: Option<Spread>) -> String {
     match ours.zip(theirs) {
         Some((ours, theirs)) if theirs.median > 0.0 => {
             let ratio = ours.median / theirs.median;
-            if ratio >= 1.0 {
+            // What is printed as 1.00 is no fraction.
+            if ratio >= 0.995 {
                 format!("× {ratio:.2}")
             } else {
                 format!("1/{:.1}", 1.0 / ratio)
@@ -186,6 +187,7 @@ mod tests {
                 at("boringtun", Metric::Throughput, 0.25),
                 at("boringtun", Metric::TunnelCpu, 25.0),
                 at("plain", Metric::Throughput, 9.0),
+                at("gotatun", Metric::Throughput, 3.001),
             ],
             &[(Topology::Gateway, "privnet", 6_000_000)],
         );
@@ -195,6 +197,7 @@ gateway, one TCP flow            Gbit/s  privnet is  tunnel CPU-s/GB  privnet is
   privnet              3.00 (2.00–4.00)      × 1.00             2.50      × 1.00
   boringtun                        0.25     × 12.00            25.00      1/10.0
   plain                            9.00       1/3.0                –           –
+  gotatun                          3.00      × 1.00                –           –
 
 gateway, most memory of the spoke's tunnel, MB: privnet 6.0
 ";
