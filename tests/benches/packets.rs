@@ -114,30 +114,27 @@ fn lookup(criterion: &mut Criterion) {
     group.finish();
 }
 
-/// That many prefixes, half of each family, as VPCs and their subnets have them,
-/// and addresses in them.
+/// That many prefixes of 10,000 peers, half of each family, as VPCs and their
+/// subnets have them, and addresses in them.
 fn table(count: u32) -> (Vec<(IpNet, Target)>, Vec<IpAddr>, Vec<IpAddr>) {
-    let peer = IndexAllocator::default().allocate().unwrap();
+    let mut allocator = IndexAllocator::default();
+    let peers = (0..10_000).map(|_| Target::Peer(allocator.allocate().unwrap()));
+    let peers: Vec<_> = peers.collect();
     let mut random = Random(7);
     let mut prefixes = Vec::new();
     let (mut v4, mut v6) = (Vec::new(), Vec::new());
     for number in 0..count {
         let bits = random.next();
+        let peer = peers[number as usize / 2 % peers.len()];
         if number % 2 == 0 {
             let address = Ipv4Addr::from(0x0a00_0000 | bits as u32 & 0x00ff_ffff);
             let length = 16 + (bits >> 32) as u8 % 13;
-            prefixes.push((
-                Ipv4Net::new_assert(address, length).into(),
-                Target::Peer(peer),
-            ));
+            prefixes.push((Ipv4Net::new_assert(address, length).into(), peer));
             v4.push(address.into());
         } else {
             let address = Ipv6Addr::from(0xfd00 << 112 | u128::from(bits) << 48);
             let length = 48 + (random.next() % 17) as u8;
-            prefixes.push((
-                Ipv6Net::new_assert(address, length).into(),
-                Target::Peer(peer),
-            ));
+            prefixes.push((Ipv6Net::new_assert(address, length).into(), peer));
             v6.push(address.into());
         }
     }
