@@ -126,9 +126,9 @@ impl DatagramBatch {
     }
 
     /// Adds a copy of a finished datagram.
-    pub(crate) fn push(&mut self, datagram: &[u8], path: Path) {
+    pub fn push(&mut self, datagram: &[u8], outer: Outer) {
         self.space(datagram.len()).copy_from_slice(datagram);
-        self.commit(datagram.len(), path.into());
+        self.commit(datagram.len(), outer);
     }
 
     /// Whether there is none.
@@ -281,5 +281,55 @@ impl Parcel {
             );
         }
         self.bytes.clear();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::SocketAddr;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn runs_are_what_one_send_takes_and_hold_all_datagrams_in_order(
+            datagrams in prop::collection::vec(
+                (0u8..3, prop_oneof![Just(1452), Just(100), 1usize..2000, 60_000usize..65_507]),
+                0..200,
+            ),
+        ) {
+            let mut batch = DatagramBatch::default();
+            let path = |host| Path::from(SocketAddr::from(([192, 0, 2, host], 1)));
+            for (number, (host, length)) in datagrams.iter().enumerate() {
+                batch.push(&vec![number as u8; *length], path(*host).into());
+            }
+            for run in batch.runs() {
+                let count = run.bytes.len().div_ceil(run.segment);
+                prop_assert!(count <= DatagramBatch::MAX_SEGMENTS);
+                prop_assert!(run.bytes.len() <= DatagramBatch::MAX_RUN);
+            }
+            let sent: Vec<_> = batch.iter().collect();
+            prop_assert_eq!(sent.len(), datagrams.len());
+            for (number, (host, length)) in datagrams.iter().enumerate() {
+                prop_assert_eq!(sent[number].0, path(*host));
+                prop_assert_eq!(sent[number].1.len(), *length);
+                prop_assert!(sent[number].1.iter().all(|byte| *byte == number as u8));
+            }
+        }
+
+        #[test]
+        fn equal_datagrams_on_one_path_leave_in_as_few_sends_as_there_can_be(
+            count in 1usize..500, length in 32usize..1500,
+        ) {
+            let mut batch = DatagramBatch::default();
+            let outer = Path::from(SocketAddr::from(([192, 0, 2, 1], 1))).into();
+            for _ in 0..count {
+                batch.push(&vec![0; length], outer);
+            }
+            let most = DatagramBatch::MAX_SEGMENTS.min(DatagramBatch::MAX_RUN / length);
+            prop_assert_eq!(batch.run_count(), count.div_ceil(most));
+        }
     }
 }

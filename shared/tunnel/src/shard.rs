@@ -505,7 +505,7 @@ impl Shard {
             Admission::Queued => {}
             Admission::Cookie(reply) => {
                 self.config.counters.count(Counter::CookiesSent);
-                out.datagrams.push(&reply, from);
+                out.datagrams.push(&reply, from.into());
             }
             Admission::Dropped(reason) => self.config.counters.count(reason),
         }

@@ -341,3 +341,179 @@ fn wait_writable(socket: BorrowedFd<'_>, patience: Duration) {
     // SAFETY: one valid pollfd, as told.
     unsafe { libc::poll(&mut poll, 1, milliseconds) };
 }
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "a test that fails should panic")]
+    use std::net::{Ipv4Addr, Ipv6Addr};
+
+    use privnet_model::offload::Offloads;
+    use privnet_tunnel::{Ecn, Path};
+
+    use super::super::{Receiver, bind};
+    use super::*;
+
+    struct Ends {
+        port: u16,
+        sender: Sender,
+        from: UdpSockets,
+        to: UdpSockets,
+        switches: Switches,
+        counters: Counters,
+    }
+
+    /// What came: from, to, mark, bytes.
+    type Arrival = (SocketAddr, Option<IpAddr>, Ecn, Vec<u8>);
+
+    impl Ends {
+        fn new(offloads: Offloads) -> Self {
+            let switches = Switches::new(offloads);
+            let (_, mut from) = bind(0, 1, None, &switches).unwrap();
+            let (port, mut to) = bind(0, 1, None, &switches).unwrap();
+            Self {
+                port,
+                sender: Sender::new(),
+                from: from.remove(0),
+                to: to.remove(0),
+                switches,
+                counters: Counters::default(),
+            }
+        }
+
+        fn send(&mut self, batch: &DatagramBatch) {
+            let around = Surroundings {
+                sockets: &self.from,
+                counters: &self.counters,
+                switches: &self.switches,
+                now: Instant::now(),
+            };
+            self.sender.send(batch, &around);
+        }
+
+        /// Datagrams as they come, and how many messages held them.
+        fn receive(&self, count: usize) -> (Vec<Arrival>, usize) {
+            let mut receiver = Receiver::new();
+            let (mut arrivals, mut messages) = (Vec::new(), 0);
+            let deadline = Instant::now() + Duration::from_secs(5);
+            while arrivals.len() < count && Instant::now() < deadline {
+                for socket in std::iter::once(&self.to.v4).chain(&self.to.v6) {
+                    let take = |outer: Outer, segment: usize, bytes: &[u8]| {
+                        messages += 1;
+                        for datagram in bytes.chunks(segment) {
+                            let Path { remote, local } = outer.path;
+                            arrivals.push((remote, local, outer.ecn, datagram.to_vec()));
+                        }
+                    };
+                    receiver.receive(socket.as_fd(), take).unwrap();
+                }
+            }
+            (arrivals, messages)
+        }
+
+        fn outer(&self, address: impl Into<IpAddr>) -> Outer {
+            Path::from(SocketAddr::new(address.into(), self.port)).into()
+        }
+    }
+
+    fn batch(datagrams: &[(Outer, usize)]) -> DatagramBatch {
+        let mut batch = DatagramBatch::default();
+        for (number, (outer, length)) in datagrams.iter().enumerate() {
+            batch.push(&vec![number as u8; *length], *outer);
+        }
+        batch
+    }
+
+    #[test]
+    fn runs_arrive_as_the_datagrams_that_they_are_with_and_without_offloads() {
+        for offloads in [Offloads::ALL, Offloads::NONE] {
+            for address in [
+                IpAddr::V4(Ipv4Addr::LOCALHOST),
+                IpAddr::V6(Ipv6Addr::LOCALHOST),
+            ] {
+                let mut ends = Ends::new(offloads);
+                let outer = ends.outer(address);
+                let lengths: Vec<_> = (0..100)
+                    .map(|n| if n % 30 == 29 { 700 } else { 1452 })
+                    .collect();
+                let datagrams: Vec<_> = lengths.iter().map(|length| (outer, *length)).collect();
+                ends.send(&batch(&datagrams));
+                let (arrivals, messages) = ends.receive(lengths.len());
+                assert_eq!(arrivals.len(), lengths.len());
+                for (number, (arrival, length)) in arrivals.iter().zip(lengths).enumerate() {
+                    assert_eq!(arrival.1, Some(address));
+                    assert_eq!(arrival.3, vec![number as u8; length]);
+                }
+                if offloads == Offloads::ALL {
+                    assert!(messages < 20, "{messages} messages");
+                } else {
+                    assert_eq!(messages, 100);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn congestion_marks_cross_and_split_runs() {
+        let mut ends = Ends::new(Offloads::ALL);
+        for address in [
+            IpAddr::V4(Ipv4Addr::LOCALHOST),
+            IpAddr::V6(Ipv6Addr::LOCALHOST),
+        ] {
+            let plain = ends.outer(address);
+            let marks = [Ecn::NOT_ECT, Ecn::ECT0, Ecn::ECT0, Ecn::CE, Ecn::ECT1];
+            let datagrams = marks.map(|ecn| (Outer { ecn, ..plain }, 100));
+            ends.send(&batch(&datagrams));
+            let (arrivals, _) = ends.receive(marks.len());
+            let came: Vec<_> = arrivals.iter().map(|arrival| arrival.2).collect();
+            assert_eq!(came, marks);
+        }
+    }
+
+    #[test]
+    fn an_answer_leaves_from_the_address_that_was_asked() {
+        let mut ends = Ends::new(Offloads::ALL);
+        let mut outer = ends.outer(Ipv4Addr::LOCALHOST);
+        outer.path.local = Some(Ipv4Addr::new(127, 0, 0, 2).into());
+        ends.send(&batch(&[(outer, 100); 3]));
+        for arrival in ends.receive(3).0 {
+            assert_eq!(arrival.0.ip(), Ipv4Addr::new(127, 0, 0, 2));
+        }
+        assert_eq!(ends.sender.take_lost().count(), 0);
+    }
+
+    #[test]
+    fn an_address_that_is_gone_is_done_without_and_told_of() {
+        let mut ends = Ends::new(Offloads::ALL);
+        for (address, gone) in [
+            (
+                IpAddr::from(Ipv4Addr::LOCALHOST),
+                IpAddr::from([192, 0, 2, 99]),
+            ),
+            (
+                Ipv6Addr::LOCALHOST.into(),
+                Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 9).into(),
+            ),
+        ] {
+            let mut outer = ends.outer(address);
+            outer.path.local = Some(gone);
+            ends.send(&batch(&[(outer, 1452); 10]));
+            let (arrivals, _) = ends.receive(10);
+            assert_eq!(arrivals.len(), 10);
+            assert_eq!(ends.sender.take_lost().collect::<Vec<_>>(), [gone]);
+        }
+        assert_eq!(ends.counters.get(Counter::SendFailed), 0);
+        assert!(ends.switches.is_on(Offload::UdpGso));
+    }
+
+    #[test]
+    fn what_cannot_be_sent_is_counted_by_the_datagram_and_holds_nothing_else_up() {
+        let mut ends = Ends::new(Offloads::ALL);
+        let good = ends.outer(Ipv4Addr::LOCALHOST);
+        // Port 0 is nobody's: EINVAL, whatever is tried.
+        let bad = Path::from(SocketAddr::from(([127, 0, 0, 1], 0))).into();
+        ends.send(&batch(&[(good, 99), (bad, 50), (bad, 50), (good, 99)]));
+        assert_eq!(ends.receive(2).0.len(), 2);
+        assert_eq!(ends.counters.get(Counter::SendFailed), 2);
+        assert!(ends.switches.is_on(Offload::UdpGso));
+    }
+}

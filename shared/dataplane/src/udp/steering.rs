@@ -95,3 +95,87 @@ fn instruction(code: u32, k: u32) -> libc::sock_filter {
         k,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "a test that fails should panic")]
+    use std::io::Read;
+    use std::net::UdpSocket;
+    use std::time::{Duration, Instant};
+
+    use privnet_model::offload::Offloads;
+    use privnet_tunnel::PeerIndex;
+
+    use super::super::{UdpSockets, bind};
+    use crate::offloads::Switches;
+
+    const WORKERS: usize = 3;
+
+    /// A message of that type for the peer in that slot.
+    fn message(kind: u8, slot: u16) -> Vec<u8> {
+        let receiver = PeerIndex::new(slot, 7).bits() << 8 | 0x5a;
+        let offset = if kind == 2 { 8 } else { 4 };
+        let mut bytes = vec![0xee; 92];
+        bytes[..4].copy_from_slice(&[kind, 0, 0, 0]);
+        bytes[offset..offset + 4].copy_from_slice(&receiver.to_le_bytes());
+        bytes
+    }
+
+    /// Which worker's socket gets it.
+    fn taker(sockets: &[UdpSockets], v6: bool) -> usize {
+        let deadline = Instant::now() + Duration::from_secs(5);
+        while Instant::now() < deadline {
+            for (number, worker) in sockets.iter().enumerate() {
+                let mut socket = if v6 {
+                    worker.v6.as_ref().unwrap()
+                } else {
+                    &worker.v4
+                };
+                if socket.read(&mut [0; 256]).is_ok() {
+                    return number;
+                }
+            }
+        }
+        panic!("no worker got it");
+    }
+
+    #[test]
+    fn a_datagram_goes_to_its_peers_worker_wherever_it_comes_from() {
+        let (port, sockets) = bind(0, WORKERS, None, &Switches::new(Offloads::NONE)).unwrap();
+        for (v6, host) in [(false, "127.0.0.1"), (true, "::1")] {
+            for kind in [2, 3, 4] {
+                for slot in [0, 1, 2, 3, 255, 256, 257, 65_535] {
+                    // Another port each time: a peer that roams.
+                    let sender = UdpSocket::bind((host, 0)).unwrap();
+                    sender.send_to(&message(kind, slot), (host, port)).unwrap();
+                    let owner = PeerIndex::new(slot, 0).owner(WORKERS);
+                    assert_eq!(
+                        taker(&sockets, v6),
+                        owner,
+                        "type {kind}, slot {slot}, {host}"
+                    );
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn initiations_of_one_address_go_to_one_worker_and_those_of_many_to_all() {
+        let (port, sockets) = bind(0, WORKERS, None, &Switches::new(Offloads::NONE)).unwrap();
+        let mut takers = std::collections::BTreeSet::new();
+        for host in 1..=32 {
+            let address = format!("127.0.0.{host}");
+            let mut of_address = std::collections::BTreeSet::new();
+            for filler in 0..4 {
+                let sender = UdpSocket::bind((address.as_str(), 0)).unwrap();
+                let mut initiation = vec![filler; 148];
+                initiation[..4].copy_from_slice(&[1, 0, 0, 0]);
+                sender.send_to(&initiation, ("127.0.0.1", port)).unwrap();
+                of_address.insert(taker(&sockets, false));
+            }
+            assert_eq!(of_address.len(), 1, "{address}");
+            takers.append(&mut of_address);
+        }
+        assert_eq!(takers.len(), WORKERS);
+    }
+}
