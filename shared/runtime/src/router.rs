@@ -21,7 +21,7 @@ use privnet_model::config::spoke::NatConfig;
 use privnet_model::inventory::Identity;
 use privnet_model::key::{PrivateKey, PublicKey};
 use privnet_model::net::Supernet;
-use privnet_model::offload::Offloads;
+use privnet_model::offload::{OffloadState, Offloads};
 use privnet_model::peer::{PeerConfig, PeerStatus};
 use privnet_model::status::{InterfaceStatus, NatStatus, Tunnel, TunnelState};
 use privnet_reconcile::fleet::PlannedTunnel;
@@ -445,6 +445,11 @@ impl OpenTunnel {
             local,
             uapi: Some(UapiAccess::ReadOnly),
         })?;
+        for (offload, state) in device.offloads() {
+            if let OffloadState::Off(why) = state {
+                info!(%offload, %why, "an offload is not used");
+            }
+        }
         Ok(Self {
             name: InterfaceName::new(&tunnel.name)?,
             mtu: tunnel.mtu,
