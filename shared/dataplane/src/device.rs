@@ -28,6 +28,11 @@ use crate::uapi_socket::UapiSocket;
 use crate::udp;
 use crate::worker::{self, Command, Shared, WorkerParts};
 
+/// Packets that may wait in the TUN: as many as the kernel's WireGuard lets wait
+/// for one peer (its default for a TUN, half of that, is 10 ms of 0.5 Gbit/s in
+/// full datagrams, which a worker that has to share its core may sleep).
+const QUEUE_LENGTH: i32 = 1024;
+
 /// How a device is opened.
 #[derive(Debug, Clone)]
 pub struct DeviceConfig {
@@ -89,6 +94,7 @@ impl Device {
         let queues = tun::open(&name, workers, &switches)?;
         let link = Link::new(&name)?;
         link.set_mtu(config.mtu)?;
+        link.set_queue_length(QUEUE_LENGTH)?;
         link.set_up()?;
         let index = tun::index(&name).ok_or(DeviceError::Closed)?;
         let shared = Shared::new(workers, config.mtu.into(), switches)

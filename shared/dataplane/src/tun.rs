@@ -256,6 +256,18 @@ impl Link {
         })
     }
 
+    /// How many packets, each perhaps a super-packet, may wait for a worker.
+    pub(crate) fn set_queue_length(&self, packets: i32) -> Result<(), DeviceError> {
+        let mut request = self.name.request();
+        // The kernel reads any number of this request from the same place.
+        request.ifr_ifru.ifru_mtu = packets;
+        self.ioctl(libc::SIOCSIFTXQLEN, &mut request)
+            .map_err(DeviceError::system(format!(
+                "setting the queue length of {}",
+                self.name.0
+            )))
+    }
+
     pub(crate) fn set_mtu(&self, mtu: u16) -> Result<(), DeviceError> {
         let mut request = self.name.request();
         request.ifr_ifru.ifru_mtu = mtu.into();

@@ -27,8 +27,11 @@ pub(crate) use sender::{Sender, Surroundings};
 /// Messages per system call.
 const BATCH: usize = 64;
 
-/// What the kernel buffers per socket: a burst of some 5,000 full datagrams.
-const SOCKET_BUFFER: libc::c_int = 8 << 20;
+/// What the kernel buffers per socket, in bytes of its own memory, of which it
+/// takes twice what it is asked for: some 10 ms of 5 Gbit/s, and 5,000 of the
+/// smallest datagrams. More would only be latency: a worker that is that far behind
+/// does not catch up.
+const SOCKET_BUFFER: libc::c_int = 4 << 20;
 
 /// One worker's sockets. Without IPv6 on the host there is only the first.
 #[derive(Debug)]

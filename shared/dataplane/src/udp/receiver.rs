@@ -30,7 +30,7 @@ pub(crate) struct Receiver {
     ancillaries: Vec<Ancillary>,
     vectors: Vec<libc::iovec>,
     headers: Vec<libc::mmsghdr>,
-    /// How many messages to ask for, by the size of the last ones.
+    /// How many messages to ask for, by the size and number of the last ones.
     wanted: usize,
 }
 
@@ -114,8 +114,11 @@ impl Receiver {
                 take(outer, segment.unwrap_or(length), datagrams);
             }
         }
+        // Not much more than there was: each one asked for costs something. More
+        // are asked for as more come.
         let average = bytes.div_ceil(count.max(1)).max(1);
-        self.wanted = (BATCH_BYTES / average).clamp(LEAST, BATCH);
+        let most = (BATCH_BYTES / average).min(2 * count);
+        self.wanted = most.clamp(LEAST, BATCH);
         Ok(())
     }
 }
