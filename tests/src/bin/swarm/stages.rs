@@ -14,9 +14,9 @@ use serde::de::DeserializeOwned;
 
 use crate::crowd::Sessions;
 use crate::flood::Kind;
-use crate::hub::{Hub, Knowledge, Usage, start_busy};
+use crate::hub::{Hub, Knowledge, Usage, request, start_busy};
 use crate::network::{HUB_FOR_BUSY, HUB_FOR_CROWD, HUB_FOR_FLOOD, HUB_INSIDE, Network, PORT};
-use crate::report::{Idle, Report, Storm, Throughput};
+use crate::report::{Idle, Memory, Report, Storm, Throughput};
 use crate::{Arguments, Stage};
 
 /// Longer than any storm should take: three rounds of retries.
@@ -96,6 +96,21 @@ fn sessions(
         crowd.order::<String>("quiet")?;
         let name = "idle, no keepalives";
         report.idle.push(idle(name, &last, arguments, empty)?);
+        for times in 1..=3 {
+            let knowledge = Knowledge {
+                peers: arguments.peers,
+                calls: false,
+            };
+            last.configure(&network.hub, knowledge)?;
+            // An answer to this comes from the same state.
+            request(&network.hub, "get=1\n\n")?;
+            let usage = last.usage()?;
+            report.reconfigured.push(Memory {
+                times,
+                rss_megabytes: usage.rss as f64 / MEGABYTE,
+                peak_megabytes: usage.peak as f64 / MEGABYTE,
+            });
+        }
     }
     Ok(())
 }
