@@ -6,6 +6,7 @@
 #   make bench         the data plane beside other userspace WireGuards (20 minutes; tests/BENCH.md), then
 #                      the benches of single parts; BENCH=--quick: 3 minutes; BENCH=--help: what else there is
 #   make profile       where the data plane spends its time (needs perf)
+#   make swarm         a hub with 10,000 peers, alone (tests/SWARM.md); SWARM=--help
 #   make build         all programs, tests and benches, as the demo and the tests use them
 #   make release       the programs as they are shipped
 #
@@ -20,7 +21,7 @@ export AWS_EC2_METADATA_DISABLED = true
 
 ALL := --workspace --all-targets --locked
 
-.PHONY: demo test lint bench profile build release setup
+.PHONY: demo test lint bench profile swarm build release setup
 
 demo: build
 	@exec "$(CARGO_TARGET_DIR)/debug/demo" $(if $(KEEP),--keep)
@@ -48,6 +49,7 @@ bench: setup
 	cargo build --release -p privnet-dataplane --locked
 	cargo build -p privnet-tests --bin bench --locked
 	"$(CARGO_TARGET_DIR)/debug/bench" $(BENCH)
+	@$(MAKE) --no-print-directory swarm
 	cargo bench -p privnet-tests --bench '*' --locked
 
 profile: setup
@@ -55,6 +57,11 @@ profile: setup
 	cargo build --profile profiling -p privnet-dataplane --locked
 	cargo build -p privnet-tests --bin bench --locked
 	"$(CARGO_TARGET_DIR)/debug/bench" --perf $(or $(BENCH),--only privnet --workload tcp1 --seconds 20)
+
+swarm: setup
+	cargo build --release -p privnet-dataplane --locked
+	cargo build -p privnet-tests --bin swarm --locked
+	"$(CARGO_TARGET_DIR)/debug/swarm" $(SWARM)
 
 setup:
 	@tests/setup

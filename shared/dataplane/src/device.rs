@@ -333,12 +333,17 @@ impl Inner {
         if request.listen_port.is_some() || request.fwmark.is_some() {
             self.rebind(request.listen_port, request.fwmark)?;
         }
+        if request.replace_peers {
+            // Told to the workers at once: they free the key material of all these
+            // (11 kB each) while that of their successors is made.
+            self.change(|control| {
+                control.remove_all();
+                Ok(())
+            })?;
+        }
         self.change(|control| {
             if let Some(key) = request.private_key {
                 control.set_private_key(key);
-            }
-            if request.replace_peers {
-                control.remove_all();
             }
             for peer in request.peers {
                 control.set_by_request(peer)?;

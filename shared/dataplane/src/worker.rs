@@ -37,6 +37,9 @@ const PACKET: usize = VNET_HEADER + (1 << 16);
 /// Parcels that may wait for one worker: some 60 turns of one other worker.
 const PARCELS: usize = 64;
 
+/// Commands whose memory a worker keeps from one batch of them to the next.
+const COMMANDS: usize = 64;
+
 /// Unknown keys remembered until somebody asks.
 const KNOCKS: usize = 256;
 
@@ -322,6 +325,8 @@ impl Worker {
         for command in commands.drain(..) {
             self.execute(command, now)?;
         }
+        // The memory of thousands of peers that came at once is given back.
+        commands.shrink_to(COMMANDS);
         self.commands = commands;
         // As many as there were room for: what comes meanwhile wakes us again.
         for _ in 0..PARCELS {

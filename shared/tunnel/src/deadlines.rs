@@ -12,8 +12,8 @@
 use std::time::{Duration, Instant};
 
 /// From the end of one pass to the beginning of the next, at least: how late a
-/// peer may be ticked, and with 10,000 of them a thousandth of a core.
-const PAUSE: u64 = 25;
+/// peer may be ticked. What is due together goes out in one system call.
+const PAUSE: u64 = 100;
 
 const NEVER: u64 = u64::MAX;
 

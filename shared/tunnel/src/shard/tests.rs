@@ -692,6 +692,72 @@ fn an_aging_session_that_carries_only_keepalives_is_renewed_by_its_initiator() {
 }
 
 #[test]
+fn a_peer_with_nothing_to_do_is_never_ticked() {
+    let world = pair();
+    for node in &world.nodes {
+        assert_eq!(node.shards[0].next_tick(world.now), None);
+    }
+}
+
+#[test]
+fn an_idle_tunnel_is_ticked_for_its_keepalive_and_no_sooner() {
+    let world = star(1);
+    let early = world.now + Duration::from_secs(24);
+    let late = world.now + Duration::from_secs(26);
+    let next = world.nodes[0].shards[0].next_tick(world.now).unwrap();
+    assert!(early < next && next < late);
+    // The hub has no keepalive of its own: it waits for the session to end.
+    let next = world.nodes[2].shards[0].next_tick(world.now).unwrap();
+    assert!(next > world.now + Duration::from_secs(170));
+}
+
+#[test]
+fn a_worker_that_carries_much_begins_few_handshakes() {
+    let now = Instant::now();
+    let mut pace = Pace::default();
+    assert_eq!(pace.take(now), HANDSHAKES_PER_TICK);
+    pace.carried = 1;
+    assert_eq!(pace.take(now), 1);
+    let mut taken = 0;
+    for tick in 0..100 {
+        pace.carried = BUSY_BYTES;
+        taken += pace.take(now + HANDSHAKE_PAUSE * tick / 10);
+    }
+    assert_eq!(taken, 9);
+    assert_eq!(pace.take(now), HANDSHAKES_PER_TICK);
+}
+
+#[test]
+fn initiations_held_back_and_let_go_do_not_end_the_session_in_use() {
+    let mut world = pair();
+    world.send(0, &there());
+    world.tun(1);
+    let receiver = &world.nodes[1].identity;
+    let mut tunnel = world.nodes[0]
+        .identity
+        .tunnel_to(&receiver.public_key(), None, 5);
+    let (from, now) = (world.nodes[0].address, world.now);
+    for _ in 0..20 {
+        let mut initiation = [0; INITIATION];
+        tunnel.format_handshake_initiation(&mut initiation, true);
+        world.nodes[1].receive(from, &initiation, now);
+        world.nodes[1].turn(now);
+    }
+    assert_eq!(world.nodes[1].count(Counter::HandshakeRate), 16);
+    world.send(1, &back());
+    assert_eq!(world.tun(0), [back()]);
+    world.send(0, &there());
+    assert_eq!(world.tun(1), [there()]);
+    // A restarted peer's next try is answered all the same.
+    let mut initiation = [0; INITIATION];
+    tunnel.format_handshake_initiation(&mut initiation, true);
+    let later = now + Duration::from_secs(5);
+    world.nodes[1].receive(from, &initiation, later);
+    let answers = world.nodes[1].turn(later);
+    assert!(answers.iter().any(|sent| sent.1.len() == RESPONSE));
+}
+
+#[test]
 fn a_removed_peer_is_forgotten() {
     let mut world = pair();
     world.send(0, &there());

@@ -6,6 +6,7 @@ use std::fmt::Write as _;
 use std::io::{Read, Write};
 use std::net::SocketAddr;
 use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
@@ -36,8 +37,8 @@ pub(crate) struct Hub {
 
 impl Hub {
     /// Starts the program, with an interface and no peers.
-    pub(crate) fn start(namespace: &Namespace, workers: u32) -> Result<Self> {
-        let process = tunnel(namespace, workers, &["--relay"])?;
+    pub(crate) fn start(program: &Path, namespace: &Namespace, workers: u32) -> Result<Self> {
+        let process = tunnel(program, namespace, workers, &["--relay"])?;
         let hub = Self {
             log_start: process.log().len(),
             process,
@@ -120,12 +121,28 @@ pub(crate) struct Usage {
     pub(crate) peak: u64,
 }
 
+/// The program under test: a release build, though this one is none.
+pub(crate) fn program(given: Option<&Path>) -> Result<PathBuf> {
+    let path = match given {
+        Some(path) => path.to_owned(),
+        None => programs::directory()?
+            .with_file_name("release")
+            .join("privnet-wg"),
+    };
+    ensure!(
+        path.is_file(),
+        "{} is missing (make swarm builds it)",
+        path.display()
+    );
+    Ok(path)
+}
+
 /// Starts the data plane in a namespace, with interface `wg0`.
-pub(crate) fn tunnel(namespace: &Namespace, workers: u32, more: &[&str]) -> Result<Process> {
+fn tunnel(program: &Path, namespace: &Namespace, workers: u32, more: &[&str]) -> Result<Process> {
     let workers = workers.to_string();
     let arguments = ["--foreground", "--workers", &workers];
     let arguments = arguments.iter().chain(more).chain(&["wg0"]);
-    let mut process = namespace.start("wg", programs::ours("privnet-wg")?, arguments)?;
+    let mut process = namespace.start("wg", program, arguments)?;
     wait_until("the interface", Duration::from_secs(10), || {
         process.check()?;
         Ok(request(namespace, "get=1\n\n").ok())
@@ -154,8 +171,12 @@ pub(crate) fn request(namespace: &Namespace, text: &str) -> Result<String> {
 }
 
 /// The busy peer, towards the hub.
-pub(crate) fn start_busy(namespace: &Namespace, hub: SocketAddr) -> Result<Process> {
-    let process = tunnel(namespace, 1, &[])?;
+pub(crate) fn start_busy(
+    program: &Path,
+    namespace: &Namespace,
+    hub: SocketAddr,
+) -> Result<Process> {
+    let process = tunnel(program, namespace, 1, &[])?;
     namespace.ip(&[format!("addr add {BUSY_INSIDE}/24 dev wg0")])?;
     let text = format!(
         "set=1\nprivate_key={}\npublic_key={}\nendpoint={hub}\n\

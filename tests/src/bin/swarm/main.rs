@@ -34,6 +34,7 @@ use clap::{Parser, Subcommand, ValueEnum};
 use privnet_tests::{isolation, programs};
 
 use crate::report::Report;
+use crate::stages::Run;
 
 /// Measures a hub with very many peers
 #[derive(Debug, Parser)]
@@ -57,6 +58,10 @@ struct Arguments {
     /// Junk datagrams per second
     #[arg(long, default_value_t = 20_000)]
     flood_rate: u32,
+
+    /// The data plane, in place of the privnet-wg that is built
+    #[arg(long)]
+    program: Option<PathBuf>,
 
     /// Where the JSON goes
     #[arg(long)]
@@ -123,7 +128,6 @@ fn main() -> ExitCode {
 
 fn orchestrate(arguments: &Arguments) -> Result<()> {
     programs::require_tools(&["iperf3"])?;
-    programs::ours("privnet-wg")?;
     if !isolation::inside() {
         let mut again = isolation::again(std::env::args_os().skip(1))?;
         return Err(again.exec()).context("cannot run unshare");
@@ -139,7 +143,7 @@ fn orchestrate(arguments: &Arguments) -> Result<()> {
         workers: arguments.workers,
         ..Report::default()
     };
-    let outcome = stages::run(arguments, &stages, &mut report);
+    let outcome = Run::prepare(arguments)?.stages(&stages, &mut report);
     report.print(&mut std::io::stdout())?;
     if let Some(path) = &arguments.json {
         std::fs::write(path, serde_json::to_vec_pretty(&report)?)

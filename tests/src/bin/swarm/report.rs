@@ -16,6 +16,7 @@ pub(crate) struct Report {
     pub(crate) workers: u32,
     pub(crate) storms: Vec<Storm>,
     pub(crate) idle: Vec<Idle>,
+    pub(crate) reconfigured: Vec<Memory>,
     pub(crate) busy: Vec<Throughput>,
     pub(crate) flood: Vec<Throughput>,
 }
@@ -44,6 +45,15 @@ pub(crate) struct Idle {
     pub(crate) cpu_percent: f64,
     pub(crate) rss_megabytes: f64,
     pub(crate) kilobytes_per_peer: f64,
+}
+
+/// A hub that was told all its peers once more.
+#[derive(Debug, Serialize)]
+pub(crate) struct Memory {
+    /// How often.
+    pub(crate) times: usize,
+    pub(crate) rss_megabytes: f64,
+    pub(crate) peak_megabytes: f64,
 }
 
 /// One TCP flow of the busy peer to the hub.
@@ -88,6 +98,13 @@ impl Report {
                 out,
                 "{:<44} {:.2} % of a core; RSS {:.0} MB, {:.1} kB per peer",
                 idle.name, idle.cpu_percent, idle.rss_megabytes, idle.kilobytes_per_peer,
+            )?;
+        }
+        for memory in &self.reconfigured {
+            writeln!(
+                out,
+                "all peers replaced, {} times {:24} RSS {:.0} MB, peak {:.0} MB",
+                memory.times, "", memory.rss_megabytes, memory.peak_megabytes,
             )?;
         }
         for line in self.busy.iter().chain(&self.flood) {
