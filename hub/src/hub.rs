@@ -543,3 +543,26 @@ fn answer(waiting: Vec<Waiting>, report: &RefreshReport) {
         }));
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "a test that fails should panic")]
+    use super::*;
+
+    #[test]
+    fn what_only_a_restart_can_take_is_named() {
+        let config = |top: &str, rest: &str| {
+            let text = format!(
+                "{top}\nprivnet = '10.0.0.0/8'\n[discovery]\nregions = ['eu-west-1']\n\
+                 tags.service = 'nat'\n{rest}"
+            );
+            HubConfig::parse("hub.toml", &text).unwrap()
+        };
+        let old = config("", "");
+        let changed = |top, rest| needs_restart(&old, &config(top, rest));
+        assert_eq!(changed("", "interval = '2h'"), [""; 0]);
+        assert_eq!(changed("", "[offload]\nudp_gso = false"), ["offload"]);
+        assert_eq!(changed("metrics = '127.0.0.1:9587'", ""), ["metrics"]);
+        assert_eq!(changed("workers = 2\nmtu = 1420", ""), ["mtu", "workers"]);
+    }
+}

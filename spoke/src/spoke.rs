@@ -412,3 +412,26 @@ fn answer(
         }));
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "a test that fails should panic")]
+    use super::*;
+
+    #[test]
+    fn what_only_a_restart_can_take_is_named() {
+        let config = |more: &str| {
+            let text = format!("privnet = '10.0.0.0/8'\ntransport = 'none'\n{more}");
+            SpokeConfig::parse("spoke.toml", &text).unwrap()
+        };
+        let old = config("");
+        let changed = |more| needs_restart(&old, &config(more));
+        assert_eq!(changed("[nat]\negress = false"), [""; 0]);
+        assert_eq!(changed("[offload]\ntun_uso = false"), ["offload"]);
+        assert_eq!(changed("metrics = '[::1]:9587'"), ["metrics"]);
+        assert_eq!(
+            changed("workers = 2\npublish = false"),
+            ["workers", "publish"]
+        );
+    }
+}
