@@ -250,7 +250,6 @@ impl Group {
         self.packets < most
             && self.length + layout.payload <= MAX_LENGTH
             && layout.payload <= self.layout.payload
-            && layout.headers == self.layout.headers
             && layout.continues(first, packet, self.packets, self.length)
     }
 }
