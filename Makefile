@@ -6,7 +6,7 @@
 #   make bench         the data plane beside other userspace WireGuards (20 minutes; tests/BENCH.md), then
 #                      the benches of single parts; BENCH=--quick: 3 minutes; BENCH=--help: what else there is
 #   make profile       where the data plane spends its time (needs perf)
-#   make swarm         a hub with 10,000 peers, alone (tests/SWARM.md); SWARM=--help
+#   make swarm         a hub with 10,000 peers, alone (tests/BENCH.md); SWARM=--help
 #   make build         all programs, tests and benches, as the demo and the tests use them
 #   make release       the programs as they are shipped
 #

@@ -52,7 +52,8 @@ counters! {
     WrongMac = "wrong_mac",
     /// Handshake messages that did not verify or came out of order.
     HandshakeFailed = "handshake_failed",
-    /// Handshake messages dropped because one address sent too many under load.
+    /// Handshake messages dropped because one address sent too many under load, or
+    /// because one peer does not use the sessions that it is given.
     HandshakeRate = "handshake_rate",
     /// Handshake messages dropped because too many were waiting.
     HandshakeQueueFull = "handshake_queue_full",

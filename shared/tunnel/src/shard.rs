@@ -343,7 +343,6 @@ impl Shard {
         let counters = &self.config.counters;
         let opened = peer.open(outer.path, message, room, now, counters);
         peer.flush(&mut context(&self.config, now, out));
-        self.pace.carried += message.len();
         if let Some(deadline) = peer.new_deadline(now) {
             let place = index.place(self.config.workers);
             self.deadlines.set(place, deadline, now);
@@ -356,6 +355,7 @@ impl Shard {
                 return;
             }
         };
+        self.pace.carried += length;
         let room = out.packets.space(length + PADDING);
         let Some(mut packet) = IpPacket::parse(&mut room[..length]) else {
             counters.count(Counter::NotIp);
