@@ -174,26 +174,28 @@ fn flows(packets: Vec<Vec<u8>>) -> BTreeMap<Vec<u8>, Vec<Vec<u8>>> {
     flows
 }
 
-/// With one of the two forms of zero in each checksum that may have either.
-fn normal(packets: Vec<Vec<u8>>) -> Vec<Vec<u8>> {
+/// Without what may differ: the identification of a packet that is never fragmented
+/// (RFC 6864, section 4.1), and which of its two zeros a checksum has.
+fn normal(mut packets: Vec<Vec<u8>>) -> Vec<Vec<u8>> {
+    for packet in &mut packets {
+        let is_v4 = packet[0] >> 4 == 4;
+        if is_v4 && packet[6] & 0x60 == 0x40 {
+            replace(packet, 4, 0);
+            replace(packet, 5, 0);
+        }
+        if is_v4 && packet[10..12] == [0, 0] {
+            packet[10..12].fill(0xff);
+        }
+        let start = if is_v4 {
+            usize::from(packet[0] & 15) * 4
+        } else {
+            40
+        };
+        if packet.len() >= start + 18 {
+            *packet = with_one_zero(std::mem::take(packet));
+        }
+    }
     packets
-        .into_iter()
-        .map(|mut packet| {
-            if packet[0] >> 4 == 4 && packet[10..12] == [0, 0] {
-                packet[10..12].fill(0xff);
-            }
-            let start = if packet[0] >> 4 == 4 {
-                usize::from(packet[0] & 15) * 4
-            } else {
-                40
-            };
-            if packet.len() >= start + 18 {
-                with_one_zero(packet)
-            } else {
-                packet
-            }
-        })
-        .collect()
 }
 
 /// The length of the packet that the bytes begin with.
