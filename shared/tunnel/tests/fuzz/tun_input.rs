@@ -90,10 +90,7 @@ fn read(world: &mut World, header: &[u8; VNET_HEADER], packet: Vec<u8>) {
         }
         let mut payload = 0;
         for packet in &received {
-            assert_eq!(
-                destination(packet).and_then(|address| owner_of(address)),
-                Some(number)
-            );
+            assert_eq!(destination(packet).and_then(owner_of), Some(number));
             // boringtun has cut it to the length that it says, if it has so much.
             let said = match packet[0] >> 4 {
                 4 => usize::from(u16::from_be_bytes([packet[2], packet[3]])),
