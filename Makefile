@@ -7,6 +7,7 @@
 #                      the benches of single parts; BENCH=--quick: 3 minutes; BENCH=--help: what else there is
 #   make profile       where the data plane spends its time (needs perf)
 #   make swarm         a hub with 10,000 peers, alone (tests/BENCH.md); SWARM=--help
+#   make fuzz          ten minutes of fuzzing for each target; needs a nightly toolchain
 #   make build         all programs, tests and benches, as the demo and the tests use them
 #   make release       the programs as they are shipped
 #
@@ -21,7 +22,7 @@ export AWS_EC2_METADATA_DISABLED = true
 
 ALL := --workspace --all-targets --locked
 
-.PHONY: demo test lint bench profile swarm build release setup
+.PHONY: demo test lint bench profile swarm fuzz build release setup
 
 demo: build
 	@exec "$(CARGO_TARGET_DIR)/debug/demo" $(if $(KEEP),--keep)
@@ -62,6 +63,9 @@ swarm: setup
 	cargo build --release -p privnet-dataplane --locked
 	cargo build -p privnet-tests --bin swarm --locked
 	"$(CARGO_TARGET_DIR)/debug/swarm" $(SWARM)
+
+fuzz:
+	@tests/fuzz/run
 
 setup:
 	@tests/setup

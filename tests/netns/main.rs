@@ -90,6 +90,7 @@ const TESTS: &[Test] = tests![
     path_mtu::the_largest_packet_that_fits_crosses_whole,
     path_mtu::large_packets_that_may_be_fragmented_cross,
     path_mtu::tcp_never_stalls_even_where_icmp_is_lost,
+    path_mtu::a_used_up_hop_limit_is_answered_by_each_router_on_the_way_and_not_too_often,
     scale::two_thousand_spokes_in_ten_regions_are_configured_at_the_first_poll,
     spoke_nat::egress_never_stops_while_the_daemon_is_down,
     spoke_nat::what_others_configured_is_left_alone,

@@ -1,4 +1,5 @@
-//! Packets larger than the tunnel: told so, and TCP never stalls. On the demo
+//! What routers must tell a sender: that a packet is larger than the tunnel (and TCP
+//! never stalls), that its hop limit is used up. On the demo
 //! network (drawn at `privnet_tests::topology::demo`), whose every link has an
 //! MTU of 1500.
 
@@ -7,6 +8,10 @@ use std::time::Duration;
 use anyhow::{Result, ensure};
 use privnet_tests::deployment::{self, PATIENCE, reach_each_other, wait_until_up};
 use privnet_tests::world::World;
+
+/// The tunnel's ends, by their private addresses.
+const HUB: &str = "10.0.0.10";
+const FAR_SPOKE: &str = "10.2.0.10";
 
 pub(crate) fn a_full_packet_that_may_not_be_fragmented_is_told_the_tunnels_mtu() -> Result<()> {
     let world = running()?;
@@ -117,6 +122,47 @@ pub(crate) fn tcp_never_stalls_even_where_icmp_is_lost() -> Result<()> {
         )?;
         ensure!(size == "5000000", "{from} got {size} bytes of {url}");
     }
+    Ok(())
+}
+
+/// The hub relays without its kernel, yet is a hop like any other.
+pub(crate) fn a_used_up_hop_limit_is_answered_by_each_router_on_the_way_and_not_too_often()
+-> Result<()> {
+    let world = running()?;
+    let exceeded = |hops: usize, count: &str| -> Result<Vec<String>> {
+        let output = world
+            .namespace("host-a")?
+            .command("ping")
+            .args(["-n", "-W", "1", "-i", "0.02", "-c", count, "-t"])
+            .args([&hops.to_string(), "10.2.1.10"])
+            .output()?;
+        let said = String::from_utf8_lossy(&output.stdout).into_owned();
+        Ok(said
+            .lines()
+            .filter(|line| line.contains("Time to live exceeded"))
+            .filter_map(|line| line.split_whitespace().nth(1).map(str::to_owned))
+            .collect())
+    };
+    let mut way = Vec::new();
+    for hops in 1.. {
+        match exceeded(hops, "1")?.pop() {
+            Some(router) => way.push(router),
+            None => break,
+        }
+        ensure!(hops < 10, "the way has no end: {way:?}");
+    }
+    let hub = way.iter().position(|router| router == HUB);
+    let (Some(hub), Some(far)) = (hub, way.iter().position(|router| router == FAR_SPOKE)) else {
+        anyhow::bail!("not on the way: the hub or the far spoke: {way:?}");
+    };
+    ensure!(hub + 1 == far, "{way:?}");
+    // Linux answers one destination six times at once, then once a second.
+    let answers = exceeded(hub + 1, "100")?;
+    ensure!(
+        (1..50).contains(&answers.len()),
+        "{} of 100 answered",
+        answers.len()
+    );
     Ok(())
 }
 

@@ -246,8 +246,16 @@ fn network(packet: &[u8]) -> Option<(bool, u8, usize)> {
     }
 }
 
-/// Completes a checksum whose field holds the pseudo-header's sum.
+/// Completes a checksum whose field holds the pseudo-header's sum. It is that of
+/// what the IP header carries: nothing in the IP header itself is touched.
 fn complete(packet: &mut [u8], start: usize, offset: usize) -> Option<()> {
+    let header = match packet.first()? >> 4 {
+        4 => usize::from(packet[0] & 15) * 4,
+        _ => IPV6_HEADER,
+    };
+    if start < header {
+        return None;
+    }
     let segment = packet.get_mut(start..)?;
     segment.get(offset..offset + 2)?;
     put(segment, offset, finished(Sum::of(segment)));

@@ -1,0 +1,8 @@
+//! See `shared/tunnel/tests/fuzz/udp_input.rs`.
+#![no_main]
+#![allow(dead_code, reason = "the other targets' functions")]
+
+#[path = "../../../shared/tunnel/tests/fuzz/mod.rs"]
+mod fuzz;
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| fuzz::udp_input::run(data));
