@@ -40,9 +40,11 @@ const LOADED_AT: usize = 256;
 /// flap (the kernel's WireGuard does the same).
 const LOADED_FOR: Duration = Duration::from_secs(1);
 
-/// After this time a sender without an answer sends another initiation, with
-/// other keys (WireGuard paper, section 6.4).
-const STALE_AFTER: Duration = Duration::from_secs(5);
+/// A sender without an answer sends another initiation, with other keys, after
+/// 5 s (WireGuard paper, section 6.4), and the answer needs time for its way. To
+/// work on older ones would, when there are more than can be worked on, mean to
+/// answer each of them too late.
+const STALE_AFTER: Duration = Duration::from_secs(4);
 
 /// A handshake message that waits for its turn.
 #[derive(Debug)]
