@@ -2,6 +2,8 @@
 #
 #   make demo          shows Privnet at work on a simulated internet; KEEP=1: stays up until Ctrl-C
 #   make test          everything that CI checks
+#   make test-matrix   the namespace tests with other numbers of workers and with offloads off (an hour;
+#                      MATRIX="2: 4:all": only with 2 workers, and with 4 without any offload)
 #   make lint          the part of it that runs nothing
 #   make bench         the data plane beside other userspace WireGuards (20 minutes; tests/BENCH.md), then
 #                      the benches of single parts; BENCH=--quick: 3 minutes; BENCH=--help: what else there is
@@ -22,13 +24,16 @@ export AWS_EC2_METADATA_DISABLED = true
 
 ALL := --workspace --all-targets --locked
 
-.PHONY: demo test lint bench profile swarm fuzz build release setup
+.PHONY: demo test test-matrix lint bench profile swarm fuzz build release setup
 
 demo: build
 	@exec "$(CARGO_TARGET_DIR)/debug/demo" $(if $(KEEP),--keep)
 
 test: lint build
 	@tests/run-all
+
+test-matrix: build
+	@tests/run-matrix $(MATRIX)
 
 # The documentation of libraries only: `--examples` makes cargo choose the features of --all-targets.
 lint: setup

@@ -42,18 +42,8 @@ pub(crate) fn another_listen_port_takes_the_peers_along() -> Result<()> {
 pub(crate) fn a_port_that_is_taken_is_refused_and_the_old_one_stays() -> Result<()> {
     let pair = pair()?;
     pair.introduce()?;
-    let taken = std::thread::scope(|scope| {
-        // A socket belongs to the namespace of the thread that made it.
-        let name = pair.ours.namespace.name();
-        scope
-            .spawn(move || -> Result<_> {
-                let namespace = std::fs::File::open(format!("/run/netns/{name}"))?;
-                nix::sched::setns(namespace, nix::sched::CloneFlags::CLONE_NEWNET)?;
-                Ok(std::net::UdpSocket::bind("0.0.0.0:52001")?)
-            })
-            .join()
-            .map_err(|_| anyhow::anyhow!("the thread panicked"))?
-    })?;
+    let holder = &pair.ours.namespace;
+    let taken = holder.enter(|| Ok(std::net::UdpSocket::bind("0.0.0.0:52001")?))?;
     let refused = pair.ours.wg(&["listen-port", "52001"]);
     let error = format!("{:#}", refused.err().context("it was not refused")?);
     ensure!(error.contains("Address already in use"), "{error}");

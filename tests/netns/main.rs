@@ -12,11 +12,14 @@ mod bad_input;
 mod demo_network;
 mod dropin;
 mod hub_faults;
+mod offload_matrix;
 mod offloads;
 mod path_mtu;
 mod scale;
 mod spoke_nat;
+mod star;
 mod static_site;
+mod traffic;
 mod userspace_api;
 mod wireguard_interop;
 mod wireguard_pair;
@@ -31,6 +34,7 @@ use libtest_mimic::{Arguments, Failed, Trial};
 use privnet_tests::isolation;
 use privnet_tests::namespace::logs;
 use privnet_tests::process::log_tail;
+use privnet_tests::tuning::Tuning;
 
 /// A test by name.
 type Test = (&'static str, fn() -> Result<()>);
@@ -83,6 +87,11 @@ const TESTS: &[Test] = tests![
     hub_faults::the_interval_asks_for_a_poll,
     hub_faults::a_damaged_state_cache_is_kept_aside_and_rebuilt,
     hub_faults::instances_that_lack_something_are_listed_with_the_reason,
+    offload_matrix::every_offload_on_and_off_with_one_worker,
+    offload_matrix::every_offload_on_and_off_with_two_workers,
+    offload_matrix::every_offload_on_and_off_with_four_workers,
+    offload_matrix::a_link_without_checksum_offload_carries_everything,
+    offload_matrix::a_link_narrower_than_the_tunnel_loses_segmentation_and_no_other_does,
     offloads::with_all_offloads_off_the_traffic_goes_on_and_the_reason_is_told,
     offloads::by_default_what_this_kernel_has_is_on_and_stays_on_under_load,
     offloads::metrics_are_scraped_on_the_socket_and_on_loopback_and_not_from_outside,
@@ -163,6 +172,7 @@ fn run_inside() -> ExitCode {
         .find(|(known, _)| *known == name)
         .with_context(|| format!("no test is called {name}"))
         .and_then(|(_, test)| {
+            Tuning::from_environment()?;
             isolation::settle()?;
             test()
         });

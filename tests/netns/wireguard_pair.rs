@@ -11,6 +11,7 @@
 
 use std::fs::Permissions;
 use std::io::{Read, Write};
+use std::num::NonZeroU8;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
@@ -22,6 +23,7 @@ use privnet_model::key::PrivateKey;
 use privnet_tests::namespace::Namespace;
 use privnet_tests::process::{Process, wait_until};
 use privnet_tests::programs;
+use privnet_tests::tuning::Tuning;
 
 pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -122,8 +124,10 @@ impl Side {
         ])?;
         let process = match program {
             Program::PrivnetWg { workers } => {
-                let workers = workers.to_string();
-                let arguments = ["-f", "--workers", &workers, "wg0"];
+                let mut tuning = Tuning::current();
+                tuning.workers = tuning.workers.or(NonZeroU8::new(workers));
+                let mut arguments = tuning.arguments();
+                arguments.extend(["-f", "wg0"].map(String::from));
                 namespace.start("wg", programs::ours("privnet-wg")?, arguments)?
             }
             Program::WireguardGo => namespace.start("wg", "wireguard-go", ["-f", "wg0"])?,

@@ -15,6 +15,7 @@ use crate::namespace::Namespace;
 use crate::process::{Process, run, wait_until};
 use crate::programs;
 use crate::topology::{API, API_PORT, PORT, PRIVNET, REGIONS, Role, SPOKE_TAGS};
+use crate::tuning::Tuning;
 use crate::world::Host;
 
 /// A daemon that runs.
@@ -123,7 +124,7 @@ pub fn hub_public_key(host: &Host) -> Result<String> {
     Ok(key.trim().to_owned())
 }
 
-/// The hub's configuration.
+/// The hub's configuration, with the suite's [`Tuning`]; so has a spoke's.
 pub fn hub_config(host: &Host) -> String {
     let directory = host.namespace.directory();
     let directory = directory.display();
@@ -138,6 +139,7 @@ listen_port = {PORT}
 private_key = {{ file = "{directory}/hub.key" }}
 state       = "{directory}/hub.state.json"
 
+{tuning}
 [discovery]
 interval = "1h"
 timeout  = "20s"
@@ -146,6 +148,7 @@ tags     = {{ {tags} }}
 "#,
         regions = quoted.join(", "),
         tags = tags.join(", "),
+        tuning = Tuning::current().config(),
     )
 }
 
@@ -156,7 +159,7 @@ pub fn spoke_config(host: &Host, hub_endpoint: &str, hub_public_key: &str) -> St
         r#"privnet     = "{PRIVNET}"
 transport   = "wireguard"
 private_key = {{ file = "{}/spoke.key" }}
-
+{}
 [[hub]]
 endpoint   = "{hub_endpoint}"
 public_key = "{hub_public_key}"
@@ -164,7 +167,8 @@ public_key = "{hub_public_key}"
 [nat]
 egress = true
 "#,
-        directory.display()
+        directory.display(),
+        Tuning::current().config(),
     )
 }
 

@@ -21,6 +21,7 @@ pub mod namespace;
 pub mod process;
 pub mod programs;
 pub mod topology;
+pub mod tuning;
 pub mod vpc_router;
 pub mod web;
 pub mod world;

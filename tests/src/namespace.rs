@@ -3,7 +3,7 @@
 //! Programs started in it see their own `/run/privnet` and `/run/wireguard`, as
 //! programs on different hosts would: two hosts may both have a `privnet0`.
 
-use std::fs::Permissions;
+use std::fs::{File, Permissions};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -126,6 +126,21 @@ impl Namespace {
             format!("link set {interface} up"),
         ])?;
         other.ip(&[format!("link set {other_interface} up")])
+    }
+
+    /// Calls something in a thread that is here. The sockets it opens stay here,
+    /// whichever thread uses them afterwards.
+    pub fn enter<T: Send>(&self, call: impl FnOnce() -> Result<T> + Send) -> Result<T> {
+        std::thread::scope(|scope| {
+            let thread = scope.spawn(|| {
+                let namespace = File::open(Path::new("/run/netns").join(&self.name))?;
+                nix::sched::setns(namespace, nix::sched::CloneFlags::CLONE_NEWNET)
+                    .with_context(|| format!("cannot enter {}", self.name))?;
+                call()
+            });
+            let ended = thread.join();
+            ended.unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        })
     }
 
     /// Sends `count` pings and returns how many were answered.
