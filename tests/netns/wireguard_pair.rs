@@ -237,10 +237,14 @@ impl Side {
         Ok(())
     }
 
-    /// Pings the other fifty times a second, until told to end.
+    /// Pings the other fifty times a second, until told to end. Returns at the
+    /// first answer.
     pub(crate) fn keeps_pinging(&self, other: &Self) -> Result<Pinging> {
-        let arguments = ["-n", "-q", "-i", "0.02", &other.address];
+        let arguments = ["-n", "-i", "0.02", &other.address];
         let process = self.namespace.start("ping", "ping", arguments)?;
+        wait_until("the first answer", PATIENCE, || {
+            Ok(process.log().contains(" bytes from ").then_some(()))
+        })?;
         Ok(Pinging(process))
     }
 
