@@ -186,7 +186,7 @@ impl Site {
             format!("addr add 10.{number}.0.2/24 dev lan"),
             format!("addr add fd00:{number}::2/64 dev lan nodad"),
             format!("route add default via 10.{number}.0.1"),
-            format!("-6 route add default via fd00:{number}::1"),
+            format!("route add default via fd00:{number}::1"),
         ])?;
         let byte = u8::try_from(number)?;
         Ok(Self {
@@ -267,7 +267,7 @@ impl Site {
             }
             let [v4, v6] = networks;
             ip.push(format!("route add {v4} dev wg0"));
-            ip.push(format!("-6 route add {v6} dev wg0"));
+            ip.push(format!("route add {v6} dev wg0"));
         }
         self.gateway.run("wg", wg)?;
         self.gateway.ip(&ip)
