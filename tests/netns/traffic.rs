@@ -82,28 +82,23 @@ pub(crate) fn datagrams(star: &Star, routes: &[Route]) -> Result<()> {
 
 /// Pings of several sizes on every route in both families; an error if one is lost.
 pub(crate) fn pings(star: &Star, routes: &[Route]) -> Result<()> {
-    let mut pings = Vec::new();
+    let mut pairs = Vec::new();
     for (from, to) in routes {
         for (address, size) in addresses(*to).into_iter().zip(["1300", "4001"]) {
-            let to = address.to_string();
-            let arguments = [
-                "-n", "-q", "-i", "0.02", "-c", "10", "-W", "5", "-s", size, &to,
-            ];
-            let host = star.host(*from)?;
-            let name = format!("ping-{size}-{from}");
-            let ping = host.start(&name, "ping", arguments)?;
-            pings.push((format!("host-{from} to {to}"), ping));
+            let name = format!("pings from host-{from} to {address}");
+            pairs.push((name, star.host(*from)?, address.to_string(), size));
         }
     }
-    for (route, mut ping) in pings {
-        let status = ping.wait(PATIENCE)?;
-        let log = ping.log();
-        ensure!(
-            status.success() && log.matches(" 0% packet loss").count() > 0 && !log.contains("dup"),
-            "{route}:\n{log}"
-        );
-    }
-    Ok(())
+    at_once(pairs.iter().map(|(name, host, address, size)| {
+        let job: Job<'_> = Box::new(move || {
+            let arguments = ["-n", "-q", "-i", "0.02", "-c", "10", "-W", "5", "-s"];
+            let said = host.run("ping", arguments.iter().chain(&[*size, address]))?;
+            ensure!(said.contains(" 0% packet loss"), "{said}");
+            ensure!(!said.contains("duplicates"), "{said}");
+            Ok(())
+        });
+        (name.as_str(), job)
+    }))
 }
 
 /// Whether the kernel takes a run of datagrams to cut up here. Only the refusal
