@@ -3,7 +3,7 @@
 //!
 //! Every method may be called from any thread. None waits for a worker or for the
 //! network: configuration is left for the workers to take over between two
-//! batches (within a millisecond), figures are read from memory.
+//! batches, figures are read from memory.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -23,7 +23,7 @@ use crate::control::Control;
 use crate::epoll::Epoll;
 use crate::error::DeviceError;
 use crate::offloads::Switches;
-use crate::tun::{self, InterfaceName, Link};
+use crate::tun::{self, InterfaceName, Link, TunQueue};
 use crate::uapi_socket::UapiSocket;
 use crate::udp;
 use crate::worker::{self, Command, Shared, WorkerParts};
@@ -121,7 +121,7 @@ impl Device {
             inner,
             threads: Mutex::default(),
         };
-        let mut link = Some(link);
+        let watched = queues.first().map(TunQueue::duplicate).transpose()?;
         for (number, (tun, sockets)) in queues.into_iter().zip(sockets).enumerate() {
             let epoll = Epoll::new().map_err(DeviceError::system("making an epoll instance"))?;
             let parts = WorkerParts {
@@ -129,7 +129,6 @@ impl Device {
                 relay: config.relay,
                 tun,
                 sockets,
-                link: link.take(),
                 epoll,
                 shared: Arc::clone(&shared),
             };
@@ -137,6 +136,11 @@ impl Device {
                 .watch()
                 .map_err(DeviceError::system("watching the device's descriptors"))?;
             device.spawn(format!("wg-{number}"), move || worker::run(parts))?;
+        }
+        if let Some(queue) = watched {
+            device.spawn("wg-link".to_owned(), move || {
+                worker::watch_mtu(&link, &queue, &shared);
+            })?;
         }
         if let Some(socket) = uapi {
             device.spawn("wg-uapi".to_owned(), move || socket.serve())?;

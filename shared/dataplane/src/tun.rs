@@ -137,6 +137,14 @@ fn open_queue(name: &InterfaceName, flags: libc::c_int) -> Result<TunQueue, Devi
 }
 
 impl TunQueue {
+    /// The same queue once more, to ask about the interface by.
+    pub(crate) fn duplicate(&self) -> Result<Self, DeviceError> {
+        let queue = self.0.try_clone();
+        queue
+            .map(Self)
+            .map_err(DeviceError::system("duplicating a descriptor"))
+    }
+
     /// Says what packets the kernel may leave to us to segment and to complete.
     /// It is a setting of the whole device.
     fn set_offloads(&self, switches: &Switches) {
@@ -227,10 +235,6 @@ impl TunWriter {
         TunQueue::outcome(result)
     }
 }
-
-// SAFETY: the vectors are made anew for each call and dangle between calls, where
-// nobody reads them.
-unsafe impl Send for TunWriter {}
 
 impl AsFd for TunQueue {
     fn as_fd(&self) -> BorrowedFd<'_> {

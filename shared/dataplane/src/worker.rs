@@ -25,17 +25,23 @@ use crate::offloads::Switches;
 use crate::tun::{Link, TunOutcome, TunQueue, TunWriter};
 use crate::udp::{Receiver, Sender, Surroundings, UdpSockets, set_mark};
 
-/// Packets read from the TUN per turn at most, and about how many bytes of
-/// sealed datagrams: as many as runs of segments gain by, and few enough not to
-/// keep what waits on the other side waiting.
+/// Packets read from the TUN per turn at most, until the outputs are full.
 const TUN_BATCH: usize = 256;
-const TUN_BATCH_BYTES: usize = 256 << 10;
 
 /// What is read from the TUN is at most this long, whatever its MTU is set to.
 const PACKET: usize = VNET_HEADER + (1 << 16);
 
-/// Parcels that may wait for one worker: some 60 turns of one other worker.
-const PARCELS: usize = 64;
+/// What may wait for one worker, in parcels and in bytes: some milliseconds of its
+/// work. More would only be latency.
+const PARCELS: usize = 256;
+const PARCEL_BYTES: usize = 4 << 20;
+
+/// What a worker takes of that per turn, in bytes, before it looks at its own
+/// sockets again.
+const MAIL_BYTES: usize = 256 << 10;
+
+/// Emptied parcels that are kept for each worker.
+const EMPTY_PARCELS: usize = 8;
 
 /// Commands whose memory a worker keeps from one batch of them to the next.
 const COMMANDS: usize = 64;
@@ -83,6 +89,8 @@ pub(crate) struct Shared {
 struct Mailbox {
     commands: Mutex<Vec<Command>>,
     parcels: ArrayQueue<Parcel>,
+    /// The bytes in them.
+    bytes: AtomicUsize,
     waker: Waker,
 }
 
@@ -93,13 +101,14 @@ impl Shared {
                 Ok(Mailbox {
                     commands: Mutex::default(),
                     parcels: ArrayQueue::new(PARCELS),
+                    bytes: AtomicUsize::new(0),
                     waker: Waker::new()?,
                 })
             })
             .collect::<io::Result<_>>()?;
         Ok(Self {
             mailboxes,
-            empty_parcels: ArrayQueue::new(PARCELS * workers),
+            empty_parcels: ArrayQueue::new(EMPTY_PARCELS * workers),
             counters: (0..workers).map(|_| Arc::default()).collect(),
             knocks: ArrayQueue::new(KNOCKS),
             switches,
@@ -147,6 +156,16 @@ impl Shared {
         self.closing.load(Ordering::Acquire)
     }
 
+    /// Waits for so long, or until the device is closed, and says whether it is.
+    fn is_closed_within(&self, time: Duration) -> bool {
+        let closed = self.closed.lock().unwrap_or_else(PoisonError::into_inner);
+        let (closed, _) = self
+            .closed_changed
+            .wait_timeout_while(closed, time, |closed| !*closed)
+            .unwrap_or_else(PoisonError::into_inner);
+        *closed
+    }
+
     pub(crate) fn wait_closed(&self) {
         let mut closed = self.closed.lock().unwrap_or_else(PoisonError::into_inner);
         while !*closed {
@@ -171,8 +190,6 @@ pub(crate) struct WorkerParts {
     pub(crate) relay: bool,
     pub(crate) tun: TunQueue,
     pub(crate) sockets: UdpSockets,
-    /// The first worker's: it looks after the MTU.
-    pub(crate) link: Option<Link>,
     pub(crate) epoll: Epoll,
     pub(crate) shared: Arc<Shared>,
 }
@@ -192,6 +209,20 @@ impl WorkerParts {
         match &self.sockets.v6 {
             Some(socket) => self.epoll.add(socket, UDP6),
             None => Ok(()),
+        }
+    }
+}
+
+/// Looks after the interface's MTU until the device closes. A thread of its own:
+/// the kernel may keep such a question waiting while it changes its network.
+pub(crate) fn watch_mtu(link: &Link, queue: &TunQueue, shared: &Shared) {
+    loop {
+        // Where it cannot be asked, the last known MTU stays.
+        if let Ok(mtu) = link.mtu(queue) {
+            shared.mtu.store(mtu, Ordering::Relaxed);
+        }
+        if shared.is_closed_within(MTU_REFRESH) {
+            return;
         }
     }
 }
@@ -236,7 +267,6 @@ struct Worker {
     writer: TunWriter,
     packet: Vec<u8>,
     commands: Vec<Command>,
-    next_mtu_refresh: Option<Instant>,
 }
 
 impl Worker {
@@ -259,7 +289,6 @@ impl Worker {
             writer: TunWriter::default(),
             packet: vec![0; PACKET + PADDING],
             commands: Vec::new(),
-            next_mtu_refresh: parts.link.as_ref().map(|_| Instant::now()),
             parts,
         }
     }
@@ -273,7 +302,8 @@ impl Worker {
                 return Ok(());
             }
             let now = Instant::now();
-            self.refresh_mtu(now);
+            self.shard
+                .set_mtu(self.parts.shared.mtu.load(Ordering::Relaxed));
             if events.has(MAIL) {
                 self.take_mail(now)?;
             }
@@ -294,45 +324,24 @@ impl Worker {
     }
 
     fn timeout(&self, now: Instant) -> Option<Duration> {
-        let tick = self.shard.next_tick(now);
-        [tick, self.next_mtu_refresh]
-            .into_iter()
-            .flatten()
-            .min()
-            .map(|at| at.saturating_duration_since(now))
-    }
-
-    fn refresh_mtu(&mut self, now: Instant) {
-        let shared = &self.parts.shared;
-        if let Some(link) = &self.parts.link
-            && self.next_mtu_refresh.is_none_or(|at| now >= at)
-        {
-            self.next_mtu_refresh = Some(now + MTU_REFRESH);
-            // Where it cannot be asked, the last known MTU stays.
-            if let Ok(mtu) = link.mtu(&self.parts.tun) {
-                shared.mtu.store(mtu, Ordering::Relaxed);
-            }
-        }
-        self.shard.set_mtu(shared.mtu.load(Ordering::Relaxed));
+        let tick = self.shard.next_tick(now)?;
+        Some(tick.saturating_duration_since(now))
     }
 
     fn take_mail(&mut self, now: Instant) -> io::Result<()> {
         let shared = Arc::clone(&self.parts.shared);
         let mailbox = &shared.mailboxes[self.parts.number];
         mailbox.waker.clear();
-        std::mem::swap(&mut self.commands, &mut *mailbox.commands());
-        let mut commands = std::mem::take(&mut self.commands);
-        for command in commands.drain(..) {
-            self.execute(command, now)?;
-        }
-        // The memory of thousands of peers that came at once is given back.
-        commands.shrink_to(COMMANDS);
-        self.commands = commands;
-        // As many as there were room for: what comes meanwhile wakes us again.
-        for _ in 0..PARCELS {
-            let Some(mut parcel) = mailbox.parcels.pop() else {
-                break;
-            };
+        self.take_commands(mailbox, now)?;
+        let mut taken = 0;
+        while taken < MAIL_BYTES
+            && let Some(mut parcel) = mailbox.parcels.pop()
+        {
+            // Whoever filled it may know of peers of ours that we do not know yet.
+            self.take_commands(mailbox, now)?;
+            let bytes = parcel.bytes();
+            mailbox.bytes.fetch_sub(bytes, Ordering::Relaxed);
+            taken += bytes;
             self.shard.take_parcel(&mut parcel, now, &mut self.out);
             self.write_out();
             // With the store full the parcel's memory is given back.
@@ -341,6 +350,21 @@ impl Worker {
         if !mailbox.parcels.is_empty() {
             mailbox.waker.wake();
         }
+        Ok(())
+    }
+
+    fn take_commands(&mut self, mailbox: &Mailbox, now: Instant) -> io::Result<()> {
+        std::mem::swap(&mut self.commands, &mut *mailbox.commands());
+        if self.commands.is_empty() {
+            return Ok(());
+        }
+        let mut commands = std::mem::take(&mut self.commands);
+        for command in commands.drain(..) {
+            self.execute(command, now)?;
+        }
+        // The memory of thousands of peers that came at once is given back.
+        commands.shrink_to(COMMANDS);
+        self.commands = commands;
         Ok(())
     }
 
@@ -378,16 +402,23 @@ impl Worker {
             Some(socket) if v6 => socket,
             _ => &sockets.v4,
         };
-        let (shard, out) = (&mut self.shard, &mut self.out);
-        let received = self
+        let count = self
             .receiver
-            .receive(socket.as_fd(), |outer, segment, datagrams| {
-                shard.datagrams(outer, segment, datagrams, now, out);
+            .receive(socket.as_fd())
+            .unwrap_or_else(|error| {
+                // It belongs to some earlier datagram of ours (a port unreachable):
+                // reading has cleared it.
+                tracing::debug!(%error, "receiving");
+                0
             });
-        // An error belongs to some earlier datagram of ours (a port unreachable):
-        // reading has cleared it.
-        if let Err(error) = received {
-            tracing::debug!(%error, "receiving");
+        for place in 0..count {
+            if let Some((outer, segment, datagrams)) = self.receiver.message(place) {
+                self.shard
+                    .datagrams(outer, segment, datagrams, now, &mut self.out);
+            }
+            if self.out.is_full() {
+                self.write_out();
+            }
         }
         self.write_out();
     }
@@ -417,7 +448,7 @@ impl Worker {
                     break;
                 }
             }
-            if self.out.datagrams.bytes() >= TUN_BATCH_BYTES {
+            if self.out.is_full() {
                 break;
             }
         }
@@ -443,12 +474,20 @@ impl Worker {
             if parcel.is_empty() {
                 continue;
             }
+            let mailbox = &shared.mailboxes[worker];
+            let bytes = parcel.bytes();
+            // What the owner cannot keep up with is lost here, and nothing else.
+            if mailbox.bytes.load(Ordering::Relaxed) + bytes > PARCEL_BYTES {
+                counters.add(Counter::RingFull, parcel.len() as u64);
+                parcel.clear();
+                continue;
+            }
             let empty = shared.empty_parcels.pop().unwrap_or_default();
             let full = std::mem::replace(parcel, empty);
-            let mailbox = &shared.mailboxes[worker];
+            mailbox.bytes.fetch_add(bytes, Ordering::Relaxed);
             if let Err(mut lost) = mailbox.parcels.push(full) {
-                let items = lost.len() as u64;
-                counters.add(Counter::RingFull, items);
+                mailbox.bytes.fetch_sub(bytes, Ordering::Relaxed);
+                counters.add(Counter::RingFull, lost.len() as u64);
                 lost.clear();
                 drop(shared.empty_parcels.push(lost));
             }
@@ -488,7 +527,7 @@ impl Worker {
                         failed += u64::from(!matches!(outcome, TunOutcome::Packet(_)));
                     }
                     counters.add(Counter::TunFailed, failed);
-                    if failed == 0 {
+                    if failed == 0 && is_refusal(number) {
                         let error = io::Error::from_raw_os_error(number);
                         let offload = if write.is_tcp() {
                             Offload::TunGro
@@ -499,7 +538,7 @@ impl Worker {
                     }
                 }
                 TunOutcome::Empty | TunOutcome::Refused(_) => {
-                    counters.count(Counter::TunFailed);
+                    counters.add(Counter::TunFailed, write.packet_count() as u64);
                 }
             }
         }
@@ -520,4 +559,13 @@ fn merge(switches: &Switches) -> Merge {
         tcp,
         udp: tcp && switches.is_on(Offload::TunUso),
     }
+}
+
+/// Whether an error says that the kernel does not take such a packet, rather than
+/// that it could not just now.
+fn is_refusal(number: i32) -> bool {
+    matches!(
+        number,
+        libc::EINVAL | libc::EMSGSIZE | libc::EIO | libc::EOPNOTSUPP
+    )
 }

@@ -12,6 +12,10 @@ use crate::index::PeerIndex;
 use crate::offload::Offload;
 use crate::path::{Outer, Path};
 
+/// What is written out at once, in bytes: as much as runs and merging gain by, and
+/// little enough to be still in the cache, and not to keep others waiting long.
+const BATCH_BYTES: usize = 256 << 10;
+
 /// The outputs of one turn of a worker.
 #[derive(Debug)]
 pub struct Outputs {
@@ -34,6 +38,16 @@ impl Outputs {
             parcels: (0..workers).map(|_| Parcel::default()).collect(),
             knocks: Vec::new(),
         }
+    }
+
+    /// Whether it is time to write out before more is taken in.
+    pub fn is_full(&self) -> bool {
+        self.datagrams.arena.used >= BATCH_BYTES
+            || self.packets.arena.used >= BATCH_BYTES
+            || self
+                .parcels
+                .iter()
+                .any(|parcel| parcel.bytes() >= BATCH_BYTES)
     }
 }
 
@@ -237,9 +251,9 @@ pub(crate) enum ParcelItem {
 }
 
 impl Parcel {
-    /// A parcel holds at most this many bytes; a worker that cannot keep up
-    /// loses what is beyond.
-    const MAX_BYTES: usize = 1 << 20;
+    /// A parcel holds at most this many bytes: a batch, and the datagrams of one
+    /// message more, each with its room for padding.
+    const MAX_BYTES: usize = BATCH_BYTES + (256 << 10);
 
     /// Adds an item, unless the parcel is full.
     pub(crate) fn push(&mut self, item: ParcelItem, bytes: &[u8]) -> bool {
@@ -261,6 +275,11 @@ impl Parcel {
     /// The number of items.
     pub fn len(&self) -> usize {
         self.items.len()
+    }
+
+    /// The bytes of all items.
+    pub fn bytes(&self) -> usize {
+        self.bytes.len()
     }
 
     /// Forgets the items, keeps the memory.

@@ -1,5 +1,6 @@
 //! Packets for the TUN, merged into super-packets where the kernel's segmentation
-//! gives back exactly what came in, so that one write and one pass through the
+//! gives back what came in (but for the identification of an IPv4 packet that is never
+//! fragmented, which means nothing: RFC 6864), so that one write and one pass through the
 //! network stack carry up to 64 KiB. No packet is changed, lost or moved before
 //! another one of its flow.
 //!

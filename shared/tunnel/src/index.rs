@@ -4,8 +4,8 @@
 //! ring of sessions and gives us the other 24: 16 for the slot, 8 for the slot's
 //! generation, so that a message for a removed peer does not reach the next one
 //! in its slot. The slot also tells the owner: slot modulo the number of workers.
-//! So any worker, and later a classic BPF program in the kernel, finds the owner
-//! of a datagram by arithmetic alone. Nothing here is shared or locked.
+//! So any worker, and a BPF program in the kernel, finds the owner of a datagram by
+//! arithmetic alone. Nothing here is shared or locked.
 
 use std::collections::VecDeque;
 

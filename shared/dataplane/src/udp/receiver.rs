@@ -6,7 +6,7 @@ use std::mem::MaybeUninit;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6};
 use std::os::fd::{AsRawFd, BorrowedFd};
 
-use privnet_tunnel::{Outer, Path};
+use privnet_tunnel::Outer;
 
 use super::ancillary::Ancillary;
 use super::{BATCH, message_header};
@@ -46,13 +46,8 @@ impl Receiver {
         }
     }
 
-    /// Receives what is there, at most a batch, and hands each message over: what
-    /// its outer headers said, the size of its datagrams, and the datagrams.
-    pub(crate) fn receive(
-        &mut self,
-        socket: BorrowedFd<'_>,
-        mut take: impl FnMut(Outer, usize, &[u8]),
-    ) -> io::Result<()> {
+    /// Receives what is there, at most a batch, and returns how many messages it is.
+    pub(crate) fn receive(&mut self, socket: BorrowedFd<'_>) -> io::Result<usize> {
         let wanted = self.wanted;
         // The pointers are made anew for each call, so that none outlives a borrow.
         self.vectors.clear();
@@ -92,34 +87,40 @@ impl Receiver {
                     io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted
                 ) =>
             {
-                return Ok(());
+                return Ok(0);
             }
             Err(error) => return Err(error),
         };
-        let mut bytes = 0;
-        for (place, header) in self.headers[..count].iter().enumerate() {
-            let length = (header.msg_len as usize).min(MESSAGE);
-            bytes += length;
-            let ancillary = &mut self.ancillaries[place];
+        for (ancillary, header) in self.ancillaries.iter_mut().zip(&self.headers[..count]) {
             // Its type differs among C libraries.
             #[expect(clippy::unnecessary_cast, reason = "musl has another type here")]
             ancillary.set_length(header.msg_hdr.msg_controllen as usize);
-            // SAFETY: zeroed when made and only ever overwritten by the kernel
-            // with a socket address, so every byte is initialised.
-            let name = unsafe { self.names[place].assume_init_ref() };
-            if let Some(remote) = socket_address(name) {
-                let (outer, segment) = ancillary.received(Path::from(remote));
-                let start = place * MESSAGE;
-                let datagrams = &self.buffers[start..start + length];
-                take(outer, segment.unwrap_or(length), datagrams);
-            }
         }
         // Not much more than there was: each one asked for costs something. More
         // are asked for as more come.
+        let bytes: usize = (0..count).map(|place| self.length(place)).sum();
         let average = bytes.div_ceil(count.max(1)).max(1);
         let most = (BATCH_BYTES / average).min(2 * count);
         self.wanted = most.clamp(LEAST, BATCH);
-        Ok(())
+        Ok(count)
+    }
+
+    /// A message of the last batch: what its outer headers said, the size of its
+    /// datagrams, and the datagrams.
+    pub(crate) fn message(&self, place: usize) -> Option<(Outer, usize, &[u8])> {
+        // SAFETY: zeroed when made and only ever overwritten by the kernel with a
+        // socket address, so every byte is initialised.
+        let name = unsafe { self.names.get(place)?.assume_init_ref() };
+        let (outer, segment) = self.ancillaries[place].received(socket_address(name)?.into());
+        let length = self.length(place);
+        let start = place * MESSAGE;
+        let datagrams = &self.buffers[start..start + length];
+        Some((outer, segment.unwrap_or(length), datagrams))
+    }
+
+    fn length(&self, place: usize) -> usize {
+        let header = self.headers.get(place);
+        header.map_or(0, |header| (header.msg_len as usize).min(MESSAGE))
     }
 }
 

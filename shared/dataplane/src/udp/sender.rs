@@ -214,34 +214,25 @@ impl Sender {
         &mut self,
         socket: BorrowedFd<'_>,
         batch: &DatagramBatch,
-        mut message: Message,
-        mut error: io::Error,
+        message: Message,
+        error: io::Error,
         around: &Surroundings<'_>,
     ) {
-        if let Some(local) = message.outer.path.local {
-            message.outer.path.local = None;
-            match send_one(socket, batch, &message) {
-                Ok(()) => {
-                    tracing::debug!(address = %local, %error, "nothing goes out from this address any more");
-                    self.lost.push(local);
-                    return;
-                }
-                Err(other) => error = other,
-            }
-        }
         if let Some(segment) = message.segment
             && matches!(
                 error.raw_os_error(),
                 Some(libc::EIO | libc::EINVAL | libc::EMSGSIZE | libc::EOPNOTSUPP)
             )
         {
+            // As they are, from the same address. Where that is what is wrong, the
+            // first of them finds out.
             let range = message.range.clone();
             let mut failed = 0;
             for single in singles(message.outer, message.run, range, segment.into()) {
-                failed += u64::from(send_one(socket, batch, &single).is_err());
+                failed += u64::from(!self.send_single(socket, batch, single));
             }
             around.counters.add(Counter::SendFailed, failed);
-            if failed == 0 {
+            if failed == 0 && self.lost.is_empty() {
                 match error.raw_os_error() {
                     // Segments larger than what this path takes.
                     Some(libc::EINVAL | libc::EMSGSIZE) => {
@@ -253,10 +244,46 @@ impl Sender {
             }
             return;
         }
-        // An unreachable network, a firewall: it is this path's trouble.
-        around
-            .counters
-            .add(Counter::SendFailed, message.datagrams());
+        let datagrams = message.datagrams();
+        if !self.send_single(socket, batch, message) {
+            // An unreachable network, a firewall: it is this path's trouble.
+            around.counters.add(Counter::SendFailed, datagrams);
+        }
+    }
+
+    /// Sends a message again: if our address is gone, from whichever there is.
+    fn send_single(
+        &mut self,
+        socket: BorrowedFd<'_>,
+        batch: &DatagramBatch,
+        mut message: Message,
+    ) -> bool {
+        if let Some(local) = message.outer.path.local
+            && self.lost.contains(&local)
+        {
+            message.outer.path.local = None;
+        }
+        let Err(error) = send_one(socket, batch, &message) else {
+            return true;
+        };
+        let Some(local) = message.outer.path.local else {
+            return false;
+        };
+        // What the kernel says of a source address that is not ours
+        // (`ip_route_output_key_hash_rcu`, by release; `ip6_datagram_send_ctl`).
+        if !matches!(
+            error.raw_os_error(),
+            Some(libc::EINVAL | libc::EADDRNOTAVAIL | libc::ENETUNREACH)
+        ) {
+            return false;
+        }
+        message.outer.path.local = None;
+        if send_one(socket, batch, &message).is_err() {
+            return false;
+        }
+        tracing::debug!(address = %local, "nothing goes out from this address any more");
+        self.lost.push(local);
+        true
     }
 
     fn is_narrow(&self, outer: &Outer, now: Instant) -> bool {
@@ -397,14 +424,14 @@ mod tests {
             let deadline = Instant::now() + Duration::from_secs(5);
             while arrivals.len() < count && Instant::now() < deadline {
                 for socket in std::iter::once(&self.to.v4).chain(&self.to.v6) {
-                    let take = |outer: Outer, segment: usize, bytes: &[u8]| {
+                    for place in 0..receiver.receive(socket.as_fd()).unwrap() {
                         messages += 1;
+                        let (outer, segment, bytes) = receiver.message(place).unwrap();
                         for datagram in bytes.chunks(segment) {
                             let Path { remote, local } = outer.path;
                             arrivals.push((remote, local, outer.ecn, datagram.to_vec()));
                         }
-                    };
-                    receiver.receive(socket.as_fd(), take).unwrap();
+                    }
                 }
             }
             (arrivals, messages)
