@@ -269,6 +269,10 @@ impl Control {
             keepalive: rekeepalived.then_some(settings.keepalive),
             tunnel: rekeyed.then(|| tunnel(self.identity.as_deref(), &key, index, settings)),
         };
+        if endpoint.is_some() {
+            // Its worker does the same when it comes to it, which may take a while.
+            entry.stats.set_endpoint(endpoint);
+        }
         if endpoint.is_some() || rekeyed || rekeepalived {
             self.command(index, Command::Update(index, update));
         }
@@ -433,6 +437,18 @@ mod tests {
                 assert!(update.tunnel.is_none());
             }
             other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn an_endpoint_is_reported_as_set_before_the_worker_comes_to_it() {
+        let mut control = control();
+        let mut wanted = config(&["10.1.0.0/16"]);
+        for endpoint in ["192.0.2.1:51820", "192.0.2.2:51820"] {
+            wanted.endpoint = Some(endpoint.parse().unwrap());
+            control.set(key(1), wanted.clone()).unwrap();
+            let reported = control.status()[0].config.endpoint;
+            assert_eq!(reported, wanted.endpoint);
         }
     }
 

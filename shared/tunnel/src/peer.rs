@@ -764,7 +764,9 @@ impl PeerStats {
         add(&self.sent, bytes);
     }
 
-    fn set_endpoint(&self, endpoint: Option<SocketAddr>) {
+    /// Where the peer is from now on. Also for whoever tells the peer's owner to
+    /// move it, so that what was set can be read before the owner has done so.
+    pub fn set_endpoint(&self, endpoint: Option<SocketAddr>) {
         self.rare().endpoint = endpoint;
     }
 
