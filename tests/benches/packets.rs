@@ -13,8 +13,8 @@ use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use privnet_tunnel::checksum::Sum;
 use privnet_tunnel::{
-    AllowedIps, Coalescer, IndexAllocator, Merge, Offload, PADDING, PartialChecksum, Segmentation,
-    Segments, Target,
+    AllowedIps, Coalescer, IndexAllocator, Merge, PADDING, PacketOffload, PartialChecksum,
+    Segmentation, Segments, Target,
 };
 
 /// TCP payload of a packet of 1,420 bytes over IPv4 with timestamps.
@@ -46,7 +46,7 @@ fn segment(criterion: &mut Criterion) {
     let length = packet.len();
     packet.resize(length + PADDING, 0);
     let headers = packet[..HEADERS].to_vec();
-    let offload = Offload {
+    let offload = PacketOffload {
         segmentation: Segmentation::TcpV4(NonZeroU16::new(SEGMENT as u16).unwrap()),
         needs_checksum: Some(PartialChecksum {
             start: 20,

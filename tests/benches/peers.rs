@@ -14,8 +14,8 @@ use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use ipnet::{IpNet, Ipv4Net};
 use privnet_model::key::{PrivateKey, PublicKey};
 use privnet_tunnel::{
-    AllowedIps, Counters, Directory, Identity, IndexAllocator, Offload, Outputs, PADDING, Path,
-    Peer, PeerIndex, Shard, ShardConfig, Target, Tunnel,
+    AllowedIps, Counters, Directory, Identity, IndexAllocator, Outputs, PADDING, PacketOffload,
+    Path, Peer, PeerIndex, Shard, ShardConfig, Target, Tunnel,
 };
 
 const MTU: usize = 8_900;
@@ -142,7 +142,7 @@ impl Node {
     fn send(&mut self, buffer: &mut [u8], now: Instant) {
         let length = buffer.len() - PADDING;
         self.shard
-            .packet(buffer, length, Offload::default(), now, &mut self.out);
+            .packet(buffer, length, PacketOffload::default(), now, &mut self.out);
     }
 
     fn receive(&mut self, from: SocketAddr, sender: &Node, now: Instant) {

@@ -147,7 +147,7 @@ impl TunQueue {
 
     /// Says what packets the kernel may leave to us to segment and to complete.
     /// It is a setting of the whole device.
-    fn set_offloads(&self, switches: &Switches) {
+    pub(crate) fn set_offloads(&self, switches: &Switches) {
         loop {
             let (tso, uso) = (
                 switches.is_on(Offload::TunTso),

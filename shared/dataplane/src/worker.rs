@@ -16,8 +16,8 @@ use crossbeam_queue::ArrayQueue;
 use privnet_model::key::PublicKey;
 use privnet_model::offload::Offload;
 use privnet_tunnel::{
-    Counter, Counters, Directory, Merge, Offload as PacketOffload, Outputs, PADDING, Parcel, Peer,
-    PeerIndex, PeerUpdate, Shard, ShardConfig, VNET_HEADER,
+    Counter, Counters, Directory, Merge, Outputs, PADDING, PacketOffload, Parcel, Peer, PeerIndex,
+    PeerUpdate, Shard, ShardConfig, VNET_HEADER,
 };
 
 use crate::epoll::{Epoll, Events, Waker};
@@ -535,6 +535,7 @@ impl Worker {
                             Offload::TunUso
                         };
                         switches.refused(offload, &error);
+                        tun.set_offloads(switches);
                     }
                 }
                 TunOutcome::Empty | TunOutcome::Refused(_) => {

@@ -9,7 +9,7 @@ use privnet_model::key::PublicKey;
 use crate::PADDING;
 use crate::coalesce::{Coalescer, Merge, Write};
 use crate::index::PeerIndex;
-use crate::offload::Offload;
+use crate::offload::PacketOffload;
 use crate::path::{Outer, Path};
 
 /// What is written out at once, in bytes: as much as runs and merging gain by, and
@@ -247,7 +247,7 @@ pub(crate) enum ParcelItem {
     /// A packet, in clear, to be sent to a peer, with what the kernel left to do.
     /// Only its owner seals it, so that nonces leave in order. Room for padding
     /// follows it.
-    Packet(PeerIndex, Offload),
+    Packet(PeerIndex, PacketOffload),
 }
 
 impl Parcel {

@@ -13,7 +13,7 @@
 use std::iter;
 use std::ops::Range;
 
-use crate::offload::{Offload, VNET_HEADER};
+use crate::offload::{PacketOffload, VNET_HEADER};
 
 mod flow;
 
@@ -267,7 +267,7 @@ impl<'a> Write<'a> {
     /// The vnet header to write before the parts.
     pub fn header(&self) -> [u8; VNET_HEADER] {
         if self.group.packets == 1 {
-            return Offload::default().to_bytes(0);
+            return PacketOffload::default().to_bytes(0);
         }
         self.group
             .layout

@@ -42,7 +42,7 @@ pub use directory::Directory;
 pub use ecn::Ecn;
 pub use identity::Identity;
 pub use index::{IndexAllocator, MAX_PEERS, PeerIndex};
-pub use offload::{Malformed, Offload, PartialChecksum, Segmentation, VNET_HEADER};
+pub use offload::{Malformed, PacketOffload, PartialChecksum, Segmentation, VNET_HEADER};
 pub use packet::IpPacket;
 pub use path::{Outer, Path};
 pub use peer::{Peer, PeerReport, PeerStats, PeerUpdate, Tunnel};

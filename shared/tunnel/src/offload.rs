@@ -25,7 +25,7 @@ const GSO_ECN: u8 = 0x80;
 
 /// What is left to do for a packet: what its vnet header says.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Offload {
+pub struct PacketOffload {
     /// Whether it stands for many packets, and of which kind.
     pub segmentation: Segmentation,
     /// The checksum that is not complete yet.
@@ -68,7 +68,7 @@ impl fmt::Display for Malformed {
 
 impl Error for Malformed {}
 
-impl Offload {
+impl PacketOffload {
     /// Reads the header before a packet. `hdr_len` is skipped: for a forwarded
     /// packet it is whatever the sender's driver left there.
     pub fn parse(header: &[u8; VNET_HEADER]) -> Result<Self, Malformed> {
@@ -123,31 +123,31 @@ mod tests {
     #[cfg(target_endian = "little")]
     fn the_kernels_layout() {
         let header = [1, 4, 60, 0, 0x8c, 0x05, 40, 0, 16, 0];
-        let offload = Offload {
+        let offload = PacketOffload {
             segmentation: Segmentation::TcpV6(NonZeroU16::new(1420).unwrap()),
             needs_checksum: Some(PartialChecksum {
                 start: 40,
                 offset: 16,
             }),
         };
-        assert_eq!(Offload::parse(&header), Ok(offload));
+        assert_eq!(PacketOffload::parse(&header), Ok(offload));
         assert_eq!(offload.to_bytes(60), header);
     }
 
     #[test]
     fn a_plain_packet_has_a_header_of_zeros() {
         assert_eq!(
-            Offload::parse(&[0; VNET_HEADER]).unwrap(),
-            Offload::default()
+            PacketOffload::parse(&[0; VNET_HEADER]).unwrap(),
+            PacketOffload::default()
         );
-        assert_eq!(Offload::default().to_bytes(0), [0; VNET_HEADER]);
+        assert_eq!(PacketOffload::default().to_bytes(0), [0; VNET_HEADER]);
     }
 
     #[test]
     fn congestion_marks_do_not_change_the_kind() {
         let header = [1, 0x80 | 1, 0, 0, 9, 9, 20, 0, 16, 0];
         assert!(matches!(
-            Offload::parse(&header).unwrap().segmentation,
+            PacketOffload::parse(&header).unwrap().segmentation,
             Segmentation::TcpV4(_)
         ));
     }
@@ -156,14 +156,14 @@ mod tests {
     fn segments_of_no_size_and_unknown_kinds_are_refused() {
         for kind in [GSO_TCP_V4, GSO_TCP_V6, GSO_UDP] {
             assert_eq!(
-                Offload::parse(&[1, kind, 0, 0, 0, 0, 20, 0, 16, 0]),
+                PacketOffload::parse(&[1, kind, 0, 0, 0, 0, 20, 0, 16, 0]),
                 Err(Malformed)
             );
         }
         // 3 is IP fragmentation of UDP, which Linux no longer has.
         for kind in [2, 3, 6, 0x20, 0x40] {
             assert_eq!(
-                Offload::parse(&[1, kind, 0, 0, 9, 9, 20, 0, 16, 0]),
+                PacketOffload::parse(&[1, kind, 0, 0, 9, 9, 20, 0, 16, 0]),
                 Err(Malformed)
             );
         }
@@ -172,8 +172,8 @@ mod tests {
     proptest! {
         #[test]
         fn what_was_read_is_written_again(header: [u8; VNET_HEADER]) {
-            if let Ok(offload) = Offload::parse(&header) {
-                prop_assert_eq!(Offload::parse(&offload.to_bytes(7)), Ok(offload));
+            if let Ok(offload) = PacketOffload::parse(&header) {
+                prop_assert_eq!(PacketOffload::parse(&offload.to_bytes(7)), Ok(offload));
             }
         }
     }

@@ -7,8 +7,16 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use crate::checksum;
 use crate::ecn::Ecn;
 
-const IPV4_HEADER: usize = 20;
-const IPV6_HEADER: usize = 40;
+/// Lengths of headers without options, and protocol numbers.
+pub(crate) const IPV4_HEADER: usize = 20;
+pub(crate) const IPV6_HEADER: usize = 40;
+pub(crate) const TCP_HEADER: usize = 20;
+pub(crate) const UDP_HEADER: usize = 8;
+pub(crate) const TCP: u8 = 6;
+pub(crate) const UDP: u8 = 17;
+
+/// Flags of TCP.
+pub(crate) const PSH: u8 = 0x08;
 
 /// A well-formed IPv4 or IPv6 packet, without what padding may have followed it.
 #[derive(Debug)]
@@ -126,6 +134,16 @@ impl<'a> IpPacket<'a> {
         octets.copy_from_slice(&self.bytes[offset..offset + 16]);
         Ipv6Addr::from(octets).into()
     }
+}
+
+/// A number of a header, of which the caller knows that it is there.
+pub(crate) fn word(bytes: &[u8], at: usize) -> u16 {
+    u16::from_be_bytes([bytes[at], bytes[at + 1]])
+}
+
+/// Writes a number of a header, likewise.
+pub(crate) fn put(bytes: &mut [u8], at: usize, word: u16) {
+    bytes[at..at + 2].copy_from_slice(&word.to_be_bytes());
 }
 
 /// What a packet says of congestion; nothing when it is no packet.

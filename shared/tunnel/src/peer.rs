@@ -29,8 +29,7 @@
 use std::collections::VecDeque;
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use boringtun::noise::errors::WireGuardError;
@@ -46,6 +45,11 @@ use crate::index::PeerIndex;
 use crate::packet;
 use crate::path::{Outer, Path};
 use crate::{MESSAGE_OVERHEAD, PADDING};
+
+mod stats;
+mod timers;
+
+pub use stats::{PeerReport, PeerStats};
 
 // WireGuard paper, section 6.1, and the kernel's messages.h.
 const REKEY_AFTER_TIME: Duration = Duration::from_secs(120);
@@ -472,84 +476,6 @@ impl Peer {
         (unanswered || aged) && self.path.is_some() && self.may_attempt(now)
     }
 
-    /// When the peer must be ticked next, if ever. Anything but a tick may move it.
-    pub(crate) fn deadline(&self, now: Instant) -> Option<Instant> {
-        self.tunnel.as_ref()?;
-        let wanted = if self.has_session {
-            [
-                self.keepalive_at(),
-                self.keepalive_due,
-                self.answer_due,
-                self.renewal_at().map(|at| at.max(self.next_attempt(now))),
-                self.renewal_by_boringtun(now),
-            ]
-            .into_iter()
-            .flatten()
-            .min()
-        } else {
-            self.needs_session().then(|| self.next_attempt(now))
-        };
-        [
-            // What waits in the worker's line has its turn without a tick.
-            wanted.filter(|_| !self.is_starting),
-            self.pending.map(|at| at + self.retry_after()),
-            self.session_ends.front().copied(),
-            self.active_tick,
-        ]
-        .into_iter()
-        .flatten()
-        .min()
-    }
-
-    /// The deadline, where it may be another than the last one told.
-    pub(crate) fn new_deadline(&mut self, now: Instant) -> Option<Option<Instant>> {
-        std::mem::take(&mut self.is_deadline_stale).then(|| self.deadline(now))
-    }
-
-    /// Data has moved.
-    fn stay_active(&mut self, now: Instant) {
-        if self.active_tick.is_none() {
-            self.active_tick = Some(now + ACTIVE_TICK);
-            self.is_deadline_stale = true;
-        }
-    }
-
-    /// When the persistent keepalive is to be sent.
-    fn keepalive_at(&self) -> Option<Instant> {
-        let interval = self.keepalive.filter(|_| self.path.is_some())?;
-        let last = self
-            .last_sent
-            .or(self.established.map(|(since, _)| since))?;
-        Some(last + interval)
-    }
-
-    /// When we renew a session that a persistent keepalive keeps in use: boringtun
-    /// does it only when data went through it.
-    fn renewal_at(&self) -> Option<Instant> {
-        match self.established {
-            Some((since, Role::Initiator)) if self.keepalive.is_some() => {
-                Some(since + REKEY_AFTER_TIME)
-            }
-            _ => None,
-        }
-    }
-
-    /// When boringtun's own rules may find that data went through an old session:
-    /// sent after two minutes, received shortly before its end. What comes in
-    /// between is met by the ticks of an active peer.
-    fn renewal_by_boringtun(&self, now: Instant) -> Option<Instant> {
-        let (since, Role::Initiator) = self.established? else {
-            return None;
-        };
-        [
-            REKEY_AFTER_TIME,
-            REJECT_AFTER_TIME - KEEPALIVE_TIMEOUT - REKEY_TIMEOUT,
-        ]
-        .into_iter()
-        .map(|age| since + age + CLOCK_SLACK)
-        .find(|at| *at > now)
-    }
-
     /// boringtun's timers. It repeats a handshake without an answer every 5 s,
     /// gives up after 90 s (then [`Self::wants_session`] begins anew), drops
     /// sessions after 180 s.
@@ -670,120 +596,10 @@ impl Peer {
             .is_some_and(|tunnel| tunnel.0.time_since_last_handshake().is_some());
         self.is_deadline_stale |= self.has_session != had_session;
     }
-
-    /// Whether an initiation may be answered: an honest initiator that does not
-    /// use the session asks again after 5 s, or at once after a restart. Whoever
-    /// held back a number of a peer's initiations, and lets them all go, would
-    /// else drive the session in use out of boringtun's ring.
-    fn may_answer(&self, now: Instant) -> bool {
-        self.unconfirmed.is_none_or(|answer| {
-            answer.in_a_row < ANSWERS || now.duration_since(answer.at) >= REKEY_TIMEOUT
-        })
-    }
-
-    fn may_attempt(&self, now: Instant) -> bool {
-        now >= self.next_attempt(now)
-    }
-
-    /// When the protocol lets us try again, or `now`.
-    fn next_attempt(&self, now: Instant) -> Instant {
-        let Some(last) = self.last_attempt else {
-            return now;
-        };
-        let mut wait = REKEY_TIMEOUT;
-        if self.has_expired {
-            // Peers that gave up at one moment (a hub was away) do not all come
-            // back at one moment: each has its own place in a second.
-            wait += self.spread(1000);
-        }
-        now.max(last + wait)
-    }
-
-    /// When boringtun finds that an initiation has no answer: peers that lost
-    /// theirs at one moment do not all repeat them at one moment (WireGuard paper,
-    /// section 6.1: a jitter of up to a third of a second).
-    fn retry_after(&self) -> Duration {
-        REKEY_TIMEOUT + CLOCK_SLACK + self.spread(333)
-    }
-
-    /// The peer's place in so many milliseconds.
-    fn spread(&self, milliseconds: u32) -> Duration {
-        Duration::from_millis((self.index.bits().wrapping_mul(37) % milliseconds).into())
-    }
 }
 
 /// Only empty packets ever get into boringtun's queue.
 const MAX_QUEUED_BY_BORINGTUN: usize = INITIATION;
-
-/// A peer's figures, written by its worker and read by whoever reports.
-#[derive(Debug, Default)]
-pub struct PeerStats {
-    received: AtomicU64,
-    sent: AtomicU64,
-    /// Changes a few times an hour, so a lock is cheap; nobody holds it for
-    /// longer than a copy takes.
-    rare: Mutex<Rare>,
-}
-
-#[derive(Debug, Default, Clone, Copy)]
-struct Rare {
-    endpoint: Option<SocketAddr>,
-    last_handshake: Option<Instant>,
-}
-
-/// A peer's figures at one moment.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct PeerReport {
-    /// Where the peer is.
-    pub endpoint: Option<SocketAddr>,
-    /// When the last handshake completed.
-    pub last_handshake: Option<Instant>,
-    /// Bytes of the peer's messages received, handshakes and overhead included.
-    pub received_bytes: u64,
-    /// Bytes of messages sent to the peer, likewise.
-    pub sent_bytes: u64,
-}
-
-impl PeerStats {
-    /// The figures now.
-    pub fn report(&self) -> PeerReport {
-        let rare = *self.rare();
-        PeerReport {
-            endpoint: rare.endpoint,
-            last_handshake: rare.last_handshake,
-            received_bytes: self.received.load(Ordering::Relaxed),
-            sent_bytes: self.sent.load(Ordering::Relaxed),
-        }
-    }
-
-    fn add_received(&self, bytes: usize) {
-        add(&self.received, bytes);
-    }
-
-    fn add_sent(&self, bytes: usize) {
-        add(&self.sent, bytes);
-    }
-
-    /// Where the peer is from now on. Also for whoever tells the peer's owner to
-    /// move it, so that what was set can be read before the owner has done so.
-    pub fn set_endpoint(&self, endpoint: Option<SocketAddr>) {
-        self.rare().endpoint = endpoint;
-    }
-
-    fn set_last_handshake(&self, now: Instant) {
-        self.rare().last_handshake = Some(now);
-    }
-
-    fn rare(&self) -> MutexGuard<'_, Rare> {
-        self.rare.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// One writer: no read-modify-write instruction is needed.
-fn add(cell: &AtomicU64, bytes: usize) {
-    let sum = cell.load(Ordering::Relaxed).wrapping_add(bytes as u64);
-    cell.store(sum, Ordering::Relaxed);
-}
 
 /// The index at an offset of a message.
 pub(crate) fn receiver_at(message: &[u8], offset: usize) -> Option<u32> {

@@ -8,22 +8,16 @@
 
 use crate::PADDING;
 use crate::checksum::Sum;
-use crate::offload::{Malformed, Offload, PartialChecksum, Segmentation};
+use crate::offload::{Malformed, PacketOffload, PartialChecksum, Segmentation};
+use crate::packet::{IPV4_HEADER, IPV6_HEADER, PSH, TCP, TCP_HEADER, UDP, UDP_HEADER, put, word};
 
 /// Room for the headers of a super-packet: IPv4 and TCP with all options are 120
 /// bytes; IPv6 with more extension headers than this leaves is refused.
 const MAX_HEADERS: usize = 256;
 
-const IPV4_HEADER: usize = 20;
-const IPV6_HEADER: usize = 40;
-const TCP_HEADER: usize = 20;
-const UDP_HEADER: usize = 8;
-const TCP: u8 = 6;
-const UDP: u8 = 17;
 const TCP_CHECKSUM: usize = 16;
 const UDP_CHECKSUM: usize = 6;
 const FIN: u8 = 0x01;
-const PSH: u8 = 0x08;
 const CWR: u8 = 0x80;
 
 /// The packets that a buffer from the TUN stands for, one after another.
@@ -63,7 +57,11 @@ impl<'a> Segments<'a> {
     ///
     /// A packet that is whole already but for its checksum gets that; one that
     /// needs nothing is not looked at.
-    pub fn new(buffer: &'a mut [u8], length: usize, offload: Offload) -> Result<Self, Malformed> {
+    pub fn new(
+        buffer: &'a mut [u8],
+        length: usize,
+        offload: PacketOffload,
+    ) -> Result<Self, Malformed> {
         let room = length.checked_add(PADDING).ok_or(Malformed)?;
         if buffer.len() < room {
             return Err(Malformed);
@@ -89,15 +87,6 @@ impl<'a> Segments<'a> {
         };
         segments.save(length);
         Ok(segments)
-    }
-
-    /// How many packets there are before the first is taken.
-    pub fn count(&self) -> usize {
-        self.template.as_ref().map_or(1, |template| {
-            (self.length - template.length)
-                .div_ceil(template.size)
-                .max(1)
-        })
     }
 
     /// The next packet: a slice with [`PADDING`] bytes of room after it, and the
@@ -128,7 +117,7 @@ impl<'a> Segments<'a> {
 }
 
 impl Template {
-    fn new(packet: &[u8], offload: Offload, size: usize) -> Result<Self, Malformed> {
+    fn new(packet: &[u8], offload: PacketOffload, size: usize) -> Result<Self, Malformed> {
         let (is_v4, protocol, transport) = network(packet).ok_or(Malformed)?;
         let is_tcp = match (offload.segmentation, is_v4, protocol) {
             (Segmentation::TcpV4(_), true, TCP) | (Segmentation::TcpV6(_), false, TCP) => true,
@@ -270,14 +259,6 @@ fn finished(sum: Sum) -> u16 {
         0 => u16::MAX,
         checksum => checksum,
     }
-}
-
-fn word(bytes: &[u8], at: usize) -> u16 {
-    u16::from_be_bytes([bytes[at], bytes[at + 1]])
-}
-
-fn put(bytes: &mut [u8], at: usize, word: u16) {
-    bytes[at..at + 2].copy_from_slice(&word.to_be_bytes());
 }
 
 #[cfg(test)]

@@ -10,7 +10,7 @@
 use std::collections::VecDeque;
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use crate::allowed_ips::Target;
 use crate::batch::{Outputs, Parcel, ParcelItem};
@@ -20,7 +20,7 @@ use crate::directory::Directory;
 use crate::handshake::{Admission, HandshakeQueue, INITIATION, Waiting};
 use crate::identity::COOKIE_REPLY;
 use crate::index::{PeerIndex, SlotTable};
-use crate::offload::Offload;
+use crate::offload::PacketOffload;
 use crate::packet::IpPacket;
 use crate::path::{Outer, Path};
 use crate::peer::{Context, Opened, Peer, PeerUpdate, receiver_at};
@@ -28,19 +28,16 @@ use crate::relay::{self, Verdict};
 use crate::segment::Segments;
 use crate::{MESSAGE_OVERHEAD, PADDING};
 
+mod pace;
+mod routes;
+
+use pace::Pace;
+use routes::Routes;
+
 const RESPONSE: usize = 92;
 
 /// Peers ticked per call of `tick`: a keepalive of each is half a millisecond.
 const PEERS_PER_TICK: usize = 256;
-
-/// Handshake messages worked on, and handshakes begun, per call of `tick`: about
-/// a millisecond each, which is what a packet may have to wait behind them.
-const HANDSHAKES_PER_TICK: usize = 4;
-
-/// A turn that carried so many bytes is one of a busy worker: as much work as half
-/// a handshake. Then handshakes get an eighth of its time.
-const BUSY_BYTES: usize = 64 << 10;
-const HANDSHAKE_PAUSE: Duration = Duration::from_millis(2);
 
 /// Unknown keys reported per batch; more are only counted.
 const KNOCKS_PER_BATCH: usize = 16;
@@ -73,66 +70,6 @@ pub struct Shard {
     deadlines: Deadlines,
     pace: Pace,
     routes: Routes,
-}
-
-/// The last answers of the allowed IPs: the packets of a burst have the same
-/// addresses, so one lookup serves them all.
-#[derive(Debug, Default)]
-struct Routes {
-    source: Option<(IpAddr, Option<Target>)>,
-    destination: Option<(IpAddr, Option<Target>)>,
-}
-
-impl Routes {
-    fn source(&mut self, directory: &Directory, address: IpAddr) -> Option<Target> {
-        Self::lookup(&mut self.source, directory, address)
-    }
-
-    fn destination(&mut self, directory: &Directory, address: IpAddr) -> Option<Target> {
-        Self::lookup(&mut self.destination, directory, address)
-    }
-
-    fn lookup(
-        last: &mut Option<(IpAddr, Option<Target>)>,
-        directory: &Directory,
-        address: IpAddr,
-    ) -> Option<Target> {
-        match last {
-            Some((known, target)) if *known == address => *target,
-            _ => {
-                let target = directory.allowed_ips.lookup(address);
-                *last = Some((address, target));
-                target
-            }
-        }
-    }
-}
-
-/// How many handshakes a turn may have: as many as there is time for, but packets
-/// come first.
-#[derive(Debug, Default)]
-struct Pace {
-    /// Bytes carried since the last tick.
-    carried: usize,
-    /// When a busy worker may take the next handshake.
-    next_at: Option<Instant>,
-}
-
-impl Pace {
-    /// The handshakes of one tick. With few packets one a turn: the packets of the
-    /// next turn wait behind it, not behind four.
-    fn take(&mut self, now: Instant) -> usize {
-        let carried = std::mem::take(&mut self.carried);
-        let budget = match carried {
-            0 => HANDSHAKES_PER_TICK,
-            BUSY_BYTES.. if self.next_at.is_some_and(|at| now < at) => 0,
-            _ => 1,
-        };
-        if budget > 0 {
-            self.next_at = Some(now + HANDSHAKE_PAUSE);
-        }
-        budget
-    }
 }
 
 impl Shard {
@@ -234,7 +171,7 @@ impl Shard {
         &mut self,
         buffer: &mut [u8],
         length: usize,
-        offload: Offload,
+        offload: PacketOffload,
         now: Instant,
         out: &mut Outputs,
     ) {
@@ -398,7 +335,7 @@ impl Shard {
         let owner = index.owner(self.config.workers);
         if owner != self.config.worker {
             let packet = &out.packets.space(length)[..length];
-            let item = ParcelItem::Packet(index, Offload::default());
+            let item = ParcelItem::Packet(index, PacketOffload::default());
             if !out.parcels[owner].push(item, packet) {
                 self.config.counters.count(Counter::RingFull);
             }
@@ -425,7 +362,7 @@ impl Shard {
         index: PeerIndex,
         buffer: &mut [u8],
         length: usize,
-        offload: Offload,
+        offload: PacketOffload,
         now: Instant,
         out: &mut Outputs,
     ) {

@@ -1,6 +1,6 @@
 //! See `shared/tunnel/tests/fuzz/uapi.rs`.
 #![no_main]
-#![allow(dead_code, reason = "the other targets' functions")]
+#![expect(dead_code, reason = "the other targets' functions")]
 
 #[path = "../../../shared/tunnel/tests/fuzz/mod.rs"]
 mod fuzz;

@@ -5,16 +5,9 @@
 use std::num::NonZeroU16;
 
 use crate::checksum::Sum;
-use crate::offload::{Offload, PartialChecksum, Segmentation};
+use crate::offload::{PacketOffload, PartialChecksum, Segmentation};
+use crate::packet::{IPV4_HEADER, IPV6_HEADER, PSH, TCP, TCP_HEADER, UDP, UDP_HEADER, put, word};
 
-const IPV4_HEADER: usize = 20;
-const IPV6_HEADER: usize = 40;
-const TCP_HEADER: usize = 20;
-const UDP_HEADER: usize = 8;
-const TCP: u8 = 6;
-const UDP: u8 = 17;
-
-const PSH: u8 = 0x08;
 const ACK: u8 = 0x10;
 const ECE: u8 = 0x40;
 
@@ -216,14 +209,14 @@ impl Layout {
     }
 
     /// What the kernel has to know of a super-packet whose first packet this is.
-    pub(super) fn offload(&self) -> Offload {
+    pub(super) fn offload(&self) -> PacketOffload {
         let segmentation =
             NonZeroU16::new(self.payload as u16).map(|size| match (self.is_tcp, self.is_v4) {
                 (true, true) => Segmentation::TcpV4(size),
                 (true, false) => Segmentation::TcpV6(size),
                 (false, _) => Segmentation::Udp(size),
             });
-        Offload {
+        PacketOffload {
             segmentation: segmentation.unwrap_or_default(),
             needs_checksum: Some(PartialChecksum {
                 start: self.transport() as u16,
@@ -233,18 +226,10 @@ impl Layout {
     }
 }
 
-fn word(bytes: &[u8], at: usize) -> u16 {
-    u16::from_be_bytes([bytes[at], bytes[at + 1]])
-}
-
 fn double(bytes: &[u8], at: usize) -> u32 {
     u32::from(word(bytes, at)) << 16 | u32::from(word(bytes, at + 2))
 }
 
 fn long(bytes: &[u8], at: usize) -> u64 {
     u64::from(double(bytes, at)) << 32 | u64::from(double(bytes, at + 4))
-}
-
-fn put(bytes: &mut [u8], at: usize, word: u16) {
-    bytes[at..at + 2].copy_from_slice(&word.to_be_bytes());
 }

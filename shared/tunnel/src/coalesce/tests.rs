@@ -547,7 +547,7 @@ proptest! {
 
         let mut buffer = packet.clone();
         buffer.extend([0; PADDING]);
-        let offload = Offload::parse(&header).unwrap();
+        let offload = PacketOffload::parse(&header).unwrap();
         let mut segments = Segments::new(&mut buffer, packet.len(), offload).unwrap();
         let mut packets = Vec::new();
         while let Some((bytes, length)) = segments.next_segment() {

@@ -5,6 +5,7 @@
 #![expect(clippy::disallowed_methods, reason = "a test begins at some time")]
 
 use std::collections::VecDeque;
+use std::time::Duration;
 
 use ipnet::IpNet;
 use privnet_model::key::{PresharedKey, PrivateKey, PublicKey};
@@ -12,6 +13,7 @@ use proptest::prelude::*;
 
 use std::net::SocketAddr;
 
+use super::pace::{BUSY_BYTES, HANDSHAKE_PAUSE, HANDSHAKES_PER_TICK};
 use super::*;
 use crate::allowed_ips::AllowedIps;
 use crate::identity::Identity;
@@ -142,7 +144,7 @@ impl Node {
         self.shards[worker].packet(
             &mut buffer,
             packet.len(),
-            Offload::default(),
+            PacketOffload::default(),
             now,
             &mut self.outs[worker],
         );
@@ -286,12 +288,24 @@ fn pair() -> World {
 
 /// A hub between two spokes that have the whole privnet behind it.
 fn star(workers: usize) -> World {
+    star_of(
+        [1, 1, workers],
+        [
+            &["10.1.0.0/16", "fd00:1::/32"],
+            &["10.2.0.0/16", "fd00:2::/32"],
+        ],
+    )
+}
+
+/// The same with so many workers in each spoke and in the hub, and with these
+/// networks behind the spokes.
+fn star_of(workers: [usize; 3], behind: [&[&str]; 2]) -> World {
     let mut world = World::new(vec![
-        Node::new(1, 1, false),
-        Node::new(2, 1, false),
-        Node::new(9, workers, true),
+        Node::new(1, workers[0], false),
+        Node::new(2, workers[1], false),
+        Node::new(9, workers[2], true),
     ]);
-    for spoke in [0, 1] {
+    for (spoke, own) in behind.into_iter().enumerate() {
         let behind_hub = Knows {
             allowed_ips: &["10.0.0.0/8", "fd00::/8"],
             endpoint: true,
@@ -299,12 +313,8 @@ fn star(workers: usize) -> World {
             ..Knows::default()
         };
         world.introduce(spoke, 2, behind_hub);
-        let own = [
-            &["10.1.0.0/16", "fd00:1::/32"],
-            &["10.2.0.0/16", "fd00:2::/32"],
-        ];
         let behind_spoke = Knows {
-            allowed_ips: own[spoke],
+            allowed_ips: own,
             ..Knows::default()
         };
         world.introduce(2, spoke, behind_spoke);
@@ -522,7 +532,7 @@ fn a_source_of_our_own_side_is_dropped_even_from_a_peer_with_everything_behind_i
         peer,
         &mut stolen,
         length,
-        Offload::default(),
+        PacketOffload::default(),
         now,
         &mut hub.outs[0],
     );

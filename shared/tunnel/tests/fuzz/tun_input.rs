@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use std::num::NonZeroU16;
 use std::time::Duration;
 
-use privnet_tunnel::{Offload, PADDING, PartialChecksum, Segmentation, VNET_HEADER};
+use privnet_tunnel::{PADDING, PacketOffload, PartialChecksum, Segmentation, VNET_HEADER};
 
 use super::input::Input;
 use super::reference::{TCP, with_one_zero};
@@ -72,7 +72,7 @@ fn arbitrary(world: &mut World, input: &mut Input<'_>) {
 /// Whatever was read, what comes out is whole, is no more than what went in, and
 /// comes to the peer that it is for.
 fn read(world: &mut World, header: &[u8; VNET_HEADER], packet: Vec<u8>) {
-    let Ok(offload) = Offload::parse(header) else {
+    let Ok(offload) = PacketOffload::parse(header) else {
         return;
     };
     let expected_owner = destination(&packet).and_then(|address| world.owner(address));
@@ -104,7 +104,7 @@ fn read(world: &mut World, header: &[u8; VNET_HEADER], packet: Vec<u8>) {
     }
 }
 
-fn send(world: &mut World, offload: Offload, packet: Vec<u8>) {
+fn send(world: &mut World, offload: PacketOffload, packet: Vec<u8>) {
     let length = packet.len();
     let mut buffer = packet;
     buffer.resize(length + PADDING, 0xee);
@@ -116,7 +116,7 @@ fn send(world: &mut World, offload: Offload, packet: Vec<u8>) {
 }
 
 /// A super-packet, or a packet with or without its checksum; and what it stands for.
-fn super_packet(input: &mut Input<'_>, choice: u8) -> (Offload, Vec<u8>, Vec<Vec<u8>>) {
+fn super_packet(input: &mut Input<'_>, choice: u8) -> (PacketOffload, Vec<u8>, Vec<Vec<u8>>) {
     let is_large = choice & 4 != 0;
     let mut spec = input.spec(if is_large { 60_000 } else { 1_500 });
     // The kernel does not segment fragments, nor leave their checksums to others.
@@ -125,7 +125,7 @@ fn super_packet(input: &mut Input<'_>, choice: u8) -> (Offload, Vec<u8>, Vec<Vec
         start: spec.transport_offset() as u16,
         offset: spec.checksum_offset() as u16,
     };
-    let mut offload = Offload {
+    let mut offload = PacketOffload {
         segmentation: Segmentation::None,
         needs_checksum: Some(partial),
     };
@@ -149,7 +149,7 @@ fn super_packet(input: &mut Input<'_>, choice: u8) -> (Offload, Vec<u8>, Vec<Vec
     if choice & 16 != 0 {
         return (offload, spec.build_partial(), vec![spec.build()]);
     }
-    (Offload::default(), spec.build(), vec![spec.build()])
+    (PacketOffload::default(), spec.build(), vec![spec.build()])
 }
 
 fn destination(packet: &[u8]) -> Option<IpAddr> {

@@ -9,31 +9,13 @@ use crate::reference::{ACK, PSH, Spec, TCP, UDP};
 
 /// Two spokes and a hub between them, with hosts as the specs have them.
 fn star_of_hosts(workers: usize) -> World {
-    let mut world = World::new(vec![
-        Node::new(1, workers, false),
-        Node::new(2, workers, false),
-        Node::new(9, workers, true),
-    ]);
-    let hosts: [&[&str]; 2] = [
-        &["10.0.0.1/32", "fd00::1/128"],
-        &["10.0.0.2/32", "fd00::2/128"],
-    ];
-    for (spoke, own) in hosts.into_iter().enumerate() {
-        let behind_hub = Knows {
-            allowed_ips: &["10.0.0.0/8", "fd00::/8"],
-            endpoint: true,
-            keepalive: Some(Duration::from_secs(25)),
-            ..Knows::default()
-        };
-        world.introduce(spoke, 2, behind_hub);
-        let behind_spoke = Knows {
-            allowed_ips: own,
-            ..Knows::default()
-        };
-        world.introduce(2, spoke, behind_spoke);
-    }
-    world.settle();
-    world
+    star_of(
+        [workers; 3],
+        [
+            &["10.0.0.1/32", "fd00::1/128"],
+            &["10.0.0.2/32", "fd00::2/128"],
+        ],
+    )
 }
 
 impl World {
@@ -44,7 +26,7 @@ impl World {
             (TCP, false) => Segmentation::TcpV6(size),
             _ => Segmentation::Udp(size),
         };
-        let offload = Offload {
+        let offload = PacketOffload {
             segmentation,
             needs_checksum: Some(PartialChecksum {
                 start: spec.transport_offset() as u16,
@@ -95,7 +77,7 @@ fn segments_leave_in_runs_and_a_relay_sends_them_on_in_runs() {
     let mut buffer = spec.build_partial();
     let length = buffer.len();
     buffer.resize(length + PADDING, 0);
-    let offload = Offload {
+    let offload = PacketOffload {
         segmentation: Segmentation::TcpV4(NonZeroU16::new(1360).unwrap()),
         needs_checksum: Some(PartialChecksum {
             start: 20,
