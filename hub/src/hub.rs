@@ -80,26 +80,10 @@ impl Daemon for Hub {
         &config.log
     }
 
-    async fn run(config: HubConfig, file: ConfigFile) -> Result<()> {
-        // Before anything is touched: a second hub fails here.
-        let mut events = Events::open(&config.admin_socket, config.metrics, Self::PROGRAM).await?;
-        let result = match Self::start(config, file, &mut events).await {
-            Ok(Some(mut hub)) => {
-                let result = hub.main_loop(&mut events).await;
-                service::stopping();
-                hub.save();
-                hub.router.close();
-                result
-            }
-            Ok(None) => Ok(()),
-            Err(error) => Err(error),
-        };
-        events.close().await;
-        result
+    fn doors(config: &HubConfig) -> (&Path, Option<SocketAddr>) {
+        (&config.admin_socket, config.metrics)
     }
-}
 
-impl Hub {
     /// Brings everything up that needs no API: with a state cache all tunnels
     /// are there before the first poll. `None` when told to stop meanwhile.
     async fn start(
@@ -199,6 +183,13 @@ impl Hub {
         }
     }
 
+    fn close(&mut self) {
+        self.save();
+        self.router.close();
+    }
+}
+
+impl Hub {
     fn observe(&mut self) -> Result<()> {
         self.router.observe(self.fleet.tunnels.values())?;
         let rested = self

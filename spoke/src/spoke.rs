@@ -1,6 +1,7 @@
 //! The spoke: its state, and the loop that owns it.
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::path::Path;
 use std::time::Duration;
 
@@ -65,25 +66,10 @@ impl Daemon for Spoke {
         &config.log
     }
 
-    async fn run(config: SpokeConfig, file: ConfigFile) -> Result<()> {
-        // Before anything is touched: a second spoke fails here.
-        let mut events = Events::open(&config.admin_socket, config.metrics, Self::PROGRAM).await?;
-        let result = match Self::start(config, file, &mut events).await {
-            Ok(Some(mut spoke)) => {
-                let result = spoke.main_loop(&mut events).await;
-                service::stopping();
-                spoke.router.close();
-                result
-            }
-            Ok(None) => Ok(()),
-            Err(error) => Err(error),
-        };
-        events.close().await;
-        result
+    fn doors(config: &SpokeConfig) -> (&Path, Option<SocketAddr>) {
+        (&config.admin_socket, config.metrics)
     }
-}
 
-impl Spoke {
     async fn start(
         config: SpokeConfig,
         file: ConfigFile,
@@ -188,6 +174,12 @@ impl Spoke {
         }
     }
 
+    fn close(&mut self) {
+        self.router.close();
+    }
+}
+
+impl Spoke {
     fn ask_metadata(&mut self) {
         if self.asking.is_none() {
             let imds = self.imds.clone();

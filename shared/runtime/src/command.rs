@@ -4,6 +4,7 @@
 //! (or in the log, once there is one) and an exit code.
 
 use std::io::Write;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -11,10 +12,11 @@ use anyhow::{Context, Result};
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 use privnet_model::config::ConfigErrors;
 
-use crate::{key_file, logging};
+use crate::events::Events;
+use crate::{key_file, logging, service};
 
 /// What makes a program out of this: its config, and what it does with it.
-pub trait Daemon {
+pub trait Daemon: Sized {
     /// The checked config.
     type Config: Send;
     /// The program's name.
@@ -30,8 +32,18 @@ pub trait Daemon {
     fn private_key(config: &Self::Config) -> &Path;
     /// The log filter.
     fn log(config: &Self::Config) -> &str;
+    /// Where its admin API answers and, if anywhere, the loopback address of its metrics.
+    fn doors(config: &Self::Config) -> (&Path, Option<SocketAddr>);
+    /// Brings it up. `None` when told to stop meanwhile.
+    fn start(
+        config: Self::Config,
+        file: ConfigFile,
+        events: &mut Events,
+    ) -> impl Future<Output = Result<Option<Self>>>;
     /// Runs until it is told to stop, or cannot go on.
-    fn run(config: Self::Config, file: ConfigFile) -> impl Future<Output = Result<()>>;
+    fn main_loop(&mut self, events: &mut Events) -> impl Future<Output = Result<()>>;
+    /// Ends what it brought up, and keeps what the next start wants.
+    fn close(&mut self);
 }
 
 /// The config file a daemon was started with.
@@ -124,9 +136,28 @@ fn run<D: Daemon>(file: ConfigFile) -> Result<()> {
         .enable_all()
         .build()
         .context("cannot start the runtime")?;
-    let result = runtime.block_on(D::run(config, file));
+    let result = runtime.block_on(live::<D>(config, file));
     // A task that hangs in a system call must not keep the process.
     runtime.shutdown_timeout(std::time::Duration::from_secs(2));
+    result
+}
+
+/// A daemon's life, from the first of its doors to the last.
+async fn live<D: Daemon>(config: D::Config, file: ConfigFile) -> Result<()> {
+    // Before anything is touched: a second daemon fails here.
+    let (socket, metrics) = D::doors(&config);
+    let mut events = Events::open(socket, metrics, D::PROGRAM).await?;
+    let result = match D::start(config, file, &mut events).await {
+        Ok(Some(mut daemon)) => {
+            let result = daemon.main_loop(&mut events).await;
+            service::stopping();
+            daemon.close();
+            result
+        }
+        Ok(None) => Ok(()),
+        Err(error) => Err(error),
+    };
+    events.close().await;
     result
 }
 
