@@ -183,7 +183,7 @@ impl Daemon for Hub {
         }
     }
 
-    fn close(&mut self) {
+    fn close(mut self) {
         self.save();
         self.router.close();
     }

@@ -174,7 +174,7 @@ impl Daemon for Spoke {
         }
     }
 
-    fn close(&mut self) {
+    fn close(self) {
         self.router.close();
     }
 }

@@ -43,7 +43,7 @@ pub trait Daemon: Sized {
     /// Runs until it is told to stop, or cannot go on.
     fn main_loop(&mut self, events: &mut Events) -> impl Future<Output = Result<()>>;
     /// Ends what it brought up, and keeps what the next start wants.
-    fn close(&mut self);
+    fn close(self);
 }
 
 /// The config file a daemon was started with.
