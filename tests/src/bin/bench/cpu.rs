@@ -66,15 +66,16 @@ mod tests {
     #[test]
     fn our_own_time_grows() {
         let machine = machine_seconds().unwrap();
-        let before = process_seconds(std::process::id()).unwrap();
+        let process = process_seconds(std::process::id()).unwrap();
         let deadline = std::time::Instant::now() + std::time::Duration::from_secs(20);
-        // Looking takes time.
-        while process_seconds(std::process::id()).unwrap() <= before {
+        // Looking takes time. The machine's is sampled by the tick, so either may lead.
+        while process_seconds(std::process::id()).unwrap() <= process
+            || machine_seconds().unwrap() <= machine
+        {
             assert!(
                 std::time::Instant::now() < deadline,
                 "our time stands still"
             );
         }
-        assert!(machine_seconds().unwrap() > machine);
     }
 }
