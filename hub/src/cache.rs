@@ -43,6 +43,7 @@ impl Cached {
     pub(crate) fn inventory(&self) -> Inventory {
         Inventory {
             partitions: self.partitions.iter().cloned().collect(),
+            held_removals: None,
         }
     }
 

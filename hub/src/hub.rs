@@ -10,7 +10,8 @@ use jiff::Timestamp;
 use privnet_ec2::{Discovery, Imds, SdkContext};
 use privnet_model::admin::{Change, PolledPartition, RefreshReport, RefreshRequest};
 use privnet_model::config::ConfigErrors;
-use privnet_model::config::hub::{HubConfig, SiteConfig};
+use privnet_model::config::hub::{HubConfig, Regions, SiteConfig};
+use privnet_model::id::Region;
 use privnet_model::inventory::{Identity, Inventory, Partition};
 use privnet_model::key::PublicKey;
 use privnet_model::status::{PartitionStatus, Role, Status};
@@ -233,7 +234,7 @@ impl Hub {
             }
         };
         self.tally.answered(&polled.answers);
-        let failed = polled.answers.iter().any(|answer| answer.spokes.is_err());
+        let failed = polled.answers.iter().any(|answer| answer.answer.is_err());
         let inventory = absorb(self.inventory.clone(), polled.answers, Timestamp::now());
         // The config may have changed while the poll was under way.
         let (inventory, _) = keep_configured(inventory, &self.configured());
@@ -310,8 +311,8 @@ impl Hub {
 
     fn configured(&self) -> BTreeSet<Partition> {
         let account = &self.router.identity().account;
-        let regions = self.config.discovery.regions.iter();
-        regions
+        regions(&self.config)
+            .iter()
             .map(|region| Partition {
                 account: account.clone(),
                 region: region.clone(),
@@ -427,6 +428,7 @@ impl Hub {
                         failing_since: view.failing_since,
                         polls,
                         failures,
+                        calls: 0,
                     }
                 })
                 .collect(),
@@ -467,10 +469,17 @@ fn discovery(sdk: &SdkContext, identity: &Identity, config: &HubConfig) -> Disco
     Discovery::new(
         sdk,
         &identity.account,
-        &config.discovery.regions,
+        regions(config),
         config.discovery.tags.clone(),
         config.discovery.timeout,
     )
+}
+
+fn regions(config: &HubConfig) -> &[Region] {
+    match &config.discovery.regions {
+        Regions::Listed(regions) => regions,
+        Regions::All => &[],
+    }
 }
 
 fn load_sites(sites: &[SiteConfig]) -> Result<Vec<Site>> {
@@ -524,7 +533,7 @@ fn partitions(inventory: &Inventory) -> Vec<PolledPartition> {
 
 fn answer(waiting: Vec<Waiting>, report: &RefreshReport) {
     for Waiting {
-        request: RefreshRequest { dry_run },
+        request: RefreshRequest { dry_run, .. },
         answer,
     } in waiting
     {

@@ -24,7 +24,7 @@ impl Tally {
         for answer in answers {
             let count = self.0.entry(answer.partition.clone()).or_default();
             count.polls += 1;
-            count.failures += u64::from(answer.spokes.is_err());
+            count.failures += u64::from(answer.answer.is_err());
         }
     }
 
@@ -47,6 +47,7 @@ impl Tally {
 mod tests {
     #![expect(clippy::unwrap_used, reason = "a test that fails should panic")]
     use super::*;
+    use privnet_model::inventory::Answer;
 
     fn partition(region: &str) -> Partition {
         Partition {
@@ -59,10 +60,11 @@ mod tests {
     fn polls_and_failures_are_counted_for_each_partition() {
         let answer = |region: &str, failed: bool| PartitionAnswer {
             partition: partition(region),
-            spokes: match failed {
+            answer: match failed {
                 true => Err("throttled".to_owned()),
-                false => Ok(Vec::new()),
+                false => Ok(Answer::default()),
             },
+            calls: 1,
         };
         let mut tally = Tally::default();
         tally.answered(&[answer("us-west-2", false), answer("eu-west-1", true)]);

@@ -268,6 +268,7 @@ impl Spoke {
                     endpoint: Some(hub.endpoint),
                     keepalive: hub.keepalive,
                     allowed_ips: privnet.iter().copied().collect(),
+                    site: None,
                 };
                 (hub.public_key, peer)
             })

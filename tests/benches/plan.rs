@@ -125,6 +125,9 @@ fn spoke(number: u32) -> SpokeRecord {
         port: Some(51820),
         transport: Transport::Wireguard,
         instance_profile: None,
+        image: None,
+        zone_cidrs: vec![],
+        tags: BTreeMap::new(),
         tag_problems: vec![],
     }
 }

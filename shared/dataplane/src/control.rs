@@ -232,6 +232,7 @@ impl Control {
                         endpoint: report.endpoint,
                         keepalive: entry.settings.keepalive,
                         allowed_ips: entry.allowed_ips.clone(),
+                        site: None,
                     },
                     last_handshake: report
                         .last_handshake

@@ -14,7 +14,7 @@ use futures_util::StreamExt;
 use futures_util::stream;
 use ipnet::IpNet;
 use privnet_model::id::{AccountId, IdError, InstanceId, Region, VpcId};
-use privnet_model::inventory::{Partition, PartitionAnswer, SpokeRecord};
+use privnet_model::inventory::{Answer, Partition, PartitionAnswer, SpokeRecord};
 use tokio::time::Instant;
 
 use crate::context::SdkContext;
@@ -98,7 +98,13 @@ impl Discovery {
         }
         PartitionAnswer {
             partition: partition.clone(),
-            spokes: spokes.map_err(|error| error.to_string()),
+            answer: spokes
+                .map(|spokes| Answer {
+                    spokes,
+                    absent: BTreeMap::new(),
+                })
+                .map_err(|error| error.to_string()),
+            calls: 0,
         }
     }
 

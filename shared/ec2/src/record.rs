@@ -77,6 +77,12 @@ pub(crate) fn spoke(instance: &Instance) -> Result<SpokeRecord, IdError> {
             .iam_instance_profile()
             .and_then(|profile| profile.arn())
             .map(str::to_owned),
+        image: instance.image_id().map(str::to_owned),
+        zone_cidrs: Vec::new(),
+        tags: tags
+            .iter()
+            .filter_map(|tag| Some((tag.key()?.to_owned(), tag.value()?.to_owned())))
+            .collect(),
         tag_problems,
         instance: id,
     })

@@ -5,13 +5,19 @@
 //! | `GET /v1/status` | [`Status`](crate::status::Status) |
 //! | `GET /metrics` | the same for Prometheus, in its text format |
 //! | `POST /v1/refresh` with [`RefreshRequest`] | [`RefreshReport`] |
+//! | `GET /v1/events` | a list of [`Event`]s, oldest first |
+//! | `POST /v1/why` with [`WhyRequest`] | [`WhyAnswer`] |
+//! | `POST /v1/rotate-key` with [`RotateRequest`] | [`RotateAnswer`] |
 //!
 //! Anything else, and any failure, is answered with an [`ApiError`] and a
 //! fitting HTTP status.
 
 use std::fmt;
 
+use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
+
+use crate::key::PublicKey;
 
 /// Where the hub's admin socket is unless its config says otherwise.
 pub const HUB_SOCKET: &str = "/run/privnet/hub.sock";
@@ -26,6 +32,9 @@ pub struct RefreshRequest {
     /// Only tell what would change.
     #[serde(default)]
     pub dry_run: bool,
+    /// Let go every spoke that EC2 no longer names, also those that are held.
+    #[serde(default)]
+    pub accept_removals: bool,
 }
 
 /// What a refresh found and did (or would do).
@@ -83,6 +92,57 @@ pub struct Change {
     pub what: String,
     /// Why, and the details.
     pub why: String,
+}
+
+/// Something that happened, and why.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Event {
+    /// When.
+    pub at: Timestamp,
+    /// To what: `tunnel spoke-a`, `eu-west-1`.
+    pub what: String,
+    /// What happened, and its cause, in one sentence.
+    pub text: String,
+}
+
+/// Asks why something is or is not connected.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct WhyRequest {
+    /// A CIDR, an address, an instance, or a tunnel's or site's name.
+    pub subject: String,
+    /// With a second address: whether the first may talk to it, and by which way.
+    #[serde(default)]
+    pub towards: Option<String>,
+}
+
+/// The explanation.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WhyAnswer {
+    /// Whether it is connected as it should be.
+    pub connected: bool,
+    /// One paragraph.
+    pub text: String,
+}
+
+/// Asks for another private key.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RotateRequest {
+    /// On a hub: the spokes know the next key; use it from now on.
+    #[serde(default)]
+    pub commit: bool,
+}
+
+/// How far the change of key is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RotateAnswer {
+    /// The key in use.
+    pub public_key: PublicKey,
+    /// The key that comes next, when it is not yet in use.
+    pub next: Option<PublicKey>,
+    /// What happened and what is left to do.
+    pub text: String,
 }
 
 /// An answer that is not what was asked for.

@@ -132,6 +132,16 @@ pub struct SpokeRecord {
     pub transport: Transport,
     /// The ARN of its instance profile.
     pub instance_profile: Option<String>,
+    /// The image it was launched from.
+    #[serde(default)]
+    pub image: Option<String>,
+    /// The CIDRs of its VPC's subnets that are in its own zone. Asked for where a
+    /// VPC has several spokes; otherwise empty.
+    #[serde(default)]
+    pub zone_cidrs: Vec<IpNet>,
+    /// All its tags, for policies that choose by tag.
+    #[serde(default)]
+    pub tags: BTreeMap<String, String>,
     /// Tags of ours that could not be understood.
     pub tag_problems: Vec<TagProblem>,
 }
@@ -143,15 +153,85 @@ pub struct PartitionAnswer {
     pub partition: Partition,
     /// The complete answer, or why there is none. There is no third case: an
     /// answer of which a page is missing or cut short is an error.
-    pub spokes: Result<Vec<SpokeRecord>, String>,
+    pub answer: Result<Answer, String>,
+    /// API requests that it took, retries included.
+    pub calls: u32,
+}
+
+/// A complete answer about one partition.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Answer {
+    /// The spokes that run.
+    pub spokes: Vec<SpokeRecord>,
+    /// What became of the known spokes that are not among them: each was
+    /// described once more by its id.
+    pub absent: BTreeMap<InstanceId, Fate>,
+}
+
+/// What EC2 says, asked by id, of a spoke that is missing from its answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Fate {
+    /// It is terminated, or shutting down to be.
+    Terminated,
+    /// It is stopped, or stopping.
+    Stopped,
+    /// It runs, and has tags, but no longer those of a spoke.
+    Untagged,
+    /// It runs, and is described without a single tag. EC2 has been seen to leave
+    /// tags out, so that says nothing.
+    Tagless,
+    /// EC2 does not know it. (It forgets a terminated instance after an hour.)
+    NotFound,
+}
+
+impl fmt::Display for Fate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Terminated => "terminated",
+            Self::Stopped => "stopped",
+            Self::Untagged => "no longer tagged as a spoke",
+            Self::Tagless => "described without any tags",
+            Self::NotFound => "unknown to EC2",
+        })
+    }
+}
+
+/// A spoke that is missing from its partition's complete answers, and is kept for now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Absence {
+    /// What EC2 said of it last.
+    pub fate: Fate,
+    /// When it was missing first.
+    pub since: Timestamp,
+    /// How many complete answers in a row lacked it.
+    pub answers: u32,
+}
+
+/// The key that a spoke is known by, which does not change because a tag does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Pin {
+    /// The launch that it belongs to: an instance that was launched anew has new keys.
+    pub launched: Option<Timestamp>,
+    /// The key in use.
+    pub key: PublicKey,
+    /// The key that its holder named as the next one, through its own tunnel.
+    pub next: Option<PublicKey>,
 }
 
 /// What is known of one partition: its last complete answer, and what went
 /// wrong since.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PartitionView {
-    /// The spokes of the last complete answer.
+    /// The spokes of the last complete answer, and those that are missing from it
+    /// and kept for now.
     pub spokes: BTreeMap<InstanceId, SpokeRecord>,
+    /// Which of them are missing.
+    #[serde(default)]
+    pub absent: BTreeMap<InstanceId, Absence>,
+    /// Their keys.
+    #[serde(default)]
+    pub pins: BTreeMap<InstanceId, Pin>,
     /// When that answer came.
     pub answered_at: Option<Timestamp>,
     /// Why the newest poll brought no complete answer; `None` when it did.
@@ -165,6 +245,20 @@ pub struct PartitionView {
 pub struct Inventory {
     /// By partition.
     pub partitions: BTreeMap<Partition, PartitionView>,
+    /// Removals that the last poll asked for and that are too many to be made
+    /// without the operator.
+    pub held_removals: Option<HeldRemovals>,
+}
+
+/// More removals at once than a fleet loses by itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HeldRemovals {
+    /// How many tunnels would go.
+    pub count: usize,
+    /// Of how many.
+    pub of: usize,
+    /// Since when.
+    pub since: Timestamp,
 }
 
 impl Inventory {

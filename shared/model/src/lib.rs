@@ -16,4 +16,5 @@ pub mod key;
 pub mod net;
 pub mod offload;
 pub mod peer;
+pub mod policy;
 pub mod status;

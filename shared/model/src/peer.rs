@@ -20,6 +20,11 @@ pub struct PeerConfig {
     pub keepalive: Option<Duration>,
     /// Destinations sent to this peer, and sources accepted from it.
     pub allowed_ips: BTreeSet<IpNet>,
+    /// The site whose gateways this peer is one of; `None` when it is alone. What
+    /// comes from a site's addresses is accepted from each of its gateways (but for
+    /// single addresses, which are one peer's own), and nothing that came from one
+    /// is sent to another.
+    pub site: Option<String>,
 }
 
 /// One change to the peers of a device. A list of them is applied in order.

@@ -11,7 +11,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::id::{AccountId, InstanceId, Region, VpcId, Zone};
-use crate::inventory::{Partition, TagProblem, Transport};
+use crate::inventory::{Fate, Partition, TagProblem, Transport};
 use crate::key::PublicKey;
 use crate::net::Supernet;
 use crate::offload::OffloadReport;
@@ -143,6 +143,9 @@ pub struct Tunnel {
     pub state: TunnelState,
     /// Why it is not up.
     pub reason: Option<Reason>,
+    /// What else there is to know about it.
+    #[serde(default)]
+    pub notes: Vec<Note>,
     /// When the last handshake completed.
     pub last_handshake: Option<Timestamp>,
     /// Bytes received since the daemon started.
@@ -275,10 +278,24 @@ pub enum Reason {
         /// That tunnel.
         tunnel: String,
     },
+    /// A rule of `[trust]` does not let it in.
+    NotTrusted {
+        /// The key of the rule: `accounts`, `instance_profiles`, `vpcs`, `amis`.
+        rule: String,
+        /// What the spoke has; `None` when EC2 does not say.
+        found: Option<String>,
+    },
+    /// It has not proved who it is yet.
+    NoProof {
+        /// Why its proof was not accepted, when there was one.
+        problem: Option<String>,
+    },
     /// Configured, and nothing was heard of the far end so far.
     NoAnswer,
     /// Nothing was heard of the far end for too long.
     Silent,
+    /// It has a session, and does not answer what is sent through it.
+    Unresponsive,
 }
 
 impl fmt::Display for Reason {
@@ -295,8 +312,92 @@ impl fmt::Display for Reason {
             Self::NoTransport => f.write_str("NAT gateway only (transport none)"),
             Self::NothingLeft => f.write_str("none of its CIDRs can be used"),
             Self::DuplicateKey { tunnel } => write!(f, "same public key as {tunnel}"),
+            Self::NotTrusted { rule, found } => match found {
+                Some(found) => write!(f, "{found} is not in trust.{rule}"),
+                None => write!(f, "EC2 names nothing that trust.{rule} could match"),
+            },
+            Self::NoProof { problem } => match problem {
+                Some(problem) => write!(f, "proof of identity not accepted: {problem}"),
+                None => f.write_str("no proof of identity yet"),
+            },
             Self::NoAnswer => f.write_str("no handshake yet"),
             Self::Silent => f.write_str("no handshake for over 3 minutes"),
+            Self::Unresponsive => f.write_str("no answer to probes through the tunnel"),
+        }
+    }
+}
+
+/// Something about a tunnel that does not keep it from being up.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "code", rename_all = "snake_case")]
+pub enum Note {
+    /// EC2 no longer names it; it is kept for now.
+    Absent {
+        /// What EC2 says of it.
+        fate: Fate,
+        /// Since when.
+        since: Timestamp,
+        /// What keeps it.
+        kept: Kept,
+    },
+    /// It published another key, which is not used while this one is.
+    KeyQuarantined {
+        /// The other key.
+        key: PublicKey,
+    },
+    /// It changes its key, as its holder announced.
+    KeyRotating {
+        /// The next key.
+        key: PublicKey,
+    },
+    /// Its partition does not answer; what is known of it is as old as that.
+    PartitionFailing {
+        /// Since when.
+        since: Timestamp,
+    },
+}
+
+/// What keeps the tunnel of a spoke that EC2 no longer names.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Kept {
+    /// One more complete answer without it.
+    SecondAnswer,
+    /// It still handshakes.
+    Handshakes,
+    /// EC2 left its tags out, which says nothing.
+    TagsMissing,
+    /// More would go at once than may.
+    TooMany,
+}
+
+impl fmt::Display for Kept {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::SecondAnswer => "goes if the next answer lacks it, too",
+            Self::Handshakes => "kept because it still handshakes",
+            Self::TagsMissing => "kept because missing tags prove nothing",
+            Self::TooMany => "held: too many would go at once",
+        })
+    }
+}
+
+impl fmt::Display for Note {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Absent { fate, since, kept } => {
+                write!(f, "EC2 says {fate} since {since:.0}; {kept}")
+            }
+            Self::KeyQuarantined { key } => {
+                write!(
+                    f,
+                    "published another key ({key}), not used while this one is"
+                )
+            }
+            Self::KeyRotating { key } => write!(f, "changes to its next key ({key})"),
+            Self::PartitionFailing { since } => {
+                write!(f, "EC2 does not answer for its region since {since:.0}")
+            }
         }
     }
 }
@@ -318,4 +419,7 @@ pub struct PartitionStatus {
     pub polls: u64,
     /// How many of these polls failed.
     pub failures: u64,
+    /// API requests of the last poll, retries included.
+    #[serde(default)]
+    pub calls: u32,
 }

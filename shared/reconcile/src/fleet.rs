@@ -173,6 +173,7 @@ impl PlannedTunnel {
             endpoint: self.endpoint,
             keepalive: self.keepalive,
             allowed_ips: self.cidrs.iter().copied().collect(),
+            site: None,
         }
     }
 }
@@ -380,6 +381,9 @@ pub(crate) mod fixtures {
             port: Some(51820),
             transport: Transport::Wireguard,
             instance_profile: None,
+            image: None,
+            zone_cidrs: Vec::new(),
+            tags: BTreeMap::new(),
             tag_problems: Vec::new(),
         }
     }

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::Timestamp;
 use privnet_model::id::InstanceId;
-use privnet_model::inventory::{Inventory, Partition, PartitionAnswer, SpokeRecord};
+use privnet_model::inventory::{Answer, Inventory, Partition, PartitionAnswer, SpokeRecord};
 
 /// Takes the answers of one poll into the inventory.
 ///
@@ -17,10 +17,13 @@ pub fn absorb(
     answers: Vec<PartitionAnswer>,
     now: Timestamp,
 ) -> Inventory {
-    for PartitionAnswer { partition, spokes } in answers {
+    for PartitionAnswer {
+        partition, answer, ..
+    } in answers
+    {
         let view = inventory.partitions.entry(partition).or_default();
-        match spokes {
-            Ok(spokes) => {
+        match answer {
+            Ok(Answer { spokes, .. }) => {
                 let before = std::mem::take(&mut view.spokes);
                 view.spokes = spokes
                     .into_iter()
@@ -79,7 +82,13 @@ mod tests {
     fn answer(region: &str, spokes: Result<Vec<SpokeRecord>, &str>) -> PartitionAnswer {
         PartitionAnswer {
             partition: partition(region),
-            spokes: spokes.map_err(str::to_owned),
+            answer: spokes
+                .map(|spokes| Answer {
+                    spokes,
+                    ..Answer::default()
+                })
+                .map_err(str::to_owned),
+            calls: 1,
         }
     }
 

@@ -46,6 +46,7 @@ pub fn tunnel(
         public_key: planned.public_key,
         state,
         reason,
+        notes: Vec::new(),
         last_handshake: peer.and_then(|peer| timestamp(peer.last_handshake?)),
         rx_bytes: peer.map_or(0, |peer| peer.rx_bytes),
         tx_bytes: peer.map_or(0, |peer| peer.tx_bytes),

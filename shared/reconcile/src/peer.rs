@@ -60,6 +60,7 @@ mod tests {
             endpoint: Some(endpoint.parse().unwrap()),
             keepalive: None,
             allowed_ips: BTreeSet::from([cidr.parse().unwrap()]),
+            site: None,
         }
     }
 

@@ -126,13 +126,13 @@ async fn status_and_refresh_are_answered() {
         client.status().await.unwrap(),
         running.daemon.status().await.unwrap()
     );
-    let report = client
-        .refresh(RefreshRequest { dry_run: false })
-        .await
-        .unwrap();
+    let report = client.refresh(RefreshRequest::default()).await.unwrap();
     assert_eq!(report, RefreshReport::default());
     let error = client
-        .refresh(RefreshRequest { dry_run: true })
+        .refresh(RefreshRequest {
+            dry_run: true,
+            accept_removals: false,
+        })
         .await
         .unwrap_err();
     assert!(

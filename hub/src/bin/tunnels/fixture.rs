@@ -40,6 +40,7 @@ fn tunnel(name: &str, region: &str, number: u8, cidrs: &[&str]) -> Tunnel {
         public_key: Some(PublicKey::from_bytes([number; 32])),
         state: TunnelState::Up,
         reason: None,
+        notes: Vec::new(),
         last_handshake: Some(ago(12 * i64::from(number))),
         rx_bytes: 1_234_567_890 * u64::from(number),
         tx_bytes: 98_765_432 * u64::from(number),
@@ -187,6 +188,7 @@ pub(crate) fn hub() -> Status {
                 failing_since: Some(ago(3_900)),
                 polls: 79,
                 failures: 3,
+                calls: 4,
             },
             PartitionStatus {
                 partition: partition("us-west-2"),
@@ -196,6 +198,7 @@ pub(crate) fn hub() -> Status {
                 failing_since: None,
                 polls: 79,
                 failures: 0,
+                calls: 4,
             },
         ],
         next_poll: Some(now() + SignedDuration::from_secs(2_880)),

@@ -23,6 +23,7 @@ pub(crate) async fn run(
     let (client, _) = connection::open(socket).await?;
     let request = RefreshRequest {
         dry_run: options.dry_run,
+        accept_removals: false,
     };
     let report = client.refresh(request).await?;
     let text = if options.json {

@@ -94,8 +94,9 @@ pub(super) fn only(answers: Vec<PartitionAnswer>) -> Result<Vec<u32>, String> {
 
 pub(super) fn numbers(answer: PartitionAnswer) -> Result<Vec<u32>, String> {
     let number = |id: &str| u32::from_str_radix(&id[2..], 16).unwrap();
-    answer.spokes.map(|spokes| {
-        spokes
+    answer.answer.map(|answer| {
+        answer
+            .spokes
             .iter()
             .map(|spoke| number(spoke.instance.as_str()))
             .collect()

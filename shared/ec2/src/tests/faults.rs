@@ -239,7 +239,7 @@ async fn vpcs_are_asked_for_in_chunks_and_an_unknown_one_is_a_hole() {
     .await;
     let context = SdkContext::for_test(&server.url, 1).await;
     let answer = discovery(&context, &[REGION], LONG).poll().await.remove(0);
-    let spokes = answer.spokes.unwrap();
+    let spokes = answer.answer.unwrap().spokes;
     assert_eq!(spokes.len(), 450);
     assert_eq!(spokes[249].cidrs, ["10.250.0.0/16".parse().unwrap()]);
     assert_eq!(spokes[250].cidrs, []);

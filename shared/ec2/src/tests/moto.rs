@@ -150,8 +150,9 @@ async fn spokes(discovery: &Discovery) -> BTreeMap<(Region, InstanceId), SpokeRe
         .flat_map(|answer| {
             let region = answer.partition.region;
             answer
-                .spokes
+                .answer
                 .unwrap()
+                .spokes
                 .into_iter()
                 .map(move |spoke| ((region.clone(), spoke.instance.clone()), spoke))
         })

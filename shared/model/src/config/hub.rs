@@ -13,7 +13,7 @@ use toml::de::DeValue;
 
 use super::document::{self, ConfigErrors, Located, Section};
 use super::value::{self, Kind, Rejection, duration, text};
-use crate::id::Region;
+use crate::id::{AccountId, Region};
 use crate::inventory::Transport;
 use crate::key::PublicKey;
 use crate::net::{Supernet, overlap};
@@ -46,6 +46,10 @@ pub struct HubConfig {
     pub log: String,
     /// How spokes are found.
     pub discovery: DiscoveryConfig,
+    /// Which of them are let in.
+    pub trust: TrustConfig,
+    /// Who may talk to whom: the first rule that fits decides.
+    pub policy: Vec<PolicyRule>,
     /// The static sites.
     pub sites: Vec<SiteConfig>,
 }
@@ -55,12 +59,117 @@ pub struct HubConfig {
 pub struct DiscoveryConfig {
     /// Time between polls.
     pub interval: Duration,
-    /// The regions polled, without duplicates, in the order written.
-    pub regions: Vec<Region>,
+    /// The regions polled.
+    pub regions: Regions,
+    /// The accounts polled; empty is the hub's own alone.
+    pub accounts: Vec<AccountConfig>,
+    /// Where EC2's API is, when not where AWS has it.
+    pub endpoint: Option<String>,
+    /// Whether the endpoints validated by FIPS 140 are used.
+    pub fips: bool,
     /// A spoke has all of these tags.
     pub tags: BTreeMap<String, String>,
     /// How long one poll of one region may take, retries included.
     pub timeout: Duration,
+}
+
+/// Which regions are polled.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Regions {
+    /// These, without duplicates, in the order written.
+    Listed(Vec<Region>),
+    /// All that the account is opted into, as EC2 lists them.
+    All,
+}
+
+/// Another account that is polled.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AccountConfig {
+    /// The account, as its role's ARN names it.
+    pub account: AccountId,
+    /// The role to assume; `None` in the hub's own account.
+    pub role_arn: Option<String>,
+    /// The external id that the role's trust policy asks for.
+    pub external_id: Option<String>,
+}
+
+/// Which spokes are let in. An empty list lets in any.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct TrustConfig {
+    /// The accounts of instances.
+    pub accounts: Vec<AccountId>,
+    /// The ARNs of instance profiles.
+    pub instance_profiles: Vec<Glob>,
+    /// VPC ids.
+    pub vpcs: Vec<Glob>,
+    /// Image ids.
+    pub amis: Vec<Glob>,
+    /// The fleet's secret, of which each tunnel gets a preshared key of its own.
+    pub preshared_key: Option<SecretSource>,
+    /// Whether a spoke must prove by STS which instance it is.
+    pub proof: bool,
+}
+
+/// Where a secret is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum SecretSource {
+    /// In a file.
+    File(PathBuf),
+    /// In the SSM Parameter Store, under this name.
+    Ssm(String),
+}
+
+/// A pattern: `*` is any text, `?` any one character.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Glob(String);
+
+impl Glob {
+    /// Takes a pattern as it is.
+    pub fn new(pattern: &str) -> Self {
+        Self(pattern.to_owned())
+    }
+
+    /// Whether all of the text fits.
+    pub fn matches(&self, text: &str) -> bool {
+        wildmatch::WildMatch::new(&self.0).matches(text)
+    }
+
+    /// The pattern.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+/// One rule of the policy. It fits traffic between the two sides, whichever of
+/// them began.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PolicyRule {
+    /// Whether such traffic goes on.
+    pub allow: bool,
+    /// One side: what any of these selects.
+    pub between: Vec<Selector>,
+    /// The other.
+    pub and: Vec<Selector>,
+}
+
+/// Selects addresses.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Selector {
+    /// Everything.
+    Any,
+    /// The hub's own VPC.
+    Hub,
+    /// The sites whose name fits: a static site's, a VPC's id or a spoke's `Name`.
+    Site(Glob),
+    /// The sites whose spokes have a tag with a value that fits.
+    Tag {
+        /// The tag's key.
+        key: String,
+        /// Its value.
+        value: Glob,
+    },
+    /// These addresses.
+    Cidr(IpNet),
 }
 
 /// A static site.
@@ -189,6 +298,8 @@ pub(super) fn read(top: &mut Section<'_>) -> Option<HubConfig> {
         metrics: metrics.map(|address| address.value),
         log,
         discovery: discovery?,
+        trust: TrustConfig::default(),
+        policy: Vec::new(),
         sites,
     };
     if let Some(place) = place.filter(|_| config.state == config.private_key) {
@@ -222,7 +333,10 @@ fn read_discovery(section: &mut Section<'_>) -> Option<DiscoveryConfig> {
     }
     Some(DiscoveryConfig {
         interval,
-        regions: distinct,
+        regions: Regions::Listed(distinct),
+        accounts: Vec::new(),
+        endpoint: None,
+        fips: false,
         tags: tags?,
         timeout,
     })

@@ -38,6 +38,7 @@ fn tunnel(name: &str, number: u8) -> Tunnel {
         public_key: Some(PublicKey::from_bytes([number; 32])),
         state: TunnelState::Up,
         reason: None,
+        notes: Vec::new(),
         last_handshake: Some("2026-11-21T04:59:48.5Z".parse().unwrap()),
         rx_bytes: 1_234_567_890_123,
         tx_bytes: 98_765,
@@ -103,6 +104,7 @@ fn hub() -> Status {
                 failing_since: None,
                 polls: 12,
                 failures: 2,
+                calls: 4,
             },
             PartitionStatus {
                 partition: partition("us-west-2"),
@@ -112,6 +114,7 @@ fn hub() -> Status {
                 failing_since: None,
                 polls: 1,
                 failures: 1,
+                calls: 4,
             },
         ],
         next_poll: None,
