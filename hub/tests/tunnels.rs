@@ -10,7 +10,7 @@ mod fixture;
 use std::fs::{self, Permissions};
 use std::io::{BufRead, BufReader, Read};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::Arc;
 
@@ -393,26 +393,4 @@ fn there_are_completions_for_each_shell() {
         assert!(output.status.success());
         assert!(text(&output.stdout).contains("refresh"), "{shell}");
     }
-}
-
-/// `cargo test --test tunnels -- --ignored fixture_server`, then look at it
-/// with `tunnels --socket /tmp/privnet-fixture/hub.sock` (or `spoke.sock`).
-#[test]
-#[ignore = "stays up for ten minutes, for somebody to look at"]
-fn fixture_server() {
-    let runtime = Runtime::new().unwrap();
-    runtime.block_on(async {
-        for (name, status) in [
-            ("hub.sock", fixture::hub()),
-            ("spoke.sock", fixture::spoke()),
-        ] {
-            let path = Path::new("/tmp/privnet-fixture").join(name);
-            let server = AdminServer::bind(&path, "privnet-hub").await.unwrap();
-            let refresh = Ok(RefreshReport::default());
-            let daemon = Arc::new(Daemon { status, refresh });
-            let minutes = std::time::Duration::from_secs(600);
-            tokio::spawn(server.serve(daemon, tokio::time::sleep(minutes)));
-        }
-        tokio::time::sleep(std::time::Duration::from_secs(603)).await;
-    });
 }

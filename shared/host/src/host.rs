@@ -89,11 +89,6 @@ impl Host {
         results
     }
 
-    /// All interfaces, in the order in which they were made.
-    pub async fn interfaces(&self) -> Result<Vec<Interface>, HostError> {
-        Ok(open_netlink().await?.1.into_interfaces())
-    }
-
     /// The interface with the hardware address that the instance metadata gives
     /// for the primary one. The error names what exists instead.
     pub async fn primary_interface(&self, mac: MacAddress) -> Result<Interface, HostError> {
@@ -103,11 +98,6 @@ impl Host {
     /// An interface by name.
     pub async fn interface(&self, name: &InterfaceName) -> Result<Interface, HostError> {
         open_netlink().await?.1.find(name).cloned()
-    }
-
-    /// The MTU of an interface in bytes.
-    pub async fn link_mtu(&self, name: &InterfaceName) -> Result<u32, HostError> {
-        Ok(self.interface(name).await?.mtu)
     }
 
     /// The router behind the interface's default route in the main table:

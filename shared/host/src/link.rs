@@ -64,10 +64,6 @@ impl Links {
             present: self.0.values().cloned().collect(),
         })
     }
-
-    pub(crate) fn into_interfaces(self) -> Vec<Interface> {
-        self.0.into_values().collect()
-    }
 }
 
 /// `None` for an interface whose name we would not use anywhere.

@@ -57,8 +57,8 @@ pub(crate) fn found_by_mac() {
     let mac = "02:00:00:00:00:99".parse().unwrap();
     let error = wait(host.primary_interface(mac)).unwrap_err().to_string();
     assert!(error.contains("lan (02:00:00:00:00:01)"), "{error}");
-    assert_eq!(wait(host.link_mtu(&name("tunnel"))).unwrap(), 1420);
-    let missing = wait(host.link_mtu(&name("missing"))).unwrap_err();
+    assert_eq!(wait(host.interface(&name("tunnel"))).unwrap().mtu, 1420);
+    let missing = wait(host.interface(&name("missing"))).unwrap_err();
     assert_eq!(missing.to_string(), "there is no interface missing");
 }
 
