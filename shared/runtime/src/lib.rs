@@ -19,6 +19,7 @@ pub mod logging;
 pub mod metrics;
 pub mod metrics_port;
 pub mod poll_clock;
+pub mod probe;
 pub mod router;
 pub mod service;
 pub mod signals;
