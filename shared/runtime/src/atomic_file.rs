@@ -54,7 +54,7 @@ fn written_aside(path: &Path, directory: &Path, bytes: &[u8]) -> io::Result<Name
 }
 
 /// Makes the rename itself survive a loss of power.
-fn sync_directory(directory: &Path) -> io::Result<()> {
+pub(crate) fn sync_directory(directory: &Path) -> io::Result<()> {
     File::open(directory)?.sync_all()
 }
 

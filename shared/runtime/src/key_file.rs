@@ -1,10 +1,11 @@
 //! The files that hold keys: the host's own private key, made at first start,
 //! and preshared keys, which the operator puts there.
 //!
-//! A key file is never overwritten. One that cannot be read or makes no sense
-//! is an error for the operator to settle: a new key in its place would cut
-//! off every peer that knows the old one. No error and no log line shows what
-//! a key file holds.
+//! A key file is never overwritten, but by the next key that was made beside it
+//! (`FILE.next`) when all who must know that one do. One that cannot be read or
+//! makes no sense is an error for the operator to settle: a new key in its place
+//! would cut off every peer that knows the old one. No error and no log line
+//! shows what a key file holds.
 
 use std::fs::{self, DirBuilder, File};
 use std::io::{self, Read};
@@ -129,6 +130,34 @@ pub fn read_private_key(path: &Path) -> Result<PrivateKey, KeyFileError> {
     })
 }
 
+/// Where the key is that comes after the one of this file.
+fn next_of(path: &Path) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(".next");
+    name.into()
+}
+
+/// The key that comes after the one of this file; made when there is none yet.
+pub fn load_or_create_next(path: &Path) -> Result<PrivateKey, KeyFileError> {
+    load_or_create(&next_of(path))
+}
+
+/// The key that comes after the one of this file, when one was made.
+pub fn read_next(path: &Path) -> Result<Option<PrivateKey>, KeyFileError> {
+    read_key(&next_of(path), true)
+}
+
+/// Puts the next key in the place of this file's, for good.
+pub fn take_next(path: &Path) -> Result<(), KeyFileError> {
+    fs::rename(next_of(path), path)
+        .and_then(|()| atomic_file::sync_directory(&atomic_file::directory_of(path)))
+        .map_err(|source| KeyFileError::Create {
+            path: path.to_owned(),
+            step: "put in the place of the old one",
+            source,
+        })
+}
+
 /// The preshared key of this file, which must exist.
 pub fn read_preshared_key(path: &Path) -> Result<PresharedKey, KeyFileError> {
     read_key(path, false)?.ok_or_else(|| KeyFileError::Missing {
@@ -211,6 +240,25 @@ mod tests {
         assert_eq!(read_private_key(&path).unwrap().public(), made.public());
         assert_eq!(mode_of(&path), 0o600);
         assert_eq!(mode_of(path.parent().unwrap()), 0o700);
+    }
+
+    #[test]
+    fn the_next_key_waits_beside_the_one_in_use_and_then_takes_its_place() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("hub.key");
+        let first = load_or_create(&path).unwrap().public();
+        assert!(read_next(&path).unwrap().is_none());
+        let next = load_or_create_next(&path).unwrap().public();
+        assert_ne!(next, first);
+        assert_eq!(load_or_create_next(&path).unwrap().public(), next);
+        assert_eq!(read_next(&path).unwrap().unwrap().public(), next);
+        assert_eq!(read_private_key(&path).unwrap().public(), first);
+        take_next(&path).unwrap();
+        assert_eq!(read_private_key(&path).unwrap().public(), next);
+        assert_eq!(mode_of(&path), 0o600);
+        assert!(read_next(&path).unwrap().is_none());
+        assert!(take_next(&path).is_err());
+        assert_eq!(read_private_key(&path).unwrap().public(), next);
     }
 
     #[test]
