@@ -27,11 +27,13 @@ mod offload;
 mod packet;
 mod path;
 mod peer;
+mod prefix_map;
 #[cfg(test)]
 mod reference;
 mod relay;
 mod segment;
 mod shard;
+mod site;
 pub mod uapi;
 
 pub use allowed_ips::{AllowedIps, Target};
@@ -48,6 +50,7 @@ pub use path::{Outer, Path};
 pub use peer::{Peer, PeerReport, PeerStats, PeerUpdate, Tunnel};
 pub use segment::Segments;
 pub use shard::{Shard, ShardConfig};
+pub use site::{Member, Sites};
 
 /// What a WireGuard data message adds to the packet inside it: 16 bytes of
 /// header and 16 of authentication tag.

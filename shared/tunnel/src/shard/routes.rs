@@ -3,37 +3,37 @@
 
 use std::net::IpAddr;
 
-use crate::allowed_ips::Target;
+use crate::allowed_ips::Owner;
 use crate::directory::Directory;
 
 /// The last answers of the allowed IPs: the packets of a burst have the same
 /// addresses, so one lookup serves them all.
 #[derive(Debug, Default)]
 pub(super) struct Routes {
-    source: Option<(IpAddr, Option<Target>)>,
-    destination: Option<(IpAddr, Option<Target>)>,
+    source: Option<(IpAddr, Option<Owner>)>,
+    destination: Option<(IpAddr, Option<Owner>)>,
 }
 
 impl Routes {
-    pub(super) fn source(&mut self, directory: &Directory, address: IpAddr) -> Option<Target> {
+    pub(super) fn source(&mut self, directory: &Directory, address: IpAddr) -> Option<Owner> {
         Self::lookup(&mut self.source, directory, address)
     }
 
-    pub(super) fn destination(&mut self, directory: &Directory, address: IpAddr) -> Option<Target> {
+    pub(super) fn destination(&mut self, directory: &Directory, address: IpAddr) -> Option<Owner> {
         Self::lookup(&mut self.destination, directory, address)
     }
 
     fn lookup(
-        last: &mut Option<(IpAddr, Option<Target>)>,
+        last: &mut Option<(IpAddr, Option<Owner>)>,
         directory: &Directory,
         address: IpAddr,
-    ) -> Option<Target> {
+    ) -> Option<Owner> {
         match last {
-            Some((known, target)) if *known == address => *target,
+            Some((known, owner)) if *known == address => *owner,
             _ => {
-                let target = directory.allowed_ips.lookup(address);
-                *last = Some((address, target));
-                target
+                let owner = directory.allowed_ips.owner(address);
+                *last = Some((address, owner));
+                owner
             }
         }
     }
