@@ -10,10 +10,11 @@ use std::time::{Duration, Instant, SystemTime};
 use ipnet::IpNet;
 use privnet_model::key::{PresharedKey, PrivateKey, PublicKey};
 use privnet_model::peer::{PeerConfig, PeerStatus};
+use privnet_model::policy::PolicyTable;
 use privnet_tunnel::uapi::{SetAllowedIp, SetPeer};
 use privnet_tunnel::{
     AllowedIps, Directory, Identity, IndexAllocator, Member, Peer, PeerIndex, PeerStats,
-    PeerUpdate, Sites, Target, Tunnel,
+    PeerUpdate, Policy, Sites, Target, Tunnel,
 };
 
 use crate::error::DeviceError;
@@ -27,6 +28,7 @@ pub(crate) struct Control {
     pub(crate) listen_port: u16,
     pub(crate) fwmark: Option<u32>,
     local: BTreeSet<IpNet>,
+    policy: Arc<Policy>,
     peers: BTreeMap<PublicKey, Entry>,
     /// Whose each prefix is: of equal prefixes the last peer has it.
     owners: BTreeMap<IpNet, PublicKey>,
@@ -65,6 +67,7 @@ impl Control {
             listen_port,
             fwmark,
             local: BTreeSet::new(),
+            policy: Arc::new(Policy::new(PolicyTable::default(), workers)),
             peers: BTreeMap::new(),
             owners: BTreeMap::new(),
             allocator: IndexAllocator::default(),
@@ -104,6 +107,8 @@ impl Control {
                 .map(|(key, entry)| (*key, entry.index))
                 .collect(),
             allowed_ips: AllowedIps::new(peers.chain(local)).with_sites(self.sites()),
+            // What allows everything need not be asked.
+            policy: (!self.policy.table().is_empty()).then(|| Arc::clone(&self.policy)),
         })
     }
 
@@ -122,6 +127,19 @@ impl Control {
     pub(crate) fn set_local(&mut self, local: BTreeSet<IpNet>) {
         self.local = local;
         self.directory = None;
+    }
+
+    /// Puts a policy in force. The same again goes on counting.
+    pub(crate) fn set_policy(&mut self, table: PolicyTable) {
+        if *self.policy.table() != table {
+            self.policy = Arc::new(Policy::new(table, self.commands.len()));
+            self.directory = None;
+        }
+    }
+
+    /// Packets that the policy denied, by the number of the rule.
+    pub(crate) fn denied(&self) -> Vec<u64> {
+        self.policy.denied()
     }
 
     /// Changes the device's key; sessions with all peers end.
@@ -465,6 +483,25 @@ mod tests {
         assert!(!leads_back(&mut control));
         control.set(key(2), gateway(Some("vpc-1"), &[])).unwrap();
         assert!(leads_back(&mut control));
+    }
+
+    #[test]
+    fn a_policy_that_allows_everything_is_not_asked_and_the_same_again_counts_on() {
+        use privnet_model::policy::Verdict;
+
+        let mut control = control();
+        let allow = PolicyTable::new(Vec::new(), 1, 2, |_, _| Verdict::Allow);
+        control.set_policy(allow);
+        assert!(control.directory().policy.is_none());
+        assert_eq!(control.denied(), [0, 0]);
+        let deny = || PolicyTable::new(Vec::new(), 1, 1, |_, _| Verdict::Deny(0));
+        control.set_policy(deny());
+        let policy = control.directory().policy.clone().unwrap();
+        control.set_policy(deny());
+        let again = control.directory().policy.clone().unwrap();
+        assert!(Arc::ptr_eq(&policy, &again));
+        control.set_policy(PolicyTable::default());
+        assert!(control.directory().policy.is_none());
     }
 
     #[test]

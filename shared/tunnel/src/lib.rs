@@ -27,6 +27,7 @@ mod offload;
 mod packet;
 mod path;
 mod peer;
+mod policy;
 mod prefix_map;
 #[cfg(test)]
 mod reference;
@@ -48,6 +49,7 @@ pub use offload::{Malformed, PacketOffload, PartialChecksum, Segmentation, VNET_
 pub use packet::IpPacket;
 pub use path::{Outer, Path};
 pub use peer::{Peer, PeerReport, PeerStats, PeerUpdate, Tunnel};
+pub use policy::Policy;
 pub use segment::Segments;
 pub use shard::{Shard, ShardConfig};
 pub use site::{Member, Sites};

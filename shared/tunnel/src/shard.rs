@@ -181,13 +181,17 @@ impl Shard {
         };
         let length = packet.len();
         self.pace.carried += length;
-        let destination = packet.destination();
+        let (source, destination) = (packet.source(), packet.destination());
         let (routes, directory, config) = (&mut self.routes, &self.directory, &self.config);
         let owner = routes.destination(directory, destination);
         let Some(Target::Peer(peer)) = owner.map(|owner| owner.target) else {
             config.counters.count(Counter::NoRoute);
             return;
         };
+        if routes.is_denied(directory, config.worker, source, destination) {
+            config.counters.count(Counter::DeniedByPolicy);
+            return;
+        }
         self.send_to(peer, buffer, length, offload, now, out);
     }
 
@@ -304,6 +308,10 @@ impl Shard {
         let (from, to) = (packet.source(), packet.destination());
         if !allowed_ips.may_send(index, routes.source(directory, from)) {
             counters.count(Counter::SourceMismatch);
+            return;
+        }
+        if routes.is_denied(directory, self.config.worker, from, to) {
+            counters.count(Counter::DeniedByPolicy);
             return;
         }
         if !packet.leave_tunnel(outer.ecn) {

@@ -20,8 +20,10 @@ use crate::identity::Identity;
 use crate::index::IndexAllocator;
 use crate::packet::tests::{ones_sum, packet};
 use crate::peer::{PeerStats, Tunnel};
+use crate::policy::Policy;
 use crate::site::{Member, Sites};
 
+mod policy;
 mod sites;
 mod super_packets;
 
@@ -39,6 +41,7 @@ struct Node {
     local: Vec<IpNet>,
     /// The site of each peer that is a gateway of one, and which gateway.
     sites: Vec<(PeerIndex, [&'static str; 2])>,
+    policy: Option<Arc<Policy>>,
     tun: Vec<Vec<u8>>,
     knocks: Vec<PublicKey>,
     turn: usize,
@@ -77,6 +80,7 @@ impl Node {
             peers: Vec::new(),
             local: Vec::new(),
             sites: Vec::new(),
+            policy: None,
             tun: Vec::new(),
             knocks: Vec::new(),
             turn: 0,
@@ -122,6 +126,7 @@ impl Node {
             identity: Some(Arc::clone(&self.identity)),
             peers: self.peers.iter().map(|peer| (peer.0, peer.1)).collect(),
             allowed_ips: AllowedIps::new(peers.chain(local)).with_sites(sites),
+            policy: self.policy.clone(),
         });
         for shard in &mut self.shards {
             shard.set_directory(Arc::clone(&directory));
