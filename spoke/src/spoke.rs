@@ -268,7 +268,7 @@ impl Spoke {
                     endpoint: Some(hub.endpoint),
                     keepalive: hub.keepalive,
                     allowed_ips: privnet.iter().copied().collect(),
-                    site: None,
+                    ..PeerConfig::default()
                 };
                 (hub.public_key, peer)
             })

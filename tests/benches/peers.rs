@@ -130,6 +130,7 @@ impl Node {
             identity: Some(Arc::clone(&self.identity)),
             allowed_ips: AllowedIps::new(prefixes),
             peers: peers.iter().map(|(index, peer)| (peer.0, *index)).collect(),
+            ..Directory::default()
         }));
         for (index, (key, _, endpoint)) in peers {
             let tunnel = Tunnel::new(&self.identity, &key, None, index);

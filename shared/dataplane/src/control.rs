@@ -10,10 +10,11 @@ use std::time::{Duration, Instant, SystemTime};
 use ipnet::IpNet;
 use privnet_model::key::{PresharedKey, PrivateKey, PublicKey};
 use privnet_model::peer::{PeerConfig, PeerStatus};
+use privnet_model::policy::PolicyTable;
 use privnet_tunnel::uapi::{SetAllowedIp, SetPeer};
 use privnet_tunnel::{
-    AllowedIps, Directory, Identity, IndexAllocator, Peer, PeerIndex, PeerStats, PeerUpdate,
-    Target, Tunnel,
+    AllowedIps, Directory, Identity, IndexAllocator, Member, Peer, PeerIndex, PeerStats,
+    PeerUpdate, Policy, Sites, Target, Tunnel,
 };
 
 use crate::error::DeviceError;
@@ -27,6 +28,7 @@ pub(crate) struct Control {
     pub(crate) listen_port: u16,
     pub(crate) fwmark: Option<u32>,
     local: BTreeSet<IpNet>,
+    policy: Arc<Policy>,
     peers: BTreeMap<PublicKey, Entry>,
     /// Whose each prefix is: of equal prefixes the last peer has it.
     owners: BTreeMap<IpNet, PublicKey>,
@@ -49,9 +51,12 @@ struct Entry {
 #[derive(Debug, Clone, Default)]
 struct Settings {
     preshared_key: Option<PresharedKey>,
+    also_preshared_key: Option<PresharedKey>,
     keepalive: Option<Duration>,
     /// As configured; where the peer is now, its `stats` know.
     endpoint: Option<SocketAddr>,
+    site: Option<String>,
+    gateway: Option<String>,
 }
 
 impl Control {
@@ -62,6 +67,7 @@ impl Control {
             listen_port,
             fwmark,
             local: BTreeSet::new(),
+            policy: Arc::new(Policy::new(PolicyTable::default(), workers)),
             peers: BTreeMap::new(),
             owners: BTreeMap::new(),
             allocator: IndexAllocator::default(),
@@ -100,8 +106,18 @@ impl Control {
                 .iter()
                 .map(|(key, entry)| (*key, entry.index))
                 .collect(),
-            allowed_ips: AllowedIps::new(peers.chain(local)),
+            allowed_ips: AllowedIps::new(peers.chain(local)).with_sites(self.sites()),
+            // What allows everything need not be asked.
+            policy: (!self.policy.table().is_empty()).then(|| Arc::clone(&self.policy)),
         })
+    }
+
+    fn sites(&self) -> Sites {
+        Sites::new(self.peers.values().map(|entry| Member {
+            peer: entry.index,
+            site: entry.settings.site.as_deref(),
+            gateway: entry.settings.gateway.as_deref(),
+        }))
     }
 
     pub(crate) fn public_key(&self) -> Option<PublicKey> {
@@ -111,6 +127,19 @@ impl Control {
     pub(crate) fn set_local(&mut self, local: BTreeSet<IpNet>) {
         self.local = local;
         self.directory = None;
+    }
+
+    /// Puts a policy in force. The same again goes on counting.
+    pub(crate) fn set_policy(&mut self, table: PolicyTable) {
+        if *self.policy.table() != table {
+            self.policy = Arc::new(Policy::new(table, self.commands.len()));
+            self.directory = None;
+        }
+    }
+
+    /// Packets that the policy denied, by the number of the rule.
+    pub(crate) fn denied(&self) -> Vec<u64> {
+        self.policy.denied()
     }
 
     /// Changes the device's key; sessions with all peers end.
@@ -146,8 +175,11 @@ impl Control {
         });
         let settings = Settings {
             preshared_key: config.preshared_key,
+            also_preshared_key: config.also_preshared_key,
             keepalive: config.keepalive,
             endpoint: config.endpoint,
+            site: config.site,
+            gateway: config.gateway,
         };
         if self.configure(key, settings, endpoint)? {
             let wanted: BTreeSet<_> = config.allowed_ips.iter().map(IpNet::trunc).collect();
@@ -229,10 +261,12 @@ impl Control {
                     key: *key,
                     config: PeerConfig {
                         preshared_key: entry.settings.preshared_key.clone(),
+                        also_preshared_key: entry.settings.also_preshared_key.clone(),
                         endpoint: report.endpoint,
                         keepalive: entry.settings.keepalive,
                         allowed_ips: entry.allowed_ips.clone(),
-                        site: None,
+                        site: entry.settings.site.clone(),
+                        gateway: entry.settings.gateway.clone(),
                     },
                     last_handshake: report
                         .last_handshake
@@ -263,6 +297,9 @@ impl Control {
         };
         let before = std::mem::replace(&mut entry.settings, settings);
         let (index, settings) = (entry.index, &entry.settings);
+        if (&before.site, &before.gateway) != (&settings.site, &settings.gateway) {
+            self.directory = None;
+        }
         let rekeyed = before.preshared_key != settings.preshared_key;
         let rekeepalived = before.keepalive != settings.keepalive;
         let update = PeerUpdate {
@@ -418,6 +455,53 @@ mod tests {
             owner(&mut control, "10.2.0.1"),
             Some(Target::Peer(_))
         ));
+    }
+
+    #[test]
+    fn what_a_peer_belongs_to_is_reported_and_a_change_of_it_takes_effect() {
+        let mut control = control();
+        let gateway = |site: Option<&str>, allowed_ips: &[&str]| PeerConfig {
+            site: site.map(str::to_owned),
+            gateway: Some("i-1".to_owned()),
+            ..config(allowed_ips)
+        };
+        let behind = ["10.1.0.0/16"];
+        control.set(key(1), gateway(Some("vpc-1"), &behind)).unwrap();
+        control.set(key(2), gateway(Some("vpc-1"), &[])).unwrap();
+        let status = control.status();
+        for peer in &status {
+            assert_eq!(peer.config.site.as_deref(), Some("vpc-1"));
+            assert_eq!(peer.config.gateway.as_deref(), Some("i-1"));
+        }
+        let leads_back = |control: &mut Control| {
+            let directory = control.directory();
+            let peer = |seed| directory.peers[&key(seed)];
+            directory.allowed_ips.leads_back(peer(1), peer(2))
+        };
+        assert!(leads_back(&mut control));
+        control.set(key(2), gateway(None, &[])).unwrap();
+        assert!(!leads_back(&mut control));
+        control.set(key(2), gateway(Some("vpc-1"), &[])).unwrap();
+        assert!(leads_back(&mut control));
+    }
+
+    #[test]
+    fn a_policy_that_allows_everything_is_not_asked_and_the_same_again_counts_on() {
+        use privnet_model::policy::Verdict;
+
+        let mut control = control();
+        let allow = PolicyTable::new(Vec::new(), 1, 2, |_, _| Verdict::Allow);
+        control.set_policy(allow);
+        assert!(control.directory().policy.is_none());
+        assert_eq!(control.denied(), [0, 0]);
+        let deny = || PolicyTable::new(Vec::new(), 1, 1, |_, _| Verdict::Deny(0));
+        control.set_policy(deny());
+        let policy = control.directory().policy.clone().unwrap();
+        control.set_policy(deny());
+        let again = control.directory().policy.clone().unwrap();
+        assert!(Arc::ptr_eq(&policy, &again));
+        control.set_policy(PolicyTable::default());
+        assert!(control.directory().policy.is_none());
     }
 
     #[test]

@@ -15,6 +15,7 @@ use ipnet::IpNet;
 use privnet_model::key::{PrivateKey, PublicKey};
 use privnet_model::offload::{OffloadReport, Offloads};
 use privnet_model::peer::{PeerChange, PeerStatus};
+use privnet_model::policy::PolicyTable;
 use privnet_tunnel::DeviceCounters;
 use privnet_tunnel::uapi::{self, SetDevice};
 use zeroize::Zeroizing;
@@ -174,6 +175,22 @@ impl Device {
             control.set_local(local);
             Ok(())
         })
+    }
+
+    /// Puts a policy in force: what it denies is dropped, between peers and between
+    /// a peer and the host. It should be set before the peers whose prefixes it
+    /// names, and be changed after those are gone.
+    pub fn set_policy(&self, table: PolicyTable) -> Result<(), DeviceError> {
+        self.inner.change(|control| {
+            control.set_policy(table);
+            Ok(())
+        })
+    }
+
+    /// Packets that the policy in force has denied, by the number of the rule. Another
+    /// policy begins anew.
+    pub fn denied(&self) -> Vec<u64> {
+        self.inner.control().denied()
     }
 
     /// Changes the device's key, or takes it away. All sessions end.

@@ -14,6 +14,9 @@ use crate::key::{PresharedKey, PublicKey};
 pub struct PeerConfig {
     /// The second factor, when there is one.
     pub preshared_key: Option<PresharedKey>,
+    /// Another one that the peer may use instead, while a change of it is under way:
+    /// the previous one, or the next. (A key of zeros is WireGuard's "none".)
+    pub also_preshared_key: Option<PresharedKey>,
     /// Where the peer is first looked for; it may roam from there.
     pub endpoint: Option<SocketAddr>,
     /// Persistent keepalive; `None` is off.
@@ -25,13 +28,17 @@ pub struct PeerConfig {
     /// single addresses, which are one peer's own), and nothing that came from one
     /// is sent to another.
     pub site: Option<String>,
+    /// Which gateway the peer is, where one has several peers: while its key changes,
+    /// it has one of each key. They share its single addresses.
+    pub gateway: Option<String>,
 }
 
 /// One change to the peers of a device. A list of them is applied in order.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum PeerChange {
     /// Adds the peer, or makes an existing one look like this. Its session and
-    /// its counters survive unless the preshared key changed. A prefix that
+    /// its counters survive; after a change of the preshared keys the session does
+    /// until there is one with the new keys, or its time is over. A prefix that
     /// another peer had moves to this one. An endpoint that is the one set
     /// before does not move a peer that has roamed since.
     Set {

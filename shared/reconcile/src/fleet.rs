@@ -173,7 +173,7 @@ impl PlannedTunnel {
             endpoint: self.endpoint,
             keepalive: self.keepalive,
             allowed_ips: self.cidrs.iter().copied().collect(),
-            site: None,
+            ..PeerConfig::default()
         }
     }
 }

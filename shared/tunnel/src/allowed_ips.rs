@@ -1,19 +1,15 @@
-//! Allowed IPs: which peer a destination goes to, and which peer a source may
+//! Allowed IPs: which peer a destination goes to, and which peers a source may
 //! come from. An immutable snapshot over all peers, looked up by the longest
-//! prefix; a change builds a new one. It knows nothing of peers but their index.
-//!
-//! Prefixes nest, so they cut the address space into stretches, each with one
-//! longest prefix. A lookup is a search for the stretch, in a flat B-tree: one
-//! cache line per level for IPv4, five levels for 100,000 prefixes, one for ten,
-//! and no more for long prefixes than for short ones, as a trie would have.
+//! prefix; a change builds a new one. It knows nothing of peers but their index
+//! and which of them are gateways of one site.
 
-use std::array;
-use std::fmt::Debug;
 use std::net::IpAddr;
 
 use ipnet::IpNet;
 
 use crate::index::PeerIndex;
+use crate::prefix_map::PrefixMap;
+use crate::site::Sites;
 
 /// Whose a prefix is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -24,294 +20,148 @@ pub enum Target {
     Local,
 }
 
+/// Whose an address is, and by what.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Owner {
+    pub(crate) target: Target,
+    /// By a prefix of this address alone (/32, /128): that is one gateway's own.
+    is_single: bool,
+}
+
 /// The longest-prefix snapshot of a device.
 #[derive(Debug, Default)]
 pub struct AllowedIps {
-    v4: Stretches<u32>,
-    v6: Stretches<u128>,
+    owners: PrefixMap<Owner>,
+    sites: Sites,
 }
 
 impl AllowedIps {
     /// Builds the snapshot. Of equal prefixes the last one holds.
     pub fn new(prefixes: impl IntoIterator<Item = (IpNet, Target)>) -> Self {
-        let (mut v4, mut v6) = (Vec::new(), Vec::new());
-        for (prefix, target) in prefixes {
-            match prefix {
-                IpNet::V4(prefix) => {
-                    v4.push((prefix.network().into(), prefix.broadcast().into(), target));
-                }
-                IpNet::V6(prefix) => {
-                    v6.push((prefix.network().into(), prefix.broadcast().into(), target));
-                }
-            }
-        }
+        let owners = prefixes.into_iter().map(|(prefix, target)| {
+            let is_single = prefix.prefix_len() == prefix.max_prefix_len();
+            (prefix, Owner { target, is_single })
+        });
         Self {
-            v4: Stretches::new(v4),
-            v6: Stretches::new(v6),
+            owners: PrefixMap::new(owners),
+            sites: Sites::default(),
         }
+    }
+
+    /// The same, where some of the peers are gateways of one site.
+    pub fn with_sites(self, sites: Sites) -> Self {
+        Self { sites, ..self }
     }
 
     /// Whose the address is, by the longest prefix that contains it.
     pub fn lookup(&self, address: IpAddr) -> Option<Target> {
-        match address {
-            IpAddr::V4(address) => self.v4.lookup(address.into()),
-            IpAddr::V6(address) => self.v6.lookup(address.into()),
-        }
-    }
-}
-
-/// How many keys a node of the tree has.
-const KEYS: usize = 16;
-
-/// An address as a number, and as a node holds many of them.
-trait Address: Copy + Ord {
-    /// Keys in order. What the last node of a level has no keys for is filled with
-    /// the last address.
-    type Node: Debug;
-
-    fn next(self) -> Option<Self>;
-    fn node(keys: &[Self]) -> Self::Node;
-    /// How many keys are not beyond this address.
-    fn place(self, node: &Self::Node) -> usize;
-}
-
-impl Address for u32 {
-    /// A cache line, compared as a whole by four vector instructions.
-    type Node = [Self; KEYS];
-
-    fn next(self) -> Option<Self> {
-        self.checked_add(1)
+        self.owner(address).map(|owner| owner.target)
     }
 
-    fn node(keys: &[Self]) -> Self::Node {
-        array::from_fn(|at| keys.get(at).copied().unwrap_or(Self::MAX))
+    pub(crate) fn owner(&self, address: IpAddr) -> Option<Owner> {
+        self.owners.lookup(address)
     }
 
-    fn place(self, node: &Self::Node) -> usize {
-        node.iter().filter(|key| **key <= self).count()
-    }
-}
-
-impl Address for u128 {
-    /// Upper halves and lower halves: most prefixes differ in the upper ones, and
-    /// 64 bits compare three times as fast as 128.
-    type Node = ([u64; KEYS], [u64; KEYS]);
-
-    fn next(self) -> Option<Self> {
-        self.checked_add(1)
-    }
-
-    fn node(keys: &[Self]) -> Self::Node {
-        let key = |at: usize| keys.get(at).copied().unwrap_or(Self::MAX);
-        let upper = array::from_fn(|at| (key(at) >> 64) as u64);
-        (upper, array::from_fn(|at| key(at) as u64))
-    }
-
-    fn place(self, (uppers, lowers): &Self::Node) -> usize {
-        let (upper, lower) = ((self >> 64) as u64, self as u64);
-        let smaller = uppers.iter().filter(|key| **key < upper).count();
-        let equal = uppers[smaller..].iter().zip(&lowers[smaller..]);
-        smaller
-            + equal
-                .take_while(|(key, low)| **key == upper && **low <= lower)
-                .count()
-    }
-}
-
-/// The address space of one family, cut wherever the longest prefix changes.
-#[derive(Debug)]
-struct Stretches<A: Address> {
-    /// Where each stretch begins, in order, on the last level; on each level above
-    /// it the first key of every node below.
-    levels: Vec<Vec<A::Node>>,
-    /// Whose each stretch is.
-    targets: Vec<Option<Target>>,
-}
-
-impl<A: Address> Default for Stretches<A> {
-    fn default() -> Self {
-        Self {
-            levels: Vec::new(),
-            targets: Vec::new(),
-        }
-    }
-}
-
-impl<A: Address> Stretches<A> {
-    /// From the first and last address of each prefix.
-    fn new(mut prefixes: Vec<(A, A, Target)>) -> Self {
-        if prefixes.is_empty() {
-            return Self::default();
-        }
-        // A prefix comes after those that contain it, and of equals the last wins.
-        prefixes.sort_by(|a, b| a.0.cmp(&b.0).then(b.1.cmp(&a.1)));
-        let mut stretches = Vec::with_capacity(prefixes.len() * 2 + 1);
-        let mut around: Vec<(A, Target)> = Vec::new();
-        let mut begin = |at: A, target: Option<Target>| match stretches.last_mut() {
-            Some((last, old)) if *last == at => *old = target,
-            _ => stretches.push((at, target)),
-        };
-        for (first, last, target) in prefixes {
-            leave(&mut around, Some(first), &mut begin);
-            begin(first, Some(target));
-            around.push((last, target));
-        }
-        leave(&mut around, None, &mut begin);
-        stretches.dedup_by_key(|stretch| stretch.1);
-        Self::tree(stretches)
-    }
-
-    fn tree(stretches: Vec<(A, Option<Target>)>) -> Self {
-        let mut levels = Vec::new();
-        let (mut keys, targets): (Vec<A>, Vec<_>) = stretches.into_iter().unzip();
-        loop {
-            levels.push(keys.chunks(KEYS).map(A::node).collect::<Vec<_>>());
-            keys = keys.chunks(KEYS).map(|keys| keys[0]).collect();
-            if keys.len() <= 1 {
-                break;
+    /// Whether a source that is the owner's may come from this peer. Hosts of a
+    /// site leave it by whichever gateway they like. But a single address is a
+    /// gateway's own: it tells who speaks, so it comes from that gateway only.
+    pub(crate) fn may_send(&self, sender: PeerIndex, owner: Option<Owner>) -> bool {
+        match owner {
+            Some(Owner {
+                target: Target::Peer(peer),
+                is_single,
+            }) => {
+                peer == sender
+                    || if is_single {
+                        self.sites.are_one_gateway(peer, sender)
+                    } else {
+                        self.sites.are_of_one_site(peer, sender)
+                    }
             }
+            _ => false,
         }
-        levels.reverse();
-        Self { levels, targets }
     }
 
-    fn lookup(&self, address: A) -> Option<Target> {
-        let mut place = 0;
-        for level in &self.levels {
-            // The filling, too, is not beyond the last address of all.
-            let number = place.min(level.len() - 1);
-            let before = address.place(&level[number]);
-            // Only on the first level can there be none, before all prefixes.
-            place = number * KEYS + before.checked_sub(1)?;
-        }
-        self.targets.get(place).or(self.targets.last()).copied()?
-    }
-}
-
-/// Ends the innermost prefixes that do not reach the address, or all: after each
-/// it is the one around it that holds.
-fn leave<A: Address>(
-    around: &mut Vec<(A, Target)>,
-    address: Option<A>,
-    begin: &mut impl FnMut(A, Option<Target>),
-) {
-    while let Some((last, _)) = around.pop_if(|(last, _)| address.is_none_or(|at| *last < at)) {
-        if let Some(next) = last.next() {
-            begin(next, around.last().map(|(_, target)| *target));
-        }
+    /// Whether what comes from the one peer must not go to the other, because it
+    /// would be back where it came from.
+    pub fn leads_back(&self, from: PeerIndex, to: PeerIndex) -> bool {
+        from == to || self.sites.are_of_one_site(from, to)
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::net::{Ipv4Addr, Ipv6Addr};
-
-    use ipnet::{Ipv4Net, Ipv6Net};
-    use proptest::prelude::*;
-
+    #![expect(clippy::unwrap_used, reason = "a test that fails should panic")]
     use super::*;
+    use crate::site::Member;
 
-    /// The same by trying every prefix.
-    fn naive(prefixes: &[(IpNet, Target)], address: IpAddr) -> Option<Target> {
-        prefixes
-            .iter()
-            .rev()
-            .filter(|(prefix, _)| prefix.contains(&address))
-            // `max_by_key` takes the last of equals, which after `rev` is the first:
-            // find the longest first, then the last inserted with it.
-            .map(|(prefix, target)| (prefix.prefix_len(), *target))
-            .fold(None, |best: Option<(u8, Target)>, next| match best {
-                Some((length, _)) if length >= next.0 => best,
-                _ => Some(next),
-            })
-            .map(|(_, target)| target)
-    }
+    const A: PeerIndex = PeerIndex::new(0, 0);
+    const B: PeerIndex = PeerIndex::new(1, 0);
+    const B_NEXT: PeerIndex = PeerIndex::new(2, 0);
+    const ELSEWHERE: PeerIndex = PeerIndex::new(3, 0);
 
-    fn target() -> impl Strategy<Value = Target> {
-        prop_oneof![
-            4 => (0u16..8).prop_map(|slot| Target::Peer(PeerIndex::new(slot, 0))),
-            1 => Just(Target::Local),
-        ]
-    }
-
-    /// Few distinct bits, so that prefixes nest and collide.
-    fn v4() -> impl Strategy<Value = Ipv4Addr> {
-        (0u32..64).prop_map(|bits| Ipv4Addr::from(0x0a00_0000 | (bits & 7) << 16 | bits >> 3))
-    }
-
-    fn v6() -> impl Strategy<Value = Ipv6Addr> {
-        (0u128..64).prop_map(|bits| Ipv6Addr::from((0xfd00 << 112) | (bits & 7) << 64 | bits >> 3))
-    }
-
-    fn prefix() -> impl Strategy<Value = IpNet> {
-        prop_oneof![
-            (v4(), 0u8..=32)
-                .prop_map(|(address, length)| IpNet::new_assert(address.into(), length)),
-            (v6(), 0u8..=128)
-                .prop_map(|(address, length)| IpNet::new_assert(address.into(), length)),
-        ]
+    fn snapshot() -> AllowedIps {
+        let prefixes = [
+            ("10.1.0.0/16", Target::Peer(A)),
+            ("10.1.0.10/32", Target::Peer(A)),
+            ("10.1.128.0/17", Target::Peer(B)),
+            ("10.1.128.20/32", Target::Peer(B)),
+            ("10.2.0.0/16", Target::Peer(ELSEWHERE)),
+            ("10.1.7.0/24", Target::Local),
+            ("fd00:1::/64", Target::Peer(A)),
+            ("fd00:1::a/128", Target::Peer(A)),
+        ];
+        let member = |peer, site, gateway| Member {
+            peer,
+            site: Some(site),
+            gateway: Some(gateway),
+        };
+        AllowedIps::new(prefixes.map(|(prefix, target)| (prefix.parse().unwrap(), target)))
+            .with_sites(Sites::new([
+                member(A, "vpc-1", "i-a"),
+                member(B, "vpc-1", "i-b"),
+                member(B_NEXT, "vpc-1", "i-b"),
+                member(ELSEWHERE, "vpc-2", "i-e"),
+            ]))
     }
 
     #[test]
-    fn the_ends_of_the_address_space_belong_to_their_prefixes() {
-        let (one, two) = (PeerIndex::new(1, 0), PeerIndex::new(2, 0));
-        let ends = ["0.0.0.0", "255.255.255.255", "::"];
-        let ends = ends.map(|end| end.parse::<IpAddr>().ok());
-        let ends = ends
-            .into_iter()
-            .flatten()
-            .chain([Ipv6Addr::from(u128::MAX).into()]);
-        for end in ends {
-            assert_eq!(AllowedIps::default().lookup(end), None);
-            let whole = IpNet::new_assert(end, 0).trunc();
-            let table = AllowedIps::new([(whole, Target::Peer(one))]);
-            assert_eq!(table.lookup(end), Some(Target::Peer(one)));
-            let table = AllowedIps::new([(end.into(), Target::Peer(two)), (whole, Target::Local)]);
-            assert_eq!(table.lookup(end), Some(Target::Peer(two)));
-            let table = AllowedIps::new([(end.into(), Target::Local)]);
-            assert_eq!(table.lookup(end), Some(Target::Local));
+    fn hosts_of_a_site_may_use_each_of_its_gateways() {
+        let allowed = snapshot();
+        let may_send = |peer, source: &str| {
+            allowed.may_send(peer, allowed.owner(source.parse().unwrap()))
+        };
+        for source in ["10.1.0.1", "10.1.128.1", "fd00:1::1"] {
+            assert!(may_send(A, source) && may_send(B, source), "{source}");
+            assert!(may_send(B_NEXT, source), "{source}");
+            assert!(!may_send(ELSEWHERE, source), "{source}");
+        }
+        for stranger in ["10.2.0.1", "10.1.7.1", "10.3.0.1"] {
+            assert!(!may_send(A, stranger) && !may_send(B, stranger), "{stranger}");
         }
     }
 
     #[test]
-    fn many_prefixes_make_levels_that_all_lead_to_the_right_one() {
-        // Every second network, up to the last address there is.
-        for count in [15u32, 16, 17, 129, 2_049, 40_000] {
-            let spacing = (1u64 << 32) / u64::from(count);
-            let network = |number: u32| (u64::from(number) * spacing) as u32;
-            let peer = |number: u32| Target::Peer(PeerIndex::new(number as u16, 0));
-            let table = AllowedIps::new((0..count).flat_map(|number| {
-                let v4 = Ipv4Net::new_assert(network(number).into(), 32);
-                let v6 = Ipv6Net::new_assert((u128::from(network(number)) << 96).into(), 64);
-                [(v4.into(), peer(number)), (v6.into(), peer(number))]
-            }));
-            for number in 0..count {
-                let at = network(number);
-                let v4 = |at: u32| table.lookup(Ipv4Addr::from(at).into());
-                assert_eq!(v4(at), Some(peer(number)));
-                assert_eq!(v4(at.wrapping_add(1)), None);
-                assert_eq!(v4(at.wrapping_sub(1)), None);
-                let v6 = |at: u128| table.lookup(Ipv6Addr::from(at).into());
-                let at = u128::from(at) << 96;
-                assert_eq!(v6(at), Some(peer(number)));
-                assert_eq!(v6(at | u128::from(u64::MAX)), Some(peer(number)));
-                assert_eq!(v6(at + (1 << 64)), None);
-                assert_eq!(v6(at.wrapping_sub(1)), None);
-            }
+    fn a_gateways_own_address_comes_from_itself_only_under_whichever_of_its_keys() {
+        let allowed = snapshot();
+        let may_send = |peer, source: &str| {
+            allowed.may_send(peer, allowed.owner(source.parse().unwrap()))
+        };
+        for own in ["10.1.0.10", "fd00:1::a"] {
+            assert!(may_send(A, own));
+            assert!(!may_send(B, own) && !may_send(B_NEXT, own), "{own}");
         }
+        assert!(may_send(B, "10.1.128.20") && may_send(B_NEXT, "10.1.128.20"));
+        assert!(!may_send(A, "10.1.128.20"));
     }
 
-    proptest! {
-        #[test]
-        fn lookup_agrees_with_trying_every_prefix(
-            prefixes in prop::collection::vec((prefix(), target()), 0..40),
-            addresses in prop::collection::vec(
-                prop_oneof![v4().prop_map(IpAddr::V4), v6().prop_map(IpAddr::V6)], 1..20),
-        ) {
-            let table = AllowedIps::new(prefixes.iter().copied());
-            for address in addresses {
-                prop_assert_eq!(table.lookup(address), naive(&prefixes, address));
-            }
-        }
+    #[test]
+    fn all_gateways_of_a_site_are_where_its_packets_came_from() {
+        let allowed = snapshot();
+        assert!(allowed.leads_back(A, A) && allowed.leads_back(A, B));
+        assert!(allowed.leads_back(B_NEXT, A));
+        assert!(!allowed.leads_back(A, ELSEWHERE));
+        let without = AllowedIps::default();
+        assert!(without.leads_back(A, A) && !without.leads_back(A, B));
     }
 }

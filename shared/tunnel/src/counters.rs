@@ -67,6 +67,8 @@ counters! {
     SourceMismatch = "source_mismatch",
     /// Packets that would have gone back to the peer they came from.
     Hairpin = "hairpin",
+    /// Packets that the policy denies.
+    DeniedByPolicy = "denied_by_policy",
     /// Packets that met congestion outside and whose sender would not hear of it.
     Congested = "congested",
     /// Packets that are not well-formed IP.

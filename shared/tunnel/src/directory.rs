@@ -1,5 +1,5 @@
 //! What all workers of a device know in common: who we are, which peers there
-//! are and whose each prefix is. Immutable; every change makes a new one, which
+//! are, whose each prefix is and who may talk to whom. Immutable; every change makes a new one, which
 //! each worker takes over between two batches.
 
 use std::collections::HashMap;
@@ -10,6 +10,7 @@ use privnet_model::key::PublicKey;
 use crate::allowed_ips::AllowedIps;
 use crate::identity::Identity;
 use crate::index::PeerIndex;
+use crate::policy::Policy;
 
 /// A device's shared knowledge at one moment.
 #[derive(Debug, Default)]
@@ -20,4 +21,6 @@ pub struct Directory {
     pub peers: HashMap<PublicKey, PeerIndex>,
     /// Whose each prefix is.
     pub allowed_ips: AllowedIps,
+    /// Which of them may talk to each other; without one all may.
+    pub policy: Option<Arc<Policy>>,
 }

@@ -27,11 +27,14 @@ mod offload;
 mod packet;
 mod path;
 mod peer;
+mod policy;
+mod prefix_map;
 #[cfg(test)]
 mod reference;
 mod relay;
 mod segment;
 mod shard;
+mod site;
 pub mod uapi;
 
 pub use allowed_ips::{AllowedIps, Target};
@@ -46,8 +49,10 @@ pub use offload::{Malformed, PacketOffload, PartialChecksum, Segmentation, VNET_
 pub use packet::IpPacket;
 pub use path::{Outer, Path};
 pub use peer::{Peer, PeerReport, PeerStats, PeerUpdate, Tunnel};
+pub use policy::Policy;
 pub use segment::Segments;
 pub use shard::{Shard, ShardConfig};
+pub use site::{Member, Sites};
 
 /// What a WireGuard data message adds to the packet inside it: 16 bytes of
 /// header and 16 of authentication tag.

@@ -1,6 +1,6 @@
 //! Where a packet from a peer goes: the rules, and nothing else.
 
-use crate::allowed_ips::Target;
+use crate::allowed_ips::{AllowedIps, Target};
 use crate::counters::Counter;
 use crate::index::PeerIndex;
 use crate::packet::IpPacket;
@@ -18,12 +18,13 @@ pub(crate) enum Verdict {
 
 /// Decides for one packet. `relay` says whether this device relays at all (a hub)
 /// or leaves all routing to the kernel; `destination` is whose the destination
-/// address is; `mtu` is the tunnel's.
+/// address is among `allowed_ips`; `mtu` is the tunnel's.
 pub(crate) fn decide(
     relay: bool,
     sender: PeerIndex,
     packet: &IpPacket<'_>,
     destination: Option<Target>,
+    allowed_ips: &AllowedIps,
     mtu: usize,
 ) -> Verdict {
     let peer = match destination {
@@ -31,8 +32,9 @@ pub(crate) fn decide(
         _ => return Verdict::Tun,
     };
     // A spoke with the whole privnet behind its hub also sends there what is for
-    // its own network; sent back, it would circle until its hops are used up.
-    if peer == sender {
+    // its own network; sent back, it would circle until its hops are used up. With
+    // several gateways it would do so between them.
+    if allowed_ips.leads_back(sender, peer) {
         return Verdict::Drop(Counter::Hairpin);
     }
     // A router answers these two with ICMP: time exceeded, and fragmentation
@@ -56,7 +58,7 @@ mod tests {
     fn verdict(relay: bool, ttl: u8, payload: usize, destination: Option<Target>) -> Verdict {
         let mut bytes = packet("10.1.0.1", "10.2.0.1", ttl, payload);
         let view = IpPacket::parse(&mut bytes).unwrap();
-        decide(relay, A, &view, destination, 1420)
+        decide(relay, A, &view, destination, &AllowedIps::default(), 1420)
     }
 
     #[test]

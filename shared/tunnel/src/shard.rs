@@ -181,13 +181,18 @@ impl Shard {
         };
         let length = packet.len();
         self.pace.carried += length;
-        match self
-            .routes
-            .destination(&self.directory, packet.destination())
-        {
-            Some(Target::Peer(peer)) => self.send_to(peer, buffer, length, offload, now, out),
-            Some(Target::Local) | None => self.config.counters.count(Counter::NoRoute),
+        let (source, destination) = (packet.source(), packet.destination());
+        let (routes, directory, config) = (&mut self.routes, &self.directory, &self.config);
+        let owner = routes.destination(directory, destination);
+        let Some(Target::Peer(peer)) = owner.map(|owner| owner.target) else {
+            config.counters.count(Counter::NoRoute);
+            return;
+        };
+        if routes.is_denied(directory, config.worker, source, destination) {
+            config.counters.count(Counter::DeniedByPolicy);
+            return;
         }
+        self.send_to(peer, buffer, length, offload, now, out);
     }
 
     /// Takes what another worker handed over, and leaves the parcel empty.
@@ -298,9 +303,15 @@ impl Shard {
             counters.count(Counter::NotIp);
             return;
         };
-        let routes = &mut self.routes;
-        if routes.source(&self.directory, packet.source()) != Some(Target::Peer(index)) {
+        let (routes, directory) = (&mut self.routes, &self.directory);
+        let allowed_ips = &directory.allowed_ips;
+        let (from, to) = (packet.source(), packet.destination());
+        if !allowed_ips.may_send(index, routes.source(directory, from)) {
             counters.count(Counter::SourceMismatch);
+            return;
+        }
+        if routes.is_denied(directory, self.config.worker, from, to) {
+            counters.count(Counter::DeniedByPolicy);
             return;
         }
         if !packet.leave_tunnel(outer.ecn) {
@@ -308,7 +319,7 @@ impl Shard {
             return;
         }
         let destination = if self.config.relay {
-            routes.destination(&self.directory, packet.destination())
+            routes.destination(directory, to)
         } else {
             None
         };
@@ -317,7 +328,8 @@ impl Shard {
             self.config.relay,
             index,
             &packet,
-            destination,
+            destination.map(|owner| owner.target),
+            allowed_ips,
             self.config.mtu,
         ) {
             Verdict::Tun => out.packets.commit(length),

@@ -512,7 +512,7 @@ mod tests {
                 endpoint: Some("192.0.2.1:7".parse().unwrap()),
                 keepalive: Some(Duration::from_secs(25)),
                 allowed_ips: ["10.0.0.0/8".parse().unwrap()].into(),
-                site: None,
+                ..PeerConfig::default()
             },
             last_handshake: Some(SystemTime::UNIX_EPOCH + Duration::new(12, 34)),
             rx_bytes: 5,

@@ -20,7 +20,11 @@ use crate::identity::Identity;
 use crate::index::IndexAllocator;
 use crate::packet::tests::{ones_sum, packet};
 use crate::peer::{PeerStats, Tunnel};
+use crate::policy::Policy;
+use crate::site::{Member, Sites};
 
+mod policy;
+mod sites;
 mod super_packets;
 
 const MTU: usize = 1420;
@@ -35,6 +39,9 @@ struct Node {
     allocator: IndexAllocator,
     peers: Vec<(PublicKey, PeerIndex, Arc<PeerStats>, Vec<IpNet>)>,
     local: Vec<IpNet>,
+    /// The site of each peer that is a gateway of one, and which gateway.
+    sites: Vec<(PeerIndex, [&'static str; 2])>,
+    policy: Option<Arc<Policy>>,
     tun: Vec<Vec<u8>>,
     knocks: Vec<PublicKey>,
     turn: usize,
@@ -72,6 +79,8 @@ impl Node {
             allocator: IndexAllocator::default(),
             peers: Vec::new(),
             local: Vec::new(),
+            sites: Vec::new(),
+            policy: None,
             tun: Vec::new(),
             knocks: Vec::new(),
             turn: 0,
@@ -108,10 +117,16 @@ impl Node {
                 .map(|prefix| (*prefix, Target::Peer(*index)))
         });
         let local = self.local.iter().map(|prefix| (*prefix, Target::Local));
+        let sites = Sites::new(self.sites.iter().map(|(peer, [site, gateway])| Member {
+            peer: *peer,
+            site: Some(site),
+            gateway: Some(gateway),
+        }));
         let directory = Arc::new(Directory {
             identity: Some(Arc::clone(&self.identity)),
             peers: self.peers.iter().map(|peer| (peer.0, peer.1)).collect(),
-            allowed_ips: AllowedIps::new(peers.chain(local)),
+            allowed_ips: AllowedIps::new(peers.chain(local)).with_sites(sites),
+            policy: self.policy.clone(),
         });
         for shard in &mut self.shards {
             shard.set_directory(Arc::clone(&directory));

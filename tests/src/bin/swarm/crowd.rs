@@ -182,6 +182,7 @@ impl Spoke {
             identity: Some(identity),
             peers: [(hub, index)].into(),
             allowed_ips: AllowedIps::new([(everything, Target::Peer(index))]),
+            ..Directory::default()
         }));
         let address = network::peer_address(number, arguments.one_address);
         Ok(Self {
