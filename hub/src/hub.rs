@@ -365,6 +365,8 @@ impl Hub {
                 self.config = HubConfig {
                     privnet: config.privnet,
                     discovery: config.discovery,
+                    trust: config.trust,
+                    policy: config.policy,
                     sites: config.sites,
                     ..self.config.clone()
                 };
@@ -561,6 +563,9 @@ mod tests {
         let old = config("", "");
         let changed = |top, rest| needs_restart(&old, &config(top, rest));
         assert_eq!(changed("", "interval = '2h'"), [""; 0]);
+        let trusted = "[trust]\nproof = true\n[[policy]]\naction = 'deny'\n\
+                       between = ['any']\nand = ['any']";
+        assert_eq!(changed("", trusted), [""; 0]);
         assert_eq!(changed("", "[offload]\nudp_gso = false"), ["offload"]);
         assert_eq!(changed("metrics = '127.0.0.1:9587'", ""), ["metrics"]);
         assert_eq!(changed("workers = 2\nmtu = 1420", ""), ["mtu", "workers"]);

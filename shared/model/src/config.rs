@@ -6,6 +6,7 @@
 
 mod document;
 pub mod hub;
+mod report;
 mod source;
 pub mod spoke;
 mod syntax;

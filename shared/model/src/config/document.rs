@@ -14,6 +14,7 @@ use std::ops::Range;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
+use super::report::{Report, Unknown};
 use super::source::Source;
 use super::syntax;
 use super::value::Kind;
@@ -198,27 +199,27 @@ impl<'a> Section<'a> {
         Some(accepted.collect())
     }
 
+    /// As [`Self::list`], of a key that may be left out, and may not be empty:
+    /// no elements could mean all or none.
+    pub(super) fn nonempty_list<T>(
+        &mut self,
+        key: &'static str,
+        kind: &Kind<T>,
+    ) -> Option<Vec<Located<T>>> {
+        self.reject_if_empty(key, kind.expected);
+        self.list(key, kind)
+    }
+
     /// As [`Self::list`], of a key that must be there with at least one element.
     pub(super) fn required_list<T>(
         &mut self,
         key: &'static str,
         kind: &Kind<T>,
     ) -> Option<Vec<Located<T>>> {
-        let expected = format!("a list of at least one, each {}", kind.expected);
-        match self.table.get(key) {
-            None => self.missing(key, &expected),
-            Some(value)
-                if value
-                    .get_ref()
-                    .as_array()
-                    .is_some_and(|list| list.is_empty()) =>
-            {
-                let place = self.place.child(key, value.span());
-                self.report.reject(&place, "empty", Some(expected));
-            }
-            Some(_) => {}
+        if !self.has(key) {
+            self.missing(key, &at_least_one(kind.expected));
         }
-        self.list(key, kind)
+        self.nonempty_list(key, kind)
     }
 
     /// One value or a list of them, as `privnet` is given. Must be there.
@@ -298,6 +299,35 @@ impl<'a> Section<'a> {
         elements.iter().enumerate().map(read_one).collect()
     }
 
+    /// The elements of a list that holds words, taken by `kind`, and tables, read
+    /// by `read`. Not empty; without those that are wrong.
+    pub(super) fn words_or_tables<T>(
+        &mut self,
+        key: &'static str,
+        kind: &Kind<T>,
+        mut read: impl FnMut(&mut Section<'_>) -> Option<T>,
+    ) -> Vec<Located<T>> {
+        self.reject_if_empty(key, kind.expected);
+        let Some((place, value)) = self.take(key) else {
+            return Vec::new();
+        };
+        let Some(elements) = value.get_ref().as_array() else {
+            let expected = format!("a list, each {}", kind.expected);
+            self.report.reject(&place, "not a list", Some(expected));
+            return Vec::new();
+        };
+        let pattern = format!("{key}[]");
+        let read_one = |(index, element): (usize, &'a Spanned<DeValue<'a>>)| {
+            let place = place.element(index, element.span());
+            if !element.get_ref().is_table() {
+                return self.report.accept(place, element, kind);
+            }
+            let value = self.enter(&pattern, place.clone(), element, kind.expected, &mut read)?;
+            Some(Located { place, value })
+        };
+        elements.iter().enumerate().filter_map(read_one).collect()
+    }
+
     /// Every entry of a table whose keys are the operator's own, so that none
     /// of them is unknown.
     pub(super) fn entries<T>(&mut self, kind: &Kind<T>) -> Vec<(String, Located<T>)> {
@@ -343,6 +373,28 @@ impl<'a> Section<'a> {
     /// Whether the key was written, rightly or wrongly.
     pub(super) fn has(&self, key: &str) -> bool {
         self.table.get(key).is_some()
+    }
+
+    /// Whether the key was written with text for its value.
+    pub(super) fn has_text(&self, key: &str) -> bool {
+        self.table
+            .get(key)
+            .is_some_and(|value| value.get_ref().is_str())
+    }
+
+    fn reject_if_empty(&self, key: &str, expected: &str) {
+        let Some(value) = self.table.get(key) else {
+            return;
+        };
+        if value
+            .get_ref()
+            .as_array()
+            .is_some_and(|list| list.is_empty())
+        {
+            let place = self.place.child(key, value.span());
+            self.report
+                .reject(&place, "empty", Some(at_least_one(expected)));
+        }
     }
 
     fn take(&mut self, key: &'static str) -> Option<(Place, &'a Spanned<DeValue<'a>>)> {
@@ -398,12 +450,16 @@ impl<'a> Section<'a> {
     }
 }
 
+fn at_least_one(expected: &str) -> String {
+    format!("a list of at least one, each {expected}")
+}
+
 /// Where something is in the document.
 #[derive(Debug, Clone)]
 pub(super) struct Place {
-    path: String,
-    span: Range<usize>,
-    secret: bool,
+    pub(super) path: String,
+    pub(super) span: Range<usize>,
+    pub(super) secret: bool,
 }
 
 impl Place {
@@ -429,118 +485,6 @@ impl Place {
 pub(super) struct Located<T> {
     pub(super) value: T,
     pub(super) place: Place,
-}
-
-/// What was found wrong, while the sections are being read.
-struct Report<'a> {
-    source: &'a Source<'a>,
-    findings: RefCell<Vec<Finding>>,
-    unknown: RefCell<Vec<Unknown>>,
-    known: RefCell<BTreeSet<String>>,
-}
-
-struct Finding {
-    error: ConfigError,
-    /// Whether it says that a key is missing or unknown where it is, which a
-    /// syntax error before it makes doubtful.
-    of_structure: bool,
-}
-
-/// A key that its section does not know. What to say of it is decided when
-/// all the keys that the others know have been heard.
-struct Unknown {
-    name: String,
-    place: Place,
-    known_here: Vec<&'static str>,
-}
-
-impl Report<'_> {
-    fn accept<T>(
-        &self,
-        place: Place,
-        value: &Spanned<DeValue<'_>>,
-        kind: &Kind<T>,
-    ) -> Option<Located<T>> {
-        match (kind.parse)(value.get_ref()) {
-            Ok(value) => Some(Located { value, place }),
-            Err(rejection) => {
-                let expected = rejection.expected.unwrap_or_else(|| kind.expected.into());
-                self.reject(&place, &rejection.problem, Some(expected));
-                None
-            }
-        }
-    }
-
-    fn reject(&self, place: &Place, problem: &str, expected: Option<String>) {
-        let finding = self.finding(place, problem, expected);
-        self.findings.borrow_mut().push(finding);
-    }
-
-    fn finding(&self, place: &Place, problem: &str, expected: Option<String>) -> Finding {
-        let value = (!place.secret).then(|| self.source.shown(&place.span));
-        let error = ConfigError {
-            key: place.path.clone(),
-            value: value.filter(|value| !value.is_empty() && !is_header(value)),
-            expected,
-            ..self.source.error(place.span.start, problem)
-        };
-        Finding {
-            error,
-            of_structure: false,
-        }
-    }
-
-    fn finish(self) -> (Vec<Finding>, BTreeSet<String>) {
-        let known = self.known.take();
-        for unknown in self.unknown.take() {
-            let mut finding = self.finding(&unknown.place, "unknown key", None);
-            // Only the key is wrong; and what is written under a mistyped
-            // `private_key` may be one.
-            finding.error.value = None;
-            finding.of_structure = true;
-            finding.error.expected = suggestion(&unknown, &known);
-            self.findings.borrow_mut().push(finding);
-        }
-        (self.findings.into_inner(), known)
-    }
-}
-
-/// Whether this is how a table starts, which is no value to show.
-fn is_header(text: &str) -> bool {
-    let name = text.trim_matches(['[', ']']);
-    let bare = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
-    name.len() < text.len() && !name.is_empty() && name.bytes().all(bare)
-}
-
-/// What the writer of an unknown key may have meant.
-fn suggestion(unknown: &Unknown, known: &BTreeSet<String>) -> Option<String> {
-    let name = &unknown.name;
-    if known.contains(name) && unknown.place.path != *name {
-        // In TOML everything below a header belongs to it.
-        return Some(format!("`{name}` above the first [section] of the file"));
-    }
-    let close = unknown
-        .known_here
-        .iter()
-        .map(|key| (distance(key, name), key));
-    let (distance, key) = close.min()?;
-    (distance <= 2 && distance < key.len()).then(|| format!("perhaps `{key}`"))
-}
-
-/// The edits (insert, delete, replace) that make one word of the other.
-fn distance(a: &str, b: &str) -> usize {
-    let b: Vec<char> = b.chars().take(64).collect();
-    let mut row: Vec<usize> = (0..=b.len()).collect();
-    for (index, from) in a.chars().enumerate() {
-        let mut diagonal = row[0];
-        row[0] = index + 1;
-        for (column, to) in b.iter().enumerate() {
-            let replaced = diagonal + usize::from(from != *to);
-            diagonal = row[column + 1];
-            row[column + 1] = replaced.min(diagonal + 1).min(row[column] + 1);
-        }
-    }
-    row[b.len()]
 }
 
 /// The dotted path of a key in a section, quoted where TOML would need it.

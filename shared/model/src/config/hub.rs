@@ -3,20 +3,25 @@
 //! Each key is defined where it is read: its kind, its default and the checks
 //! against others. `ami/hub.toml` explains it to the operator.
 
-use std::collections::{BTreeMap, BTreeSet};
+mod discovery;
+mod policy;
+mod site;
+mod trust;
+
+use std::collections::BTreeMap;
+use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use ipnet::IpNet;
-use toml::de::DeValue;
 
 use super::document::{self, ConfigErrors, Located, Section};
-use super::value::{self, Kind, Rejection, duration, text};
+use super::value;
 use crate::id::{AccountId, Region};
 use crate::inventory::Transport;
 use crate::key::PublicKey;
-use crate::net::{Supernet, overlap};
+use crate::net::Supernet;
 use crate::offload::Offloads;
 
 /// The hub's configuration.
@@ -61,9 +66,11 @@ pub struct DiscoveryConfig {
     pub interval: Duration,
     /// The regions polled.
     pub regions: Regions,
-    /// The accounts polled; empty is the hub's own alone.
+    /// Whether the hub's own account is polled, as the instance's own role.
+    pub own_account: bool,
+    /// The other accounts that are polled, each by a role in it.
     pub accounts: Vec<AccountConfig>,
-    /// Where EC2's API is, when not where AWS has it.
+    /// Where EC2's API is, when not where AWS has it: the same for all regions.
     pub endpoint: Option<String>,
     /// Whether the endpoints validated by FIPS 140 are used.
     pub fips: bool,
@@ -172,6 +179,32 @@ pub enum Selector {
     Cidr(IpNet),
 }
 
+/// As in `deny between tag:env=dev* and site:dc-east, hub`.
+impl fmt::Display for PolicyRule {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let side = |side: &[Selector]| {
+            let side: Vec<String> = side.iter().map(ToString::to_string).collect();
+            side.join(", ")
+        };
+        let action = if self.allow { "allow" } else { "deny" };
+        let (between, and) = (side(&self.between), side(&self.and));
+        write!(f, "{action} between {between} and {and}")
+    }
+}
+
+/// As it is written in the config.
+impl fmt::Display for Selector {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Any => f.write_str("any"),
+            Self::Hub => f.write_str("hub"),
+            Self::Site(name) => write!(f, "site:{}", name.as_str()),
+            Self::Tag { key, value } => write!(f, "tag:{key}={}", value.as_str()),
+            Self::Cidr(net) => write!(f, "{net}"),
+        }
+    }
+}
+
 /// A static site.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SiteConfig {
@@ -205,63 +238,6 @@ impl HubConfig {
 const DEFAULT_PRIVATE_KEY: &str = "/var/lib/privnet/hub.key";
 const DEFAULT_STATE: &str = "/var/lib/privnet/hub.state.json";
 const DEFAULT_ADMIN_SOCKET: &str = "/run/privnet/hub.sock";
-const DEFAULT_INTERVAL: Duration = Duration::from_secs(60 * 60);
-const DEFAULT_TIMEOUT: Duration = Duration::from_secs(60);
-
-/// EC2 refills 20 Describe calls per second for an account and region, which
-/// everything else there shares; a poll needs two or more. Longer than a week
-/// is a slip.
-const INTERVAL: Kind<Duration> = Kind {
-    expected: "a time such as \"1h\", 5s to 7days",
-    parse: |value| {
-        duration(
-            value,
-            Duration::from_secs(5),
-            Duration::from_secs(7 * 24 * 60 * 60),
-        )
-    },
-};
-
-const TIMEOUT: Kind<Duration> = Kind {
-    expected: "a time such as \"60s\", 1s to 10m",
-    parse: |value| duration(value, Duration::from_secs(1), Duration::from_secs(600)),
-};
-
-/// EC2's limit is 256 characters.
-const TAG_VALUE: Kind<String> = Kind {
-    expected: "the tag's value in quotes, at most 256 characters",
-    parse: |value| {
-        let text = text(value)?;
-        match text.chars().count() {
-            ..=256 => Ok(text.to_owned()),
-            length => Err(format!("{length} characters long").into()),
-        }
-    },
-};
-
-const SITE_NAME: Kind<String> = Kind {
-    expected: "a name of 1 to 64 letters, digits, `.`, `_` or `-`",
-    parse: |value| {
-        let name = text(value)?;
-        let known = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
-        match (1..=64).contains(&name.len()) && name.bytes().all(known) {
-            true => Ok(name.to_owned()),
-            false => Err("not a name".into()),
-        }
-    },
-};
-
-const SITE_TRANSPORT: Kind<Transport> = Kind {
-    expected: "`wireguard`",
-    parse: site_transport,
-};
-
-fn site_transport(value: &DeValue<'_>) -> Result<Transport, Rejection> {
-    match (value::TRANSPORT.parse)(value)? {
-        Transport::None => Err("a site is reached by a tunnel or not at all".into()),
-        transport => Ok(transport),
-    }
-}
 
 pub(super) fn read(top: &mut Section<'_>) -> Option<HubConfig> {
     let privnet = value::privnet(top);
@@ -281,8 +257,10 @@ pub(super) fn read(top: &mut Section<'_>) -> Option<HubConfig> {
     let log = top.with_default("log", &value::LOG, value::DEFAULT_LOG.to_owned());
     let offloads = value::offloads(top);
     let expected = "a [discovery] section that tells `regions` and `tags`";
-    let discovery = top.required_table("discovery", expected, read_discovery);
-    let sites = read_sites(top, privnet.as_ref());
+    let discovery = top.required_table("discovery", expected, discovery::read);
+    let trust = top.table("trust", "a [trust] section", trust::read);
+    let policy = policy::read(top, privnet.as_ref());
+    let sites = site::read(top, privnet.as_ref());
 
     let place = state.as_ref().map(|state| state.place.clone());
     let config = HubConfig {
@@ -298,8 +276,8 @@ pub(super) fn read(top: &mut Section<'_>) -> Option<HubConfig> {
         metrics: metrics.map(|address| address.value),
         log,
         discovery: discovery?,
-        trust: TrustConfig::default(),
-        policy: Vec::new(),
+        trust: trust.unwrap_or_default(),
+        policy,
         sites,
     };
     if let Some(place) = place.filter(|_| config.state == config.private_key) {
@@ -314,172 +292,4 @@ pub(super) fn read(top: &mut Section<'_>) -> Option<HubConfig> {
 
 fn path_or(path: Option<Located<PathBuf>>, default: &str) -> PathBuf {
     path.map_or_else(|| default.into(), |path| path.value)
-}
-
-fn read_discovery(section: &mut Section<'_>) -> Option<DiscoveryConfig> {
-    let interval = section.with_default("interval", &INTERVAL, DEFAULT_INTERVAL);
-    let regions = section.required_list("regions", &value::REGION);
-    let expected = "a table of at least one tag, such as { service = \"nat\" }";
-    let tags = section.required_table("tags", expected, read_tags);
-    let timeout = section.with_default("timeout", &TIMEOUT, DEFAULT_TIMEOUT);
-
-    let mut seen = BTreeSet::new();
-    let mut distinct = Vec::new();
-    for region in regions? {
-        match seen.insert(region.value.clone()) {
-            true => distinct.push(region.value),
-            false => section.reject(&region.place, "named twice", Some("each once".to_owned())),
-        }
-    }
-    Some(DiscoveryConfig {
-        interval,
-        regions: Regions::Listed(distinct),
-        accounts: Vec::new(),
-        endpoint: None,
-        fips: false,
-        tags: tags?,
-        timeout,
-    })
-}
-
-fn read_tags(section: &mut Section<'_>) -> Option<BTreeMap<String, String>> {
-    let entries = section.entries(&TAG_VALUE);
-    if section.is_empty() {
-        let expected = "at least one tag: with none, every instance would be a spoke";
-        section.reject(section.place(), "empty", Some(expected.to_owned()));
-    }
-    for (key, value) in &entries {
-        if !(1..=128).contains(&key.chars().count()) {
-            let expected = "a tag key of 1 to 128 characters".to_owned();
-            section.reject(&value.place, "not a tag key", Some(expected));
-        }
-        if key.to_ascii_lowercase().starts_with("aws:") {
-            let problem = "a tag key of AWS's own";
-            let expected = "a tag that you set: none starts with `aws:`".to_owned();
-            section.reject(&value.place, problem, Some(expected));
-        }
-    }
-    let tags = entries.into_iter().map(|(key, value)| (key, value.value));
-    Some(tags.collect())
-}
-
-/// A site as far as it could be read, so that the checks between sites see
-/// also those of which something is wrong.
-struct SiteDraft {
-    name: Option<Located<String>>,
-    cidrs: Option<Vec<Located<IpNet>>>,
-    transport: Transport,
-    endpoint: Option<Located<SocketAddr>>,
-    public_key: Option<Located<PublicKey>>,
-    preshared_key: Option<PathBuf>,
-    keepalive: Option<Option<Duration>>,
-}
-
-fn read_sites(top: &mut Section<'_>, privnet: Option<&Supernet>) -> Vec<SiteConfig> {
-    let drafts = top.tables("site", |site| Some(read_site(site)));
-    let drafts: Vec<SiteDraft> = drafts.into_iter().filter_map(|site| site.value).collect();
-    reject_twins(top, drafts.iter().map(|site| site.name.as_ref()), "name");
-    reject_twins(
-        top,
-        drafts.iter().map(|site| site.public_key.as_ref()),
-        "key",
-    );
-    reject_misplaced(top, &drafts, privnet);
-    drafts.into_iter().filter_map(SiteDraft::finish).collect()
-}
-
-fn read_site(site: &mut Section<'_>) -> SiteDraft {
-    let name = site.required("name", &SITE_NAME);
-    let cidrs = site.required_list("cidrs", &value::CIDR);
-    let transport = site.optional("transport", &SITE_TRANSPORT);
-    let endpoint = site.optional("endpoint", &value::ENDPOINT);
-    let public_key = site.optional("public_key", &value::PUBLIC_KEY);
-    // A transport that is wrong may be one that has no such key.
-    let wireguard = transport.is_some() || !site.has("transport");
-    if wireguard && !site.has("public_key") {
-        site.missing("public_key", value::PUBLIC_KEY.expected);
-    }
-    let preshared_key = value::key_file(site, "preshared_key");
-    let keepalive = site.optional("keepalive", &value::KEEPALIVE);
-    SiteDraft {
-        name,
-        cidrs,
-        transport: transport.map(|found| found.value).unwrap_or_default(),
-        endpoint,
-        public_key,
-        preshared_key: preshared_key.map(|path| path.value),
-        keepalive: keepalive.map(|found| found.value),
-    }
-}
-
-impl SiteDraft {
-    fn finish(self) -> Option<SiteConfig> {
-        // Who waits to be called has no address to keep a path open to.
-        let default = self.endpoint.is_some().then_some(value::DEFAULT_KEEPALIVE);
-        Some(SiteConfig {
-            name: self.name?.value,
-            cidrs: self.cidrs?.into_iter().map(|net| net.value).collect(),
-            transport: self.transport,
-            endpoint: self.endpoint.map(|endpoint| endpoint.value),
-            public_key: self.public_key?.value,
-            preshared_key: self.preshared_key,
-            keepalive: self.keepalive.unwrap_or(default),
-        })
-    }
-}
-
-/// Notes every value that an earlier site has already.
-fn reject_twins<'d, T: Ord + 'd>(
-    top: &Section<'_>,
-    values: impl Iterator<Item = Option<&'d Located<T>>>,
-    what: &str,
-) {
-    let mut first = BTreeMap::new();
-    for found in values.flatten() {
-        if let Some(place) = first.get(&found.value) {
-            let line = top.line_of(place);
-            let problem = format!("the {what} of the site in line {line}");
-            let expected = format!("a {what} of its own");
-            top.reject(&found.place, &problem, Some(expected));
-        } else {
-            first.insert(&found.value, found.place.clone());
-        }
-    }
-}
-
-/// Notes CIDRs outside the privnet, CIDRs that share addresses, and endpoints
-/// whose packets would have to go through their own tunnel.
-fn reject_misplaced(top: &Section<'_>, drafts: &[SiteDraft], privnet: Option<&Supernet>) {
-    let mut before: Vec<(&Located<IpNet>, &SiteDraft)> = Vec::new();
-    for site in drafts {
-        for net in site.cidrs.iter().flatten() {
-            if let Some(privnet) = privnet.filter(|privnet| !privnet.contains(&net.value)) {
-                let expected = format!("a part of {privnet}");
-                top.reject(&net.place, "outside the privnet", Some(expected));
-            }
-            let taken = before
-                .iter()
-                .find(|(other, _)| overlap(&other.value, &net.value));
-            if let Some((other, owner)) = taken {
-                let name = match &owner.name {
-                    _ if std::ptr::eq(*owner, site) => "this site".to_owned(),
-                    Some(name) => format!("site `{}`", name.value),
-                    None => "another site".to_owned(),
-                };
-                let line = top.line_of(&other.place);
-                let problem = format!("overlaps {} of {name} (line {line})", other.value);
-                let expected = "addresses that nothing else has".to_owned();
-                top.reject(&net.place, &problem, Some(expected));
-            }
-            before.push((net, site));
-        }
-        if let Some(endpoint) = &site.endpoint {
-            let mut own = site.cidrs.iter().flatten();
-            if own.any(|net| net.value.contains(&endpoint.value.ip())) {
-                let problem = "inside the site's own `cidrs`, which only its tunnel leads to";
-                let expected = "an address outside of them".to_owned();
-                top.reject(&endpoint.place, problem, Some(expected));
-            }
-        }
-    }
 }

@@ -11,8 +11,9 @@ use ipnet::IpNet;
 use toml::de::DeValue;
 
 use super::document::{Located, Section};
+use super::hub::SecretSource;
 use super::source::cut;
-use crate::id::Region;
+use crate::id::{AccountId, Region};
 use crate::inventory::Transport;
 use crate::key::PublicKey;
 use crate::net::Supernet;
@@ -254,6 +255,14 @@ pub(super) const REGION: Kind<Region> = Kind {
     },
 };
 
+pub(super) const ACCOUNT: Kind<AccountId> = Kind {
+    expected: "an account id: 12 digits in quotes",
+    parse: |value| {
+        let text = text(value)?;
+        AccountId::from_str(text).map_err(|_| "not an account id".into())
+    },
+};
+
 pub(super) const TRANSPORT: Kind<Transport> = Kind {
     expected: "`wireguard` or `none`",
     parse: |value| match text(value)?.parse() {
@@ -309,6 +318,46 @@ pub(super) fn key_file(section: &mut Section<'_>, key: &'static str) -> Option<L
     let expected = "{ file = \"/an/absolute/path\" }; the key itself has no place in this file";
     section.secret_table(key, expected, |table| table.required("file", &PATH))
 }
+
+/// Where a secret is, which is never in the config itself.
+pub(super) fn secret_source(section: &mut Section<'_>, key: &'static str) -> Option<SecretSource> {
+    let expected = "{ file = \"/an/absolute/path\" } or { ssm = \"/a/parameter\" }; the secret \
+                    itself has no place in this file";
+    section.secret_table(key, expected, |table| {
+        let file = table.optional("file", &PATH);
+        let name = table.optional("ssm", &SSM_NAME);
+        match (table.has("file"), table.has("ssm")) {
+            (false, false) => {
+                table.missing("file", "an absolute path, or `ssm` with a parameter's name");
+            }
+            (true, true) => {
+                let expected = "one of the two".to_owned();
+                table.reject(table.place(), "both `file` and `ssm`", Some(expected));
+            }
+            (true, false) | (false, true) => {}
+        }
+        let file = file.map(|path| SecretSource::File(path.value));
+        file.or(name.map(|name| SecretSource::Ssm(name.value)))
+    })
+}
+
+/// What SSM takes for a parameter's name, which is its path, or its ARN when
+/// another account shares it (PutParameter, `Name`).
+const SSM_NAME: Kind<String> = Kind {
+    expected: "the name of an SSM parameter such as /privnet/psk",
+    parse: |value| {
+        let name = text(value)?;
+        let known = |byte: u8| byte.is_ascii_alphanumeric() || b"_.-/:".contains(&byte);
+        let is_arn = name.starts_with("arn:");
+        if !(1..=1011).contains(&name.len()) || !name.bytes().all(known) || name.ends_with('/') {
+            return Err("not the name of a parameter".into());
+        }
+        match name.contains('/') && !name.starts_with('/') && !is_arn {
+            true => Err("a path that does not start with `/`".into()),
+            false => Ok(name.to_owned()),
+        }
+    },
+};
 
 /// The text of a value.
 pub(super) fn text<'v>(value: &'v DeValue<'_>) -> Result<&'v str, Rejection> {

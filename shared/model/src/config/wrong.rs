@@ -3,11 +3,15 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that fails should panic")]
 
+mod discovery;
+mod policy;
+mod trust;
+
 use std::time::Duration;
 
 use proptest::prelude::*;
 
-use super::hub::HubConfig;
+use super::hub::{HubConfig, TrustConfig};
 use super::spoke::SpokeConfig;
 use crate::inventory::Transport;
 use crate::offload::{Offload, Offloads};
@@ -59,7 +63,10 @@ fn a_minimal_hub_file_has_every_default() {
     assert_eq!(hub.discovery.interval, Duration::from_secs(3600));
     assert_eq!(hub.discovery.timeout, Duration::from_secs(60));
     assert_eq!(hub.discovery.tags["service"], "nat");
-    assert_eq!(hub.sites, []);
+    assert!(hub.discovery.own_account && hub.discovery.accounts.is_empty());
+    assert_eq!((hub.discovery.endpoint, hub.discovery.fips), (None, false));
+    assert_eq!(hub.trust, TrustConfig::default());
+    assert_eq!((hub.sites, hub.policy), (Vec::new(), Vec::new()));
 }
 
 #[test]
@@ -508,6 +515,11 @@ fn private_material_in_the_wrong_place_is_never_shown() {
         "private_key = [\n{}\n]",
         "private_key = {\n{}\n}",
         "preshared_key = '{}'",
+        "[trust]\npreshared_key = '{}'",
+        "[trust]\npreshared_key = { ssm = '{}=' }",
+        "[trust]\npreshared_key = { file = '{}' }",
+        "[trust]\npreshared_key = { file = '/{}', ssm = '/{}' }",
+        "[trust]\npreshared_key = {}",
         "[[site]]\npreshared_key = '{}'",
         "[[site]]\npreshared_key = { file = '{}' }",
         "private_key.file = '{}'",
@@ -551,11 +563,12 @@ proptest! {
                 prop::sample::select(vec![
                     "privnet", "listen_port", "private_key", "interface", "mtu", "workers",
                     "state", "admin_socket", "metrics", "log", "discovery", "regions", "tags", "site",
+                    "trust", "accounts", "policy", "between", "[[policy]]", "[trust]", "preshared_key", "fips",
                     "name", "cidrs", "endpoint", "public_key", "keepalive", "hub", "nat",
                     "offload", "[offload]", "tun_tso", "udp_gso", "[discovery]", "[[site]]", "[site]", "[[hub]]", "[hub]", "[nat]", "[tags]",
                 ]),
                 prop::sample::select(vec![
-                    "", " = 1", " = -9223372036854775809", " = 'é\u{202e}'", " = \"\\u0000\"",
+                    "", " = 1", " = -9223372036854775809", " = 'é\u{202e}'", " = ['any']", " = [{ role_arn = 'é' }, 'own']", " = \"\\u0000\"",
                     " = []", " = [[]]", " = {}", " = { file = 1 }", " = '10.0.0.0/8'", " = ['::/0']",
                     " = 1979-05-27", " = inf", " = true", " = [", " = '''", ".a = 1", " = '/'",
                 ]),
