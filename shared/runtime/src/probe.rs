@@ -1,96 +1,85 @@
 //! Probes through the tunnels: ICMP echo to the gateways' own addresses, so that
 //! a gateway that has a session and forwards nothing is found out.
 //!
-//! Each gateway has its own pace: a probe each second, and after one that was not
-//! answered the next at once, so that three in a row are known within 3 s of the
-//! first thing lost. What follows from an outcome is decided elsewhere
+//! This sends what it is told to send and tells what was answered. When to ask,
+//! and what follows from an answer that does not come, is decided elsewhere
 //! (`privnet_reconcile::health`).
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 use socket2::Type;
 use surge_ping::{Client, Config, ICMP, PingIdentifier, PingSequence};
 use tokio::sync::mpsc;
-use tokio::task::AbortHandle;
-use tokio::time::{Instant, sleep, sleep_until};
 
-/// From one probe to the next while they are answered.
-const INTERVAL: Duration = Duration::from_secs(1);
+/// How long an answer is waited for. Later ones mean nothing to anybody.
+const PATIENCE: Duration = Duration::from_secs(5);
 
-/// How long an answer may take. Regions on opposite sides of the world are 0.3 s
-/// apart; with three losses in a row the last is known 2.8 s after the first
-/// packet was lost: one interval and three times this.
-const PATIENCE: Duration = Duration::from_millis(600);
+/// Answers that wait to be taken; more are lost, as on the way.
+const ANSWERS: usize = 1024;
 
-/// Outcomes that wait to be taken. The loop that takes them is late when it is
-/// full; the probes then wait, too.
-const OUTCOMES: usize = 256;
-
-/// What became of one probe.
+/// An answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Outcome {
-    /// Who was asked.
+pub struct Answer {
+    /// Who answered.
     pub address: IpAddr,
-    /// How long the answer took; `None` when none came in time.
-    pub answered: Option<Duration>,
+    /// The request that it answers.
+    pub sequence: u16,
 }
 
-/// Asks gateways, as long as it is told to.
+/// Asks gateways.
 pub struct Prober {
     interface: String,
+    source: Ipv4Addr,
+    identifier: PingIdentifier,
     /// For IPv4 and IPv6.
     clients: [Option<Client>; 2],
-    targets: BTreeMap<IpAddr, Task>,
-    sender: mpsc::Sender<Outcome>,
-    outcomes: mpsc::Receiver<Outcome>,
-}
-
-/// Ends with its handle.
-struct Task(AbortHandle);
-
-impl Drop for Task {
-    fn drop(&mut self) {
-        self.0.abort();
-    }
+    sender: mpsc::Sender<Answer>,
+    answers: mpsc::Receiver<Answer>,
 }
 
 impl Prober {
-    /// Asks through `interface`. Nothing is opened while there is nobody to ask.
-    pub fn new(interface: &str) -> Self {
-        let (sender, outcomes) = mpsc::channel(OUTCOMES);
+    /// Asks through `interface`, with `source` as IPv4 address, which is this
+    /// host's. Nothing is opened while there is nobody to ask.
+    pub fn new(interface: &str, source: Ipv4Addr) -> Self {
+        let (sender, answers) = mpsc::channel(ANSWERS);
         Self {
             interface: interface.to_owned(),
+            source,
+            identifier: PingIdentifier(rand::random()),
             clients: [None, None],
-            targets: BTreeMap::new(),
             sender,
-            outcomes,
+            answers,
         }
     }
 
-    /// Asks exactly these from now on. Those asked already are not disturbed.
+    /// Sends a request. One that cannot be sent is one that is not answered.
     ///
     /// # Errors
-    /// The socket cannot be opened: the program lacks `CAP_NET_RAW`. Nobody new is
-    /// asked; to be tried again with the next call.
-    pub fn watch(&mut self, addresses: &BTreeSet<IpAddr>) -> std::io::Result<()> {
-        self.targets
-            .retain(|address, _| addresses.contains(address));
-        for address in addresses {
-            if !self.targets.contains_key(address) {
-                let client = self.client(address.is_ipv6())?;
-                let task = tokio::spawn(ask(client, *address, self.sender.clone()));
-                self.targets.insert(*address, Task(task.abort_handle()));
+    /// The socket cannot be opened: the program lacks `CAP_NET_RAW`, or the source
+    /// address is not there yet.
+    pub fn ask(&mut self, address: IpAddr, sequence: u16) -> std::io::Result<()> {
+        let client = self.client(address.is_ipv6())?;
+        let identifier = self.identifier;
+        let answers = self.sender.clone();
+        tokio::spawn(async move {
+            let mut pinger = client.pinger(address, identifier).await;
+            pinger.timeout(PATIENCE);
+            if pinger
+                .ping(PingSequence(sequence), b"privnet")
+                .await
+                .is_ok()
+            {
+                let _ = answers.try_send(Answer { address, sequence });
             }
-        }
+        });
         Ok(())
     }
 
-    /// The next outcome; never, while nobody is asked. Cancel-safe.
-    pub async fn next(&mut self) -> Outcome {
-        match self.outcomes.recv().await {
-            Some(outcome) => outcome,
+    /// The next answer; never, while nobody answers. Cancel-safe.
+    pub async fn next(&mut self) -> Answer {
+        match self.answers.recv().await {
+            Some(answer) => answer,
             // Cannot be: a sender is kept here.
             None => std::future::pending().await,
         }
@@ -103,36 +92,15 @@ impl Prober {
         if let Some(client) = slot {
             return Ok(client.clone());
         }
-        let kind = if ipv6 { ICMP::V6 } else { ICMP::V4 };
         let config = Config::builder()
-            .kind(kind)
             // The other type depends on a sysctl, `ping_group_range`.
             .sock_type_hint(Type::RAW)
-            .interface(&self.interface)
-            .build();
-        Ok(slot.insert(Client::new(&config)?).clone())
-    }
-}
-
-/// Asks one gateway for ever.
-async fn ask(client: Client, address: IpAddr, outcomes: mpsc::Sender<Outcome>) {
-    let mut pinger = client.pinger(address, PingIdentifier(rand::random())).await;
-    pinger.timeout(PATIENCE);
-    // Not all at the same moment.
-    sleep(INTERVAL.mul_f64(rand::random())).await;
-    for sequence in (0..=u16::MAX).cycle() {
-        let asked = Instant::now();
-        let answer = pinger.ping(PingSequence(sequence), b"privnet").await;
-        let answered = answer.ok().map(|(_, after)| after);
-        if outcomes.send(Outcome { address, answered }).await.is_err() {
-            return;
-        }
-        let pause = if answered.is_some() {
-            INTERVAL
+            .interface(&self.interface);
+        let config = if ipv6 {
+            config.kind(ICMP::V6)
         } else {
-            PATIENCE
+            config.bind(SocketAddr::from((self.source, 0)))
         };
-        // What cannot be sent at all fails at once: no faster than unanswered ones.
-        sleep_until(asked + pause).await;
+        Ok(slot.insert(Client::new(&config.build())?).clone())
     }
 }
