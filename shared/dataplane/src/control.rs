@@ -466,7 +466,9 @@ mod tests {
             ..config(allowed_ips)
         };
         let behind = ["10.1.0.0/16"];
-        control.set(key(1), gateway(Some("vpc-1"), &behind)).unwrap();
+        control
+            .set(key(1), gateway(Some("vpc-1"), &behind))
+            .unwrap();
         control.set(key(2), gateway(Some("vpc-1"), &[])).unwrap();
         let status = control.status();
         for peer in &status {

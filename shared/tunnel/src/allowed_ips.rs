@@ -128,25 +128,26 @@ mod tests {
     #[test]
     fn hosts_of_a_site_may_use_each_of_its_gateways() {
         let allowed = snapshot();
-        let may_send = |peer, source: &str| {
-            allowed.may_send(peer, allowed.owner(source.parse().unwrap()))
-        };
+        let may_send =
+            |peer, source: &str| allowed.may_send(peer, allowed.owner(source.parse().unwrap()));
         for source in ["10.1.0.1", "10.1.128.1", "fd00:1::1"] {
             assert!(may_send(A, source) && may_send(B, source), "{source}");
             assert!(may_send(B_NEXT, source), "{source}");
             assert!(!may_send(ELSEWHERE, source), "{source}");
         }
         for stranger in ["10.2.0.1", "10.1.7.1", "10.3.0.1"] {
-            assert!(!may_send(A, stranger) && !may_send(B, stranger), "{stranger}");
+            assert!(
+                !may_send(A, stranger) && !may_send(B, stranger),
+                "{stranger}"
+            );
         }
     }
 
     #[test]
     fn a_gateways_own_address_comes_from_itself_only_under_whichever_of_its_keys() {
         let allowed = snapshot();
-        let may_send = |peer, source: &str| {
-            allowed.may_send(peer, allowed.owner(source.parse().unwrap()))
-        };
+        let may_send =
+            |peer, source: &str| allowed.may_send(peer, allowed.owner(source.parse().unwrap()));
         for own in ["10.1.0.10", "fd00:1::a"] {
             assert!(may_send(A, own));
             assert!(!may_send(B, own) && !may_send(B_NEXT, own), "{own}");

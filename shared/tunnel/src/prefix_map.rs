@@ -268,7 +268,7 @@ mod tests {
         for count in [15u32, 16, 17, 129, 2_049, 40_000] {
             let spacing = (1u64 << 32) / u64::from(count);
             let network = |number: u32| (u64::from(number) * spacing) as u32;
-                        let table = PrefixMap::new((0..count).flat_map(|number| {
+            let table = PrefixMap::new((0..count).flat_map(|number| {
                 let v4 = Ipv4Net::new_assert(network(number).into(), 32);
                 let v6 = Ipv6Net::new_assert((u128::from(network(number)) << 96).into(), 64);
                 [(v4.into(), number), (v6.into(), number)]

@@ -42,7 +42,9 @@ impl Sites {
         let gateways = number_shared(members.iter().filter_map(|member| member.gateway));
         for member in &members {
             let number = |numbers: &HashMap<&str, u16>, name: Option<&str>| {
-                name.and_then(|name| numbers.get(name)).copied().unwrap_or(0)
+                name.and_then(|name| numbers.get(name))
+                    .copied()
+                    .unwrap_or(0)
             };
             let place = Place {
                 site: number(&sites, member.site),
