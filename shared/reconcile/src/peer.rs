@@ -33,6 +33,7 @@ pub fn plan(
             is.preshared_key == wanted.preshared_key
                 && is.keepalive == wanted.keepalive
                 && is.allowed_ips == wanted.allowed_ips
+                && is.site == wanted.site
         });
         if same && !moved {
             return None;
