@@ -9,8 +9,9 @@ use std::net::SocketAddr;
 use std::path::Path;
 
 use jiff::Timestamp;
-use privnet_model::inventory::{Identity, Inventory, Partition, PartitionView};
+use privnet_model::inventory::Identity;
 use privnet_model::key::PublicKey;
+use privnet_reconcile::memory::Memory;
 use privnet_runtime::state_file::{Loaded, StateFile};
 use serde::{Deserialize, Serialize};
 use tracing::info;
@@ -23,27 +24,22 @@ const FORMAT: u32 = 1;
 pub(crate) struct Cached {
     /// Who the hub was: used when its own metadata service does not answer.
     pub(crate) identity: Identity,
-    partitions: Vec<(Partition, PartitionView)>,
+    /// What is known, and who carried what.
+    #[serde(flatten)]
+    pub(crate) memory: Memory,
     endpoints: Vec<(PublicKey, SocketAddr)>,
 }
 
 impl Cached {
     pub(crate) fn new(
         identity: Identity,
-        inventory: &Inventory,
+        memory: Memory,
         endpoints: impl Iterator<Item = (PublicKey, SocketAddr)>,
     ) -> Self {
         Self {
             identity,
-            partitions: inventory.partitions.clone().into_iter().collect(),
+            memory,
             endpoints: endpoints.collect(),
-        }
-    }
-
-    pub(crate) fn inventory(&self) -> Inventory {
-        Inventory {
-            partitions: self.partitions.iter().cloned().collect(),
-            held_removals: None,
         }
     }
 

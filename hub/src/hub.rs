@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::path::Path;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Context, Result};
 use jiff::Timestamp;
@@ -16,8 +16,10 @@ use privnet_model::inventory::{Identity, Inventory, Partition};
 use privnet_model::key::PublicKey;
 use privnet_model::status::{PartitionStatus, Role, Status};
 use privnet_reconcile::explain;
-use privnet_reconcile::fleet::{Fleet, FleetInput, Site};
-use privnet_reconcile::inventory::{absorb, keep_configured};
+use privnet_reconcile::fleet::{Carried, Fleet, FleetInput, Site};
+use privnet_reconcile::inventory::{Removed, Sweep, keep_configured};
+use privnet_reconcile::memory::Memory;
+use privnet_reconcile::{alive, pin};
 use privnet_runtime::command::{ConfigFile, Daemon};
 use privnet_runtime::events::{Event, Events};
 use privnet_runtime::key_file;
@@ -58,6 +60,10 @@ pub struct Hub {
     strangers: Strangers,
     cache: Cache,
     cache_problem: Option<String>,
+    /// Who carried what, as decided last.
+    carried: Carried,
+    /// The keys that were alive when the hub last ran.
+    alive_before: BTreeSet<PublicKey>,
     /// Where sites without an endpoint were heard before the restart.
     remembered: BTreeMap<PublicKey, SocketAddr>,
 }
@@ -127,7 +133,9 @@ impl Daemon for Hub {
             }),
         )
         .await?;
-        let inventory = cached.as_ref().map(Cached::inventory).unwrap_or_default();
+        let memory = cached.as_ref().map(|cached| cached.memory.clone());
+        let memory = memory.unwrap_or_default();
+        let inventory = memory.inventory();
         let remembered = cached.map(|cached| cached.endpoints()).unwrap_or_default();
         let mut hub = Self {
             clock: PollClock::new(config.discovery.interval),
@@ -148,9 +156,11 @@ impl Daemon for Hub {
             strangers: Strangers::default(),
             cache,
             cache_problem: None,
+            carried: memory.carried,
+            alive_before: memory.alive,
             remembered,
         };
-        hub.take_inventory(inventory);
+        hub.take_inventory(inventory, &[]);
         hub.reconcile().await;
         service::ready(&hub.summary());
         Ok(Some(hub))
@@ -177,6 +187,7 @@ impl Daemon for Hub {
                     Event::Refresh(request, answer) => self.poll.wait(request, answer),
                     Event::Observe => self.observe()?,
                     Event::Reconcile => {
+                        self.take_stock().await;
                         self.router.reconcile().await;
                     }
                 },
@@ -235,12 +246,22 @@ impl Hub {
         };
         self.tally.answered(&polled.answers);
         let failed = polled.answers.iter().any(|answer| answer.answer.is_err());
-        let inventory = absorb(self.inventory.clone(), polled.answers, Timestamp::now());
+        let accept_removals = ended
+            .waiting
+            .iter()
+            .any(|waiting| waiting.request.accept_removals);
+        let absorbed = Sweep::begin(&self.inventory, accept_removals).absorb(
+            self.inventory.clone(),
+            polled.answers,
+            &self.alive(),
+            Timestamp::now(),
+        );
+        let removed = absorbed.removed;
         // The config may have changed while the poll was under way.
-        let (inventory, _) = keep_configured(inventory, &self.configured());
+        let (inventory, _) = keep_configured(absorbed.inventory, &self.configured());
         if !ended.apply {
             let next = self.decide(&inventory, self.router.identity());
-            let changes = explain::changes(&self.fleet, &next);
+            let changes = explain::changes(&self.fleet, &next, &removed);
             let host = self.router.preview(self.desired(&next)).await;
             let report = |host: &[Change]| RefreshReport {
                 dry_run: true,
@@ -278,7 +299,7 @@ impl Hub {
         } else {
             self.clock.succeeded();
         }
-        let tunnels = self.take_inventory(inventory);
+        let tunnels = self.take_inventory(inventory, &removed);
         let (host, failures) = self.reconcile().await;
         self.save();
         // Who knocked before this answer was asked for or is now known.
@@ -294,17 +315,18 @@ impl Hub {
     }
 
     /// Decides anew, and tells and logs what that changes.
-    fn take_inventory(&mut self, inventory: Inventory) -> Vec<Change> {
+    fn take_inventory(&mut self, inventory: Inventory, removed: &[Removed]) -> Vec<Change> {
         let (inventory, dropped) = keep_configured(inventory, &self.configured());
         for partition in dropped {
             warn!(%partition, "no longer in the config: its tunnels go");
         }
         let fleet = self.decide(&inventory, self.router.identity());
-        let changes = explain::changes(&self.fleet, &fleet);
+        let changes = explain::changes(&self.fleet, &fleet, removed);
         for change in &changes {
             info!(action = %change.action, what = change.what, why = change.why, "plan");
         }
         self.inventory = inventory;
+        self.carried = fleet.carried();
         self.fleet = fleet;
         changes
     }
@@ -323,12 +345,38 @@ impl Hub {
     fn decide(&self, inventory: &Inventory, identity: &Identity) -> Fleet {
         Fleet::decide(FleetInput {
             privnet: &self.config.privnet,
-            hub_key: &self.public_key,
+            hub_keys: &[self.public_key],
             hub_vpc: &identity.vpc,
             hub_cidrs: &identity.vpc_cidrs,
             sites: &self.sites,
             inventory,
+            trust: &self.config.trust,
+            carried: &self.carried,
+            alive: &self.alive(),
+            health: &BTreeMap::new(),
+            preshared: &|_| None,
         })
+    }
+
+    /// The keys whose tunnels carry traffic.
+    fn alive(&self) -> BTreeSet<PublicKey> {
+        let peers = self.router.peers();
+        alive::keys(
+            &peers,
+            &self.alive_before,
+            self.started.into(),
+            SystemTime::now(),
+        )
+    }
+
+    /// Settles keys and CIDRs anew by who is alive now: a spoke whose key is silent
+    /// gets the one it published, a site that is silent loses what another wants.
+    async fn take_stock(&mut self) {
+        let mut inventory = self.inventory.clone();
+        pin::settle_all(&mut inventory, &self.alive());
+        if !self.take_inventory(inventory, &[]).is_empty() {
+            self.reconcile().await;
+        }
     }
 
     fn desired(&self, fleet: &Fleet) -> Desired {
@@ -371,7 +419,7 @@ impl Hub {
                     ..self.config.clone()
                 };
                 self.sites = sites;
-                self.take_inventory(self.inventory.clone());
+                self.take_inventory(self.inventory.clone(), &[]);
                 self.reconcile().await;
                 info!("config read again");
             }
@@ -395,7 +443,8 @@ impl Hub {
             .peers()
             .into_iter()
             .filter_map(|peer| Some((peer.key, peer.config.endpoint?)));
-        let cached = Cached::new(self.router.identity().clone(), &self.inventory, heard);
+        let memory = Memory::new(&self.inventory, &self.fleet, &self.alive());
+        let cached = Cached::new(self.router.identity().clone(), memory, heard);
         let problem = tokio::task::block_in_place(|| self.cache.save(&cached)).err();
         if let Some(problem) = &problem
             && self.cache_problem.as_ref() != Some(problem)

@@ -361,12 +361,17 @@ fn hub_tunnel(config: &SpokeConfig, hub: &HubPeerConfig, name: String) -> Planne
         private_address: None,
         cidrs: config.privnet.nets().to_vec(),
         excluded: Vec::new(),
+        address: None,
+        site: None,
         transport: config.transport,
         endpoint: Some(hub.endpoint),
         public_key: Some(hub.public_key),
         preshared_key: None,
+        beside: None,
         keepalive: hub.keepalive,
+        health: None,
         obstacle: None,
+        notes: Vec::new(),
     }
 }
 

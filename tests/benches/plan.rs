@@ -5,18 +5,19 @@
 #![forbid(unsafe_code)]
 #![expect(clippy::unwrap_used, reason = "literals of this file")]
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::hint::black_box;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use criterion::{Criterion, criterion_group, criterion_main};
 use ipnet::{IpNet, Ipv4Net};
 use jiff::Timestamp;
+use privnet_model::config::hub::TrustConfig;
 use privnet_model::inventory::{Inventory, Partition, PartitionView, SpokeRecord, Transport};
 use privnet_model::key::PublicKey;
 use privnet_model::net::Supernet;
 use privnet_model::peer::{PeerConfig, PeerStatus};
-use privnet_reconcile::fleet::{Fleet, FleetInput};
+use privnet_reconcile::fleet::{Carried, Fleet, FleetInput};
 use privnet_reconcile::peer;
 
 const SPOKES: u32 = 10_000;
@@ -66,6 +67,8 @@ struct Poll {
     hub_vpc: privnet_model::id::VpcId,
     hub_cidrs: Vec<IpNet>,
     inventory: Inventory,
+    carried: Carried,
+    alive: BTreeSet<PublicKey>,
 }
 
 impl Poll {
@@ -90,17 +93,24 @@ impl Poll {
             hub_vpc: "vpc-00000000000000000".parse().unwrap(),
             hub_cidrs: vec!["10.255.0.0/16".parse().unwrap()],
             inventory,
+            carried: Carried::default(),
+            alive: BTreeSet::new(),
         }
     }
 
     fn decide(&self) -> Fleet {
         Fleet::decide(FleetInput {
             privnet: &self.privnet,
-            hub_key: &self.hub_key,
+            hub_keys: &[self.hub_key],
             hub_vpc: &self.hub_vpc,
             hub_cidrs: &self.hub_cidrs,
             sites: &[],
             inventory: &self.inventory,
+            trust: &TrustConfig::default(),
+            carried: &self.carried,
+            alive: &self.alive,
+            health: &BTreeMap::new(),
+            preshared: &|_| None,
         })
     }
 }

@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::id::{AccountId, InstanceId, Region, VpcId, Zone};
 use crate::key::PublicKey;
+use crate::status::Kept;
 
 /// The tag that carries a spoke's public key, base64.
 pub const PUBLIC_KEY_TAG: &str = "privnet:public-key";
@@ -204,12 +205,15 @@ pub struct Absence {
     pub fate: Fate,
     /// When it was missing first.
     pub since: Timestamp,
-    /// How many complete answers in a row lacked it.
+    /// How many complete answers in a row lacked it. One that says nothing
+    /// ([`Fate::Tagless`]) begins the count anew.
     pub answers: u32,
+    /// What keeps it.
+    pub kept: Kept,
 }
 
 /// The key that a spoke is known by, which does not change because a tag does.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Pin {
     /// The launch that it belongs to: an instance that was launched anew has new keys.
     pub launched: Option<Timestamp>,
@@ -217,6 +221,29 @@ pub struct Pin {
     pub key: PublicKey,
     /// The key that its holder named as the next one, through its own tunnel.
     pub next: Option<PublicKey>,
+    /// Whether the holder of the key has proved that it is this instance. The next
+    /// key inherits it: it was announced through the tunnel of this one.
+    #[serde(default)]
+    pub proof: Proof,
+}
+
+/// What is known of a spoke's proof of identity.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "state", rename_all = "snake_case")]
+pub enum Proof {
+    /// None came so far.
+    #[default]
+    Missing,
+    /// The last one was not accepted.
+    Refused {
+        /// Why.
+        problem: String,
+    },
+    /// One was accepted.
+    Accepted {
+        /// When.
+        at: Timestamp,
+    },
 }
 
 /// What is known of one partition: its last complete answer, and what went
@@ -246,7 +273,7 @@ pub struct Inventory {
     /// By partition.
     pub partitions: BTreeMap<Partition, PartitionView>,
     /// Removals that the last poll asked for and that are too many to be made
-    /// without the operator.
+    /// without the operator. It stays until each of these spokes is back or gone.
     pub held_removals: Option<HeldRemovals>,
 }
 

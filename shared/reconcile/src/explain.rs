@@ -5,9 +5,12 @@ use ipnet::IpNet;
 use privnet_model::admin::{Action, Change};
 
 use crate::fleet::{Fleet, Obstacle, PlannedTunnel, TunnelId};
+use crate::health::Health;
+use crate::inventory::Removed;
 
-/// Every tunnel that appears, disappears or becomes different.
-pub fn changes(before: &Fleet, after: &Fleet) -> Vec<Change> {
+/// Every tunnel that appears, disappears or becomes different. `removed` tells what
+/// became of spokes that went.
+pub fn changes(before: &Fleet, after: &Fleet, removed: &[Removed]) -> Vec<Change> {
     let gone = before
         .tunnels
         .iter()
@@ -15,13 +18,7 @@ pub fn changes(before: &Fleet, after: &Fleet) -> Vec<Change> {
         .map(|(id, tunnel)| Change {
             action: Action::Remove,
             what: name(tunnel),
-            why: match id {
-                TunnelId::Site(_) => format!("no longer in the config ({})", list(&tunnel.cidrs)),
-                TunnelId::Spoke(partition, instance) => format!(
-                    "{instance} is no longer among the running spokes of {partition} ({})",
-                    list(&tunnel.cidrs)
-                ),
-            },
+            why: format!("{} ({})", farewell(id, removed), list(&tunnel.cidrs)),
         });
     let rest = after.tunnels.iter().filter_map(|(id, tunnel)| {
         let (action, why) = match before.tunnels.get(id) {
@@ -38,6 +35,31 @@ pub fn changes(before: &Fleet, after: &Fleet) -> Vec<Change> {
     gone.chain(rest).collect()
 }
 
+fn farewell(id: &TunnelId, removed: &[Removed]) -> String {
+    let (partition, instance) = match id {
+        TunnelId::Site(_) => return "no longer in the config".to_owned(),
+        TunnelId::Spoke(partition, instance) => (partition, instance),
+    };
+    let gone = removed
+        .iter()
+        .find(|gone| gone.partition == *partition && gone.instance == *instance);
+    match gone {
+        Some(gone) => {
+            let accepted = if gone.accepted {
+                "; its removal was accepted"
+            } else {
+                ""
+            };
+            format!(
+                "{instance} is {}, says EC2, and missing from {partition} since {:.0}{accepted}",
+                gone.fate, gone.since
+            )
+        }
+        // It left with its partition, or into the hub's own VPC.
+        None => format!("{instance} of {partition} is no longer a spoke of this hub"),
+    }
+}
+
 fn name(tunnel: &PlannedTunnel) -> String {
     format!("tunnel {}", tunnel.name)
 }
@@ -52,7 +74,9 @@ fn introduce(id: &TunnelId, tunnel: &PlannedTunnel) -> String {
 
 fn outcome(tunnel: &PlannedTunnel) -> String {
     match &tunnel.obstacle {
-        Some(Obstacle::Pending(reason)) => format!("pending: {reason}"),
+        Some(Obstacle::Pending(reason) | Obstacle::Unproven(reason)) => {
+            format!("pending: {reason}")
+        }
         Some(Obstacle::Rejected(reason)) => format!("rejected: {reason}"),
         None if tunnel.cidrs.is_empty() => "standby".to_owned(),
         None => format!("carries {}", list(&tunnel.cidrs)),
@@ -83,6 +107,26 @@ fn compare(old: &PlannedTunnel, new: &PlannedTunnel) -> String {
     if outcome(old) != outcome(new) {
         facts.push(format!("{} (was: {})", outcome(new), outcome(old)));
     }
+    if old.beside.is_none() && new.beside.is_some() {
+        facts.push("its next key is set up beside this one".to_owned());
+    }
+    if old.beside.is_some() && new.beside.is_none() {
+        facts.push("one key is left".to_owned());
+    }
+    if old.health != new.health {
+        facts.push(match new.health {
+            Some(Health::Up) => "answers probes".to_owned(),
+            Some(Health::Down) => "does not answer probes".to_owned(),
+            Some(Health::Untried) => "is probed".to_owned(),
+            None => "is no longer probed".to_owned(),
+        });
+    }
+    for note in new.notes.iter().filter(|note| !old.notes.contains(note)) {
+        facts.push(note.to_string());
+    }
+    if facts.is_empty() && old.notes != new.notes {
+        facts.push("well again".to_owned());
+    }
     if facts.is_empty() {
         facts.push("its description changed".to_owned());
     }
@@ -101,10 +145,19 @@ fn list(cidrs: &[IpNet]) -> String {
 mod tests {
     #![expect(clippy::unwrap_used, reason = "a test that fails should panic")]
     use super::*;
-    use crate::fleet::fixtures::{decide, inventory, spoke};
+    use crate::fleet::fixtures::{decide, inventory, partition, spoke};
+    use jiff::Timestamp;
+    use privnet_model::inventory::Fate;
 
     fn told(before: &Fleet, after: &Fleet) -> Vec<String> {
-        changes(before, after)
+        let removed = [Removed {
+            partition: partition("eu-west-1"),
+            instance: spoke(1, "10.1.0.0/16").instance,
+            fate: Fate::Terminated,
+            since: Timestamp::from_second(7).unwrap(),
+            accepted: false,
+        }];
+        changes(before, after, &removed)
             .into_iter()
             .map(|change| format!("{} {}: {}", change.action, change.what, change.why))
             .collect()
@@ -113,7 +166,7 @@ mod tests {
     #[test]
     fn equal_decisions_differ_in_nothing() {
         let fleet = decide(&inventory([spoke(1, "10.1.0.0/16")]), &[]);
-        assert!(changes(&fleet, &fleet).is_empty());
+        assert!(changes(&fleet, &fleet, &[]).is_empty());
     }
 
     #[test]
@@ -130,8 +183,8 @@ mod tests {
         assert_eq!(
             told(&before, &after),
             [
-                "remove tunnel spoke-1: i-00000000000000001 is no longer among the running \
-                 spokes of 111122223333/eu-west-1 (10.1.0.0/16)",
+                "remove tunnel spoke-1: i-00000000000000001 is terminated, says EC2, and missing \
+                 from 111122223333/eu-west-1 since 1970-01-01T00:00:07Z (10.1.0.0/16)",
                 "change tunnel spoke-2: endpoint 192.0.2.9:51820 instead of 203.0.113.2:51820",
                 "add tunnel spoke-3: i-00000000000000003 found in 111122223333/eu-west-1; \
                  pending: no privnet:public-key tag",

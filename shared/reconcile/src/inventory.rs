@@ -1,58 +1,300 @@
 //! What the answers of a poll make of what was known: an error never removes
-//! anything, and only a partition's own complete answer changes that partition.
+//! anything, only a partition's own complete answer changes that partition, and
+//! what is missing from one goes by these rules alone:
+//!
+//! | EC2, asked by id, says | the spoke goes |
+//! |---|---|
+//! | terminated | now |
+//! | stopped, no longer tagged as a spoke, unknown | at the second complete answer in a row that lacks it, and not while its tunnel handshakes |
+//! | that it runs, without a single tag | not: EC2 has been seen to leave tags out |
+//! | nothing | not |
+//!
+//! If one poll would take more than two spokes and more than a quarter of all,
+//! it takes none: they are held until they are back or the operator accepts it.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::Timestamp;
 use privnet_model::id::InstanceId;
-use privnet_model::inventory::{Answer, Inventory, Partition, PartitionAnswer, SpokeRecord};
+use privnet_model::inventory::{
+    Absence, Answer, Fate, HeldRemovals, Inventory, Partition, PartitionAnswer, PartitionView, Pin,
+    SpokeRecord,
+};
+use privnet_model::key::PublicKey;
+use privnet_model::status::Kept;
 
-/// Takes the answers of one poll into the inventory.
-///
-/// A partition that answered completely becomes what it answered. One that
-/// failed keeps its spokes, and remembers why and since when. One that was not
-/// asked stays as it is.
-pub fn absorb(
-    mut inventory: Inventory,
-    answers: Vec<PartitionAnswer>,
-    now: Timestamp,
-) -> Inventory {
-    for PartitionAnswer {
-        partition, answer, ..
-    } in answers
-    {
-        let view = inventory.partitions.entry(partition).or_default();
-        match answer {
-            Ok(Answer { spokes, .. }) => {
-                let before = std::mem::take(&mut view.spokes);
-                view.spokes = spokes
-                    .into_iter()
-                    .map(|spoke| keep_cidrs(spoke, &before))
-                    .map(|spoke| (spoke.instance.clone(), spoke))
-                    .collect();
-                view.answered_at = Some(now);
-                view.error = None;
-                view.failing_since = None;
-            }
-            Err(error) => {
-                view.error = Some(error);
-                view.failing_since.get_or_insert(now);
-            }
-        }
-    }
-    inventory
+use crate::pin::{self, KeyCause, KeyChange};
+
+/// This many may always go at once: small fleets lose a spoke or two by themselves.
+const ALWAYS_ALLOWED: usize = 2;
+/// Otherwise one of so many.
+const ALLOWED_SHARE: usize = 4;
+
+/// The taking in of one poll's answers, all at once or partition by partition as
+/// they come. The limit on removals counts over the whole of it.
+#[derive(Debug, Clone, Copy)]
+pub struct Sweep {
+    accept_removals: bool,
+    /// Spokes known when the poll began.
+    of: usize,
+    /// Removals that this poll asked for so far.
+    asked: usize,
 }
 
-/// A VPC always has a CIDR. One that EC2 does not describe this time has those
-/// that it had: that its description is missing says nothing about it.
-fn keep_cidrs(mut spoke: SpokeRecord, before: &BTreeMap<InstanceId, SpokeRecord>) -> SpokeRecord {
-    if spoke.cidrs.is_empty()
-        && spoke.vpc.is_some()
-        && let Some(known) = before.values().find(|known| known.vpc == spoke.vpc)
-    {
-        spoke.cidrs.clone_from(&known.cidrs);
+/// What a sweep made of an answer.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Absorbed {
+    /// What is known now.
+    pub inventory: Inventory,
+    /// The spokes that went.
+    pub removed: Vec<Removed>,
+    /// The spokes whose key is another now.
+    pub keys: Vec<KeyChange>,
+}
+
+/// A spoke that went, and why.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Removed {
+    /// Its partition.
+    pub partition: Partition,
+    /// The instance.
+    pub instance: InstanceId,
+    /// What EC2 said of it.
+    pub fate: Fate,
+    /// Since when it was missing.
+    pub since: Timestamp,
+    /// Whether it went only because the operator accepted it.
+    pub accepted: bool,
+}
+
+impl Sweep {
+    /// Begins to take in a poll's answers. With `accept_removals` all spokes go
+    /// that these answers lack.
+    pub fn begin(inventory: &Inventory, accept_removals: bool) -> Self {
+        Self {
+            accept_removals,
+            of: inventory.spokes().count(),
+            asked: 0,
+        }
     }
-    spoke
+
+    /// Takes answers in, in whatever order. A partition that failed keeps its
+    /// spokes and remembers why and since when; one that did not answer yet stays
+    /// as it is. `alive` are the keys whose tunnels carry traffic
+    /// ([`crate::alive`]).
+    pub fn absorb(
+        &mut self,
+        mut inventory: Inventory,
+        answers: Vec<PartitionAnswer>,
+        alive: &BTreeSet<PublicKey>,
+        now: Timestamp,
+    ) -> Absorbed {
+        let mut due: Vec<Removed> = Vec::new();
+        let mut keys = Vec::new();
+        for PartitionAnswer {
+            partition, answer, ..
+        } in answers
+        {
+            let view = inventory.partitions.entry(partition.clone()).or_default();
+            match answer {
+                Ok(answer) => {
+                    let mut taken = TakenIn {
+                        partition: &partition,
+                        view,
+                        alive,
+                        accept_removals: self.accept_removals,
+                        now,
+                    };
+                    taken.answer(answer, &mut due, &mut keys);
+                    view.answered_at = Some(now);
+                    view.error = None;
+                    view.failing_since = None;
+                }
+                Err(error) => {
+                    view.error = Some(error);
+                    view.failing_since.get_or_insert(now);
+                }
+            }
+        }
+        self.asked += due.len();
+        let removed = if self.too_many() { Vec::new() } else { due };
+        for gone in &removed {
+            if let Some(view) = inventory.partitions.get_mut(&gone.partition) {
+                view.spokes.remove(&gone.instance);
+                view.absent.remove(&gone.instance);
+                view.pins.remove(&gone.instance);
+            }
+        }
+        inventory.held_removals = self.held(&inventory, now);
+        Absorbed {
+            inventory,
+            removed,
+            keys,
+        }
+    }
+
+    fn too_many(&self) -> bool {
+        !self.accept_removals && self.asked > ALWAYS_ALLOWED && self.asked * ALLOWED_SHARE > self.of
+    }
+
+    /// Those that are held are marked so one by one; the alarm counts the marks,
+    /// and so outlives polls in which their partitions fail.
+    fn held(&self, inventory: &Inventory, now: Timestamp) -> Option<HeldRemovals> {
+        let absences = inventory.partitions.values().flat_map(|view| &view.absent);
+        let count = absences
+            .filter(|(_, absence)| absence.kept == Kept::TooMany)
+            .count();
+        (count > 0).then(|| match inventory.held_removals {
+            Some(held) => HeldRemovals { count, ..held },
+            None => HeldRemovals {
+                count,
+                of: self.of,
+                since: now,
+            },
+        })
+    }
+}
+
+/// One partition that answered completely.
+struct TakenIn<'a> {
+    partition: &'a Partition,
+    view: &'a mut PartitionView,
+    alive: &'a BTreeSet<PublicKey>,
+    accept_removals: bool,
+    now: Timestamp,
+}
+
+impl TakenIn<'_> {
+    fn answer(&mut self, answer: Answer, due: &mut Vec<Removed>, keys: &mut Vec<KeyChange>) {
+        let mut before = std::mem::take(&mut self.view.spokes);
+        let vpcs = known_cidrs(&before);
+        for record in answer.spokes {
+            let known = before.remove(&record.instance);
+            self.view.absent.remove(&record.instance);
+            let record = self.complete(record, known, &vpcs);
+            if let Some(change) = self.settle_key(&record) {
+                keys.push(change);
+            }
+            self.view.spokes.insert(record.instance.clone(), record);
+        }
+        // Whatever is left was known, and is not in the answer.
+        for (instance, record) in before {
+            if let Some(fate) = answer.absent.get(&instance) {
+                due.extend(self.missing(&instance, *fate));
+            }
+            // One whose fate the answer does not tell was not asked about: it was
+            // found only after the poll began.
+            self.view.spokes.insert(instance, record);
+        }
+    }
+
+    /// Counts a spoke's absence, and tells whether it is due to go.
+    fn missing(&mut self, instance: &InstanceId, fate: Fate) -> Option<Removed> {
+        let before = self.view.absent.get(instance);
+        let since = before.map_or(self.now, |absence| absence.since);
+        let answers = match fate {
+            Fate::Tagless => 0,
+            Fate::Terminated | Fate::Stopped | Fate::Untagged | Fate::NotFound => before
+                .map_or(0, |absence| absence.answers)
+                .saturating_add(1),
+        };
+        let handshakes = self
+            .view
+            .pins
+            .get(instance)
+            .is_some_and(|pin| pin::is_alive(pin, self.alive));
+        let kept = match fate {
+            Fate::Terminated => None,
+            Fate::Tagless => Some(Kept::TagsMissing),
+            Fate::Stopped | Fate::Untagged | Fate::NotFound if handshakes => Some(Kept::Handshakes),
+            Fate::Stopped | Fate::Untagged | Fate::NotFound => {
+                (answers < 2).then_some(Kept::SecondAnswer)
+            }
+        };
+        let absence = Absence {
+            fate,
+            since,
+            answers,
+            // What is due and does not go is held.
+            kept: kept.unwrap_or(Kept::TooMany),
+        };
+        self.view.absent.insert(instance.clone(), absence);
+        (kept.is_none() || self.accept_removals).then(|| Removed {
+            partition: self.partition.clone(),
+            instance: instance.clone(),
+            fate,
+            since,
+            accepted: kept.is_some(),
+        })
+    }
+
+    /// The record with what EC2 left out this time and cannot have changed.
+    ///
+    /// And while the spoke's tunnel handshakes, what only a tag says, or what is
+    /// only missing, changes nothing about it: a slip of the pen in a tag must not
+    /// cut off a VPC. It is taken at the first poll that finds the tunnel silent.
+    fn complete(
+        &self,
+        mut record: SpokeRecord,
+        known: Option<SpokeRecord>,
+        vpcs: &BTreeMap<privnet_model::id::VpcId, Vec<ipnet::IpNet>>,
+    ) -> SpokeRecord {
+        if let Some(known) = known {
+            // An instance lives and dies in one VPC, zone and image, with one
+            // primary private address.
+            record.vpc = record.vpc.or(known.vpc);
+            record.zone = record.zone.or(known.zone);
+            record.image = record.image.or(known.image);
+            record.private_address = record.private_address.or(known.private_address);
+            let same_launch = record.launched.is_none() || record.launched == known.launched;
+            record.launched = record.launched.or(known.launched);
+            // Its own subnet is in its zone, so none at all is no answer.
+            if record.zone_cidrs.is_empty() {
+                record.zone_cidrs = known.zone_cidrs;
+            }
+            let pin = self.view.pins.get(&record.instance);
+            if same_launch && pin.is_some_and(|pin| pin::is_alive(pin, self.alive)) {
+                record.public_address = record.public_address.or(known.public_address);
+                record.instance_profile = record.instance_profile.or(known.instance_profile);
+                record.port = known.port;
+                record.transport = known.transport;
+                record.tag_problems = known.tag_problems;
+            }
+        }
+        // A VPC always has a CIDR: that its description is missing says nothing.
+        if record.cidrs.is_empty()
+            && let Some(cidrs) = record.vpc.as_ref().and_then(|vpc| vpcs.get(vpc))
+        {
+            record.cidrs.clone_from(cidrs);
+        }
+        record
+    }
+
+    fn settle_key(&mut self, record: &SpokeRecord) -> Option<KeyChange> {
+        let known: Option<&Pin> = self.view.pins.get(&record.instance);
+        let (pin, cause) = pin::settle(known, record, self.alive)?;
+        let change = known
+            .zip(cause)
+            .map(|(known, cause): (&Pin, KeyCause)| KeyChange {
+                partition: self.partition.clone(),
+                instance: record.instance.clone(),
+                from: known.key,
+                to: pin.key,
+                cause,
+            });
+        self.view.pins.insert(record.instance.clone(), pin);
+        change
+    }
+}
+
+fn known_cidrs(
+    spokes: &BTreeMap<InstanceId, SpokeRecord>,
+) -> BTreeMap<privnet_model::id::VpcId, Vec<ipnet::IpNet>> {
+    spokes
+        .values()
+        .filter(|spoke| !spoke.cidrs.is_empty())
+        .filter_map(|spoke| Some((spoke.vpc.clone()?, spoke.cidrs.clone())))
+        .collect()
 }
 
 /// Forgets the partitions that the config no longer names. This is the one
@@ -74,94 +316,4 @@ pub fn keep_configured(
 }
 
 #[cfg(test)]
-mod tests {
-    #![expect(clippy::unwrap_used, reason = "a test that fails should panic")]
-    use super::*;
-    use crate::fleet::fixtures::{partition, spoke};
-
-    fn answer(region: &str, spokes: Result<Vec<SpokeRecord>, &str>) -> PartitionAnswer {
-        PartitionAnswer {
-            partition: partition(region),
-            answer: spokes
-                .map(|spokes| Answer {
-                    spokes,
-                    ..Answer::default()
-                })
-                .map_err(str::to_owned),
-            calls: 1,
-        }
-    }
-
-    fn count(inventory: &Inventory, region: &str) -> usize {
-        inventory.partitions[&partition(region)].spokes.len()
-    }
-
-    fn at(second: i64) -> Timestamp {
-        Timestamp::from_second(second).unwrap()
-    }
-
-    #[test]
-    fn a_region_that_fails_keeps_its_spokes_and_says_since_when() {
-        let first = absorb(
-            Inventory::default(),
-            vec![
-                answer("eu-west-1", Ok(vec![spoke(1, "10.1.0.0/16")])),
-                answer("us-west-2", Ok(vec![spoke(2, "10.2.0.0/16")])),
-            ],
-            at(100),
-        );
-        let second = absorb(
-            first,
-            vec![
-                answer("eu-west-1", Err("throttled")),
-                answer("us-west-2", Ok(vec![])),
-            ],
-            at(200),
-        );
-        let third = absorb(second, vec![answer("eu-west-1", Err("down"))], at(300));
-        assert_eq!(count(&third, "eu-west-1"), 1);
-        assert_eq!(count(&third, "us-west-2"), 0);
-        let view = &third.partitions[&partition("eu-west-1")];
-        assert_eq!(view.error.as_deref(), Some("down"));
-        assert_eq!(view.failing_since, Some(at(200)));
-        assert_eq!(view.answered_at, Some(at(100)));
-    }
-
-    #[test]
-    fn a_complete_answer_ends_the_failure() {
-        let failing = absorb(
-            Inventory::default(),
-            vec![answer("eu-west-1", Err("down"))],
-            at(1),
-        );
-        let well = absorb(failing, vec![answer("eu-west-1", Ok(vec![]))], at(2));
-        let view = &well.partitions[&partition("eu-west-1")];
-        assert_eq!((view.error.as_ref(), view.failing_since), (None, None));
-    }
-
-    #[test]
-    fn a_vpc_that_ec2_does_not_describe_keeps_its_cidrs() {
-        let mut bare = spoke(1, "10.1.0.0/16");
-        let known = absorb(
-            Inventory::default(),
-            vec![answer("eu-west-1", Ok(vec![bare.clone()]))],
-            at(1),
-        );
-        bare.cidrs.clear();
-        let after = absorb(known, vec![answer("eu-west-1", Ok(vec![bare]))], at(2));
-        let (_, record) = after.spokes().next().unwrap();
-        assert_eq!(record.cidrs, spoke(1, "10.1.0.0/16").cidrs);
-    }
-
-    #[test]
-    fn a_region_taken_out_of_the_config_goes_with_its_spokes() {
-        let known = absorb(
-            Inventory::default(),
-            vec![answer("eu-west-1", Ok(vec![spoke(1, "10.1.0.0/16")]))],
-            at(1),
-        );
-        let (kept, dropped) = keep_configured(known, &BTreeSet::from([partition("us-west-2")]));
-        assert!(kept.partitions.is_empty());
-        assert_eq!(dropped, vec![partition("eu-west-1")]);
-    }
-}
+mod tests;

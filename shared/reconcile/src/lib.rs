@@ -6,14 +6,19 @@
 
 #![forbid(unsafe_code)]
 
+pub mod alive;
 pub mod explain;
 pub mod fleet;
 pub mod gateway;
+pub mod health;
 pub mod host;
 pub mod interface;
 pub mod inventory;
+pub mod memory;
 pub mod observe;
 pub mod peer;
+pub mod pin;
 pub mod route;
 pub mod ruleset;
 pub mod sysctl;
+pub mod trust;

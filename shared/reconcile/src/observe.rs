@@ -10,6 +10,7 @@ use privnet_model::peer::PeerStatus;
 use privnet_model::status::{Reason, Tunnel, TunnelState};
 
 use crate::fleet::{Obstacle, PlannedTunnel};
+use crate::health::Health;
 
 /// WireGuard sessions carry nothing older than this (`Reject-After-Time`,
 /// whitepaper section 6.1), so an older handshake is no living tunnel.
@@ -23,9 +24,16 @@ pub fn tunnel(
     now: SystemTime,
 ) -> Tunnel {
     let (state, reason) = match &planned.obstacle {
-        Some(Obstacle::Pending(reason)) => (TunnelState::Pending, Some(reason.clone())),
+        Some(Obstacle::Pending(reason) | Obstacle::Unproven(reason)) => {
+            (TunnelState::Pending, Some(reason.clone()))
+        }
         Some(Obstacle::Rejected(reason)) => (TunnelState::Rejected, Some(reason.clone())),
-        None => session(peer, now),
+        None => match (session(peer, now), planned.health) {
+            ((TunnelState::Up, _), Some(Health::Down)) => {
+                (TunnelState::Down, Some(Reason::Unresponsive))
+            }
+            (session, _) => session,
+        },
     };
     Tunnel {
         name: planned.name.clone(),
@@ -46,7 +54,7 @@ pub fn tunnel(
         public_key: planned.public_key,
         state,
         reason,
-        notes: Vec::new(),
+        notes: planned.notes.clone(),
         last_handshake: peer.and_then(|peer| timestamp(peer.last_handshake?)),
         rx_bytes: peer.map_or(0, |peer| peer.rx_bytes),
         tx_bytes: peer.map_or(0, |peer| peer.tx_bytes),

@@ -373,7 +373,7 @@ impl Router {
             .map(|planned| {
                 let key = planned.public_key.as_ref();
                 // A rejected tunnel may have the key of another's peer.
-                let own = planned.obstacle.is_none().then_some(key).flatten();
+                let own = planned.has_peer().then_some(key).flatten();
                 let peer = own.and_then(|key| peers.get(key).copied());
                 observe::tunnel(planned, peer, self.meter.rates(own), now)
             })

@@ -1,0 +1,209 @@
+//! A spoke as discovered, on its way to being a tunnel: what keeps it from being
+//! one, whatever the others are.
+
+use std::net::SocketAddr;
+
+use jiff::Timestamp;
+use privnet_model::id::{InstanceId, VpcId};
+use privnet_model::inventory::{Partition, PartitionView, Pin, Proof, SpokeRecord, Transport};
+use privnet_model::key::PublicKey;
+use privnet_model::status::{Note, Origin, Reason};
+
+use super::{
+    DEFAULT_PORT, FleetInput, KEEPALIVE, KeyBeside, Obstacle, PlannedTunnel, Site, TunnelId,
+};
+use crate::{pin, trust};
+
+/// A spoke and what is known of it.
+pub(super) struct Spoke<'a> {
+    pub(super) partition: &'a Partition,
+    pub(super) record: &'a SpokeRecord,
+    /// Whether its tunnel carries traffic.
+    pub(super) alive: bool,
+    pub(super) tunnel: PlannedTunnel,
+}
+
+impl<'a> Spoke<'a> {
+    pub(super) fn new(
+        partition: &'a Partition,
+        view: &'a PartitionView,
+        record: &'a SpokeRecord,
+        input: FleetInput<'_>,
+    ) -> Self {
+        let pin = view.pins.get(&record.instance);
+        let (key, beside) = match pin {
+            Some(pin) => {
+                let (key, beside) = pin::in_use(pin, input.alive);
+                (Some(key), beside)
+            }
+            None => (record.public_key, None),
+        };
+        let alive = |key: Option<PublicKey>| key.is_some_and(|key| input.alive.contains(&key));
+        let keyed = |key: PublicKey| KeyBeside {
+            public_key: key,
+            preshared_key: (input.preshared)(&key),
+        };
+        let tunnel = PlannedTunnel {
+            name: name(record).to_owned(),
+            origin: Origin::Discovered,
+            partition: Some(partition.clone()),
+            zone: record.zone.clone(),
+            vpc: record.vpc.clone(),
+            instance: Some(record.instance.clone()),
+            launched: record.launched,
+            private_address: record.private_address,
+            cidrs: Vec::new(),
+            excluded: Vec::new(),
+            address: None,
+            site: record.vpc.as_ref().map(VpcId::to_string),
+            transport: record.transport,
+            endpoint: record
+                .public_address
+                .map(|address| SocketAddr::new(address, record.port.unwrap_or(DEFAULT_PORT))),
+            public_key: key,
+            preshared_key: key.and_then(|key| (input.preshared)(&key)),
+            beside: beside.map(keyed),
+            keepalive: Some(KEEPALIVE),
+            health: None,
+            obstacle: obstacle(partition, record, pin, key, input),
+            notes: notes(view, record, pin),
+        };
+        Self {
+            partition,
+            record,
+            alive: alive(key) || alive(beside),
+            tunnel,
+        }
+    }
+
+    pub(super) fn id(&self) -> TunnelId {
+        TunnelId::Spoke(self.partition.clone(), self.record.instance.clone())
+    }
+
+    pub(super) fn name(&self) -> &'a str {
+        name(self.record)
+    }
+
+    /// Older first; an instance whose launch time EC2 does not tell comes last.
+    pub(super) fn seniority(&self) -> (bool, Option<Timestamp>, &'a InstanceId) {
+        let SpokeRecord {
+            launched, instance, ..
+        } = self.record;
+        (launched.is_none(), *launched, instance)
+    }
+
+    pub(super) fn reject(&mut self, reason: Reason) {
+        self.tunnel.obstacle = Some(Obstacle::Rejected(reason));
+    }
+}
+
+pub(super) fn site_tunnel(site: &Site) -> PlannedTunnel {
+    let config = &site.config;
+    PlannedTunnel {
+        name: config.name.clone(),
+        origin: Origin::Static,
+        partition: None,
+        zone: None,
+        vpc: None,
+        instance: None,
+        launched: None,
+        private_address: None,
+        cidrs: Vec::new(),
+        excluded: Vec::new(),
+        address: None,
+        site: None,
+        transport: config.transport,
+        endpoint: config.endpoint,
+        public_key: Some(config.public_key),
+        preshared_key: site.preshared_key.clone(),
+        beside: None,
+        keepalive: config.keepalive,
+        health: None,
+        obstacle: None,
+        notes: Vec::new(),
+    }
+}
+
+fn name(record: &SpokeRecord) -> &str {
+    record.name.as_deref().unwrap_or(record.instance.as_str())
+}
+
+/// What keeps a spoke from having a tunnel, the most telling thing first.
+fn obstacle(
+    partition: &Partition,
+    spoke: &SpokeRecord,
+    pin: Option<&Pin>,
+    key: Option<PublicKey>,
+    input: FleetInput<'_>,
+) -> Option<Obstacle> {
+    if spoke.transport == Transport::None {
+        return Some(Obstacle::Rejected(Reason::NoTransport));
+    }
+    if let Some(reason) = trust::objection(input.trust, partition, spoke) {
+        return Some(Obstacle::Rejected(reason));
+    }
+    if let Some(problem) = spoke.tag_problems.first() {
+        return Some(Obstacle::Pending(Reason::BadTag {
+            problem: problem.clone(),
+        }));
+    }
+    if spoke.transport == Transport::Ipsec {
+        return Some(Obstacle::Rejected(Reason::TransportUnsupported {
+            transport: spoke.transport,
+        }));
+    }
+    let missing = if spoke.vpc.is_none() {
+        Some(Reason::NoVpc)
+    } else if key.is_none() {
+        Some(Reason::NoPublicKey)
+    } else if spoke.public_address.is_none() {
+        Some(Reason::NoPublicAddress)
+    } else if spoke.cidrs.is_empty() {
+        Some(Reason::NoCidrs)
+    } else {
+        None
+    };
+    if let Some(reason) = missing {
+        return Some(Obstacle::Pending(reason));
+    }
+    unproven(pin, input.trust.proof).map(Obstacle::Unproven)
+}
+
+fn unproven(pin: Option<&Pin>, wanted: bool) -> Option<Reason> {
+    if !wanted {
+        return None;
+    }
+    match pin.map(|pin| &pin.proof) {
+        Some(Proof::Accepted { .. }) => None,
+        Some(Proof::Refused { problem }) => Some(Reason::NoProof {
+            problem: Some(problem.clone()),
+        }),
+        Some(Proof::Missing) | None => Some(Reason::NoProof { problem: None }),
+    }
+}
+
+fn notes(view: &PartitionView, record: &SpokeRecord, pin: Option<&Pin>) -> Vec<Note> {
+    let absent = view.absent.get(&record.instance);
+    let absent = absent.map(|absence| Note::Absent {
+        fate: absence.fate,
+        since: absence.since,
+        kept: absence.kept,
+    });
+    let quarantined = pin.and_then(|pin| pin::quarantined(pin, record));
+    let rotating = pin.and_then(|pin| pin.next);
+    let failing = view.failing_since;
+    [
+        absent,
+        quarantined.map(|key| Note::KeyQuarantined { key }),
+        rotating.map(|key| Note::KeyRotating { key }),
+        failing.map(|since| Note::PartitionFailing { since }),
+    ]
+    .into_iter()
+    .flatten()
+    .collect()
+}
+
+/// Whether the spoke uses the key already, and is alive.
+pub(super) fn is_incumbent(key: &PublicKey, instance: &InstanceId, input: FleetInput<'_>) -> bool {
+    input.alive.contains(key) && input.carried.keys.get(key) == Some(instance)
+}
