@@ -10,8 +10,7 @@ use jiff::Timestamp;
 use privnet_ec2::{Discovery, Imds, SdkContext};
 use privnet_model::admin::{Change, PolledPartition, RefreshReport, RefreshRequest};
 use privnet_model::config::ConfigErrors;
-use privnet_model::config::hub::{HubConfig, Regions, SiteConfig};
-use privnet_model::id::Region;
+use privnet_model::config::hub::{HubConfig, SiteConfig};
 use privnet_model::inventory::{Identity, Inventory, Partition};
 use privnet_model::key::PublicKey;
 use privnet_model::status::{PartitionStatus, Role, Status};
@@ -30,7 +29,7 @@ use privnet_runtime::signals::Signal;
 use tracing::{error, info, warn};
 
 use crate::cache::{Cache, Cached};
-use crate::poll::{Ended, Poll, Waiting};
+use crate::poll::{Ended, Poll, Waiting, known};
 use crate::strangers::Strangers;
 use crate::tally::{Count, Tally};
 
@@ -117,7 +116,7 @@ impl Daemon for Hub {
             "privnet-hub starts"
         );
         let sdk = SdkContext::load(&identity.region).await;
-        let discovery = discovery(&sdk, &identity, &config);
+        let discovery = Discovery::new(&sdk, &identity, &config.discovery);
         let router = Router::open(
             config.privnet.clone(),
             identity,
@@ -168,7 +167,8 @@ impl Daemon for Hub {
 
     async fn main_loop(&mut self, events: &mut Events) -> Result<()> {
         loop {
-            self.poll.start(&self.discovery, &self.imds);
+            self.poll
+                .start(&self.discovery, &self.imds, &self.inventory);
             tokio::select! {
                 ended = self.poll.ended() => self.polled(ended).await,
                 () = self.clock.due() => {
@@ -237,7 +237,7 @@ impl Hub {
             Err(problem) => {
                 error!(%problem, "no answer from EC2; every tunnel stays");
                 self.clock.failed();
-                self.tally.broke_off(self.configured());
+                self.tally.broke_off(self.configured(&self.inventory));
                 for waiting in ended.waiting {
                     let _ = waiting.answer.send(Err(problem.clone()));
                 }
@@ -258,7 +258,8 @@ impl Hub {
         );
         let removed = absorbed.removed;
         // The config may have changed while the poll was under way.
-        let (inventory, _) = keep_configured(absorbed.inventory, &self.configured());
+        let configured = self.configured(&absorbed.inventory);
+        let (inventory, _) = keep_configured(absorbed.inventory, &configured);
         if !ended.apply {
             let next = self.decide(&inventory, self.router.identity());
             let changes = explain::changes(&self.fleet, &next, &removed);
@@ -316,7 +317,8 @@ impl Hub {
 
     /// Decides anew, and tells and logs what that changes.
     fn take_inventory(&mut self, inventory: Inventory, removed: &[Removed]) -> Vec<Change> {
-        let (inventory, dropped) = keep_configured(inventory, &self.configured());
+        let configured = self.configured(&inventory);
+        let (inventory, dropped) = keep_configured(inventory, &configured);
         for partition in dropped {
             warn!(%partition, "no longer in the config: its tunnels go");
         }
@@ -331,15 +333,8 @@ impl Hub {
         changes
     }
 
-    fn configured(&self) -> BTreeSet<Partition> {
-        let account = &self.router.identity().account;
-        regions(&self.config)
-            .iter()
-            .map(|region| Partition {
-                account: account.clone(),
-                region: region.clone(),
-            })
-            .collect()
+    fn configured(&self, inventory: &Inventory) -> BTreeSet<Partition> {
+        self.discovery.partitions(&known(inventory))
     }
 
     fn decide(&self, inventory: &Inventory, identity: &Identity) -> Fleet {
@@ -407,7 +402,8 @@ impl Hub {
                         "changed in the config file; it takes effect at a restart"
                     );
                 }
-                self.discovery = discovery(&self.sdk, self.router.identity(), &config);
+                self.discovery =
+                    Discovery::new(&self.sdk, self.router.identity(), &config.discovery);
                 self.clock = PollClock::new(config.discovery.interval);
                 self.router.set_config(config.privnet.clone(), None);
                 self.config = HubConfig {
@@ -514,23 +510,6 @@ async fn who_am_i(imds: &Imds, cached: Option<&Cached>) -> Result<Identity> {
         "instance metadata does not answer; using what it said when the hub last ran"
     );
     Ok(cached.identity.clone())
-}
-
-fn discovery(sdk: &SdkContext, identity: &Identity, config: &HubConfig) -> Discovery {
-    Discovery::new(
-        sdk,
-        &identity.account,
-        regions(config),
-        config.discovery.tags.clone(),
-        config.discovery.timeout,
-    )
-}
-
-fn regions(config: &HubConfig) -> &[Region] {
-    match &config.discovery.regions {
-        Regions::Listed(regions) => regions,
-        Regions::All => &[],
-    }
 }
 
 fn load_sites(sites: &[SiteConfig]) -> Result<Vec<Site>> {

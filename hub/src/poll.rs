@@ -3,15 +3,23 @@
 
 use std::time::Duration;
 
-use privnet_ec2::{Discovery, Imds};
+use privnet_ec2::{Discovery, Imds, Known};
 use privnet_model::admin::RefreshRequest;
-use privnet_model::inventory::{Identity, PartitionAnswer};
+use privnet_model::inventory::{Identity, Inventory, PartitionAnswer};
 use privnet_runtime::events::Answer;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
 /// The answers of EC2 do not wait longer for the hub's own metadata service.
 const METADATA_PATIENCE: Duration = Duration::from_secs(10);
+
+/// The spokes of which a poll has to tell what became of them.
+pub(crate) fn known(inventory: &Inventory) -> Known {
+    let partitions = inventory.partitions.iter();
+    partitions
+        .map(|(partition, view)| (partition.clone(), view.spokes.keys().cloned().collect()))
+        .collect()
+}
 
 /// What a poll brought.
 pub(crate) struct Polled {
@@ -65,15 +73,16 @@ impl Poll {
     }
 
     /// Starts a poll if one is wanted and none runs.
-    pub(crate) fn start(&mut self, discovery: &Discovery, imds: &Imds) {
+    pub(crate) fn start(&mut self, discovery: &Discovery, imds: &Imds, inventory: &Inventory) {
         if self.running.is_some() || (!self.again && self.next.is_empty()) {
             return;
         }
         let discovery = discovery.clone();
         let imds = imds.clone();
+        let known = known(inventory);
         let task = tokio::spawn(async move {
             let (answers, identity) = tokio::join!(
-                discovery.poll(),
+                discovery.poll(&known),
                 timeout(METADATA_PATIENCE, imds.identity())
             );
             let identity = match identity {

@@ -7,8 +7,10 @@
 
 use std::time::Duration;
 
+use aws_config::identity::IdentityCache;
 use aws_config::timeout::TimeoutConfig;
 use aws_config::{AppName, BehaviorVersion, ConfigLoader, SdkConfig};
+use aws_credential_types::provider::{ProvideCredentials, SharedCredentialsProvider};
 use aws_sdk_ec2::config::SharedHttpClient;
 use aws_sdk_ec2::config::retry::RetryConfig;
 use aws_smithy_http_client::Builder;
@@ -53,17 +55,54 @@ impl SdkContext {
     /// may take half of that: a connection that hangs gets a second chance, and
     /// an endpoint that is merely slow is not hurried.
     pub(crate) fn ec2(&self, region: &Region, timeout: Duration) -> aws_sdk_ec2::Client {
+        aws_sdk_ec2::Client::from_conf(self.ec2_config(region, timeout).build())
+    }
+
+    /// The configuration of such a client.
+    pub(crate) fn ec2_config(
+        &self,
+        region: &Region,
+        timeout: Duration,
+    ) -> aws_sdk_ec2::config::Builder {
         let timeouts = TimeoutConfig::builder()
             .connect_timeout(CONNECT_TIMEOUT)
             .operation_attempt_timeout(timeout / 2)
             .build();
-        let config = aws_sdk_ec2::config::Builder::from(&self.config)
+        aws_sdk_ec2::config::Builder::from(&self.config)
             .region(aws_config::Region::new(region.as_str().to_owned()))
             .timeout_config(timeouts)
             .interceptor(Completeness)
             .retry_classifier(RetryCutShort)
+    }
+
+    /// The same with other credentials, which may take `patience` to come.
+    pub(crate) fn with_credentials(
+        &self,
+        credentials: impl ProvideCredentials + 'static,
+        patience: Duration,
+    ) -> Self {
+        let config = self
+            .config
+            .to_builder()
+            .credentials_provider(SharedCredentialsProvider::new(credentials))
+            .identity_cache(IdentityCache::lazy().load_timeout(patience).build())
             .build();
-        aws_sdk_ec2::Client::from_conf(config)
+        Self { config }
+    }
+
+    /// What other services of AWS are asked with, by their FIPS 140 endpoints if
+    /// so wanted; a request may take `timeout` with all its retries.
+    pub(crate) fn sdk(&self, fips: bool, timeout: Duration) -> SdkConfig {
+        let timeouts = TimeoutConfig::builder()
+            .connect_timeout(CONNECT_TIMEOUT)
+            .operation_timeout(timeout)
+            .build();
+        let config = self.config.to_builder().timeout_config(timeouts);
+        if fips {
+            config.use_fips(true).build()
+        } else {
+            config.build()
+        }
     }
 }
 
@@ -92,6 +131,9 @@ fn loader(home: &Region, http: SharedHttpClient) -> ConfigLoader {
 }
 
 #[cfg(test)]
+use aws_smithy_runtime_api::client::http::HttpClient;
+
+#[cfg(test)]
 impl SdkContext {
     /// For one endpoint, with credentials that mean nothing and short back-off.
     pub(crate) async fn for_test(endpoint: &str, attempts: u32) -> Self {
@@ -107,6 +149,25 @@ impl SdkContext {
             "privnet-ec2 tests",
         );
         Self::from_loader(test_loader(endpoint, attempts).credentials_provider(credentials)).await
+    }
+
+    /// For AWS's own endpoints, whose answers `http` makes up; one try.
+    pub(crate) async fn for_test_through(http: impl HttpClient + 'static) -> Self {
+        Self::for_test_through_in(http, "eu-west-1").await
+    }
+
+    pub(crate) async fn for_test_through_in(
+        http: impl HttpClient + 'static,
+        home: &'static str,
+    ) -> Self {
+        let credentials =
+            aws_credential_types::Credentials::new("AKIAHUB", "secret", None, None, "tests");
+        let loader = aws_config::defaults(BehaviorVersion::latest())
+            .http_client(http)
+            .region(aws_config::Region::new(home))
+            .retry_config(RetryConfig::disabled())
+            .credentials_provider(credentials);
+        Self::from_loader(loader).await
     }
 
     /// For one endpoint, with nowhere to take credentials from.

@@ -11,9 +11,11 @@ use std::time::Duration;
 use aws_credential_types::provider::error::CredentialsError;
 use aws_sdk_ec2::error::{ProvideErrorMetadata, SdkError};
 use aws_sdk_ec2::operation::RequestId;
-use privnet_model::id::{InstanceId, Region};
+use privnet_model::id::Region;
 
+use crate::budget::{Exhausted, MAX_CALLS};
 use crate::completeness::CutShort;
+use crate::role::RoleProblem;
 
 /// What was asked of EC2. The role needs the IAM action `ec2:` and this name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -22,6 +24,10 @@ pub enum Operation {
     DescribeInstances,
     /// Which CIDRs a VPC has.
     DescribeVpcs,
+    /// Which CIDRs lie in a zone.
+    DescribeSubnets,
+    /// Which regions the account may use.
+    DescribeRegions,
     /// Tagging an instance.
     CreateTags,
 }
@@ -31,6 +37,8 @@ impl fmt::Display for Operation {
         f.pad(match self {
             Self::DescribeInstances => "DescribeInstances",
             Self::DescribeVpcs => "DescribeVpcs",
+            Self::DescribeSubnets => "DescribeSubnets",
+            Self::DescribeRegions => "DescribeRegions",
             Self::CreateTags => "CreateTags",
         })
     }
@@ -111,20 +119,44 @@ pub enum Reason {
         /// How long they may take.
         after: Duration,
     },
-    /// EC2 returned an instance without the tags that it was filtered by: it
-    /// has been seen to leave out all tags for a while. What it says now of
-    /// tags is not to be believed.
-    Untagged {
-        /// The first such instance.
-        instance: InstanceId,
-    },
     /// EC2 gave the same page token twice.
     RepeatedPage,
-    /// The pages did not end.
-    TooManyPages {
-        /// How many were read.
-        pages: usize,
+    /// The requests that a poll may send are used up.
+    Exhausted,
+    /// STS refused to let us have the role of the account.
+    RoleRefused {
+        /// The role.
+        role: String,
+        /// STS's code.
+        code: String,
+        /// STS's explanation.
+        message: String,
     },
+    /// STS could not be asked for the role of the account.
+    RoleUnanswered {
+        /// The role.
+        role: String,
+        /// What happened instead.
+        detail: String,
+    },
+    /// Credentials of one AWS partition are worth nothing in another.
+    OtherAwsPartition {
+        /// What is elsewhere: the region or a role.
+        what: String,
+        /// The AWS partition where it is.
+        is_in: String,
+        /// The AWS partition of the hub.
+        hub_in: &'static str,
+    },
+}
+
+impl Reason {
+    /// An answer in which this makes no sense.
+    pub(crate) fn unreadable(error: impl fmt::Display) -> Self {
+        Self::Unreadable {
+            detail: error.to_string(),
+        }
+    }
 }
 
 impl Ec2Error {
@@ -135,7 +167,9 @@ impl Ec2Error {
             Reason::NotAllowed { .. }
             | Reason::NoCredentials { .. }
             | Reason::CredentialsRejected { .. }
-            | Reason::Refused { .. } => false,
+            | Reason::Refused { .. }
+            | Reason::RoleRefused { .. }
+            | Reason::OtherAwsPartition { .. } => false,
             Reason::Throttled { .. }
             | Reason::ServerFault { .. }
             | Reason::Unreachable { .. }
@@ -143,9 +177,9 @@ impl Ec2Error {
             | Reason::CutShort { .. }
             | Reason::Unreadable { .. }
             | Reason::Deadline { .. }
-            | Reason::Untagged { .. }
             | Reason::RepeatedPage
-            | Reason::TooManyPages { .. } => true,
+            | Reason::Exhausted
+            | Reason::RoleUnanswered { .. } => true,
         }
     }
 
@@ -192,6 +226,12 @@ where
         return Reason::CutShort {
             received_bytes: cut_short.received_bytes,
         };
+    }
+    if in_chain::<Exhausted>(error).is_some() {
+        return Reason::Exhausted;
+    }
+    if let Some(problem) = in_chain::<RoleProblem>(error) {
+        return problem.clone().into();
     }
     if in_chain::<CredentialsError>(error).is_some() {
         return Reason::NoCredentials {
@@ -333,16 +373,38 @@ impl fmt::Display for Ec2Error {
                 f,
                 "EC2 in {region} had not completed its answer to {operation} after {after:?}"
             )?,
-            Reason::Untagged { instance } => write!(
-                f,
-                "EC2 in {region} returned {instance} without the tags asked for"
-            )?,
             Reason::RepeatedPage => {
                 write!(f, "EC2 in {region} gave the same page of {operation} twice")?
             }
-            Reason::TooManyPages { pages } => write!(
+            Reason::Exhausted => write!(
                 f,
-                "EC2's answer to {operation} in {region} had not ended after {pages} pages"
+                "EC2's answer in {region} took more than {MAX_CALLS} requests: given up at {operation}"
+            )?,
+            Reason::RoleRefused {
+                role,
+                code: given,
+                message,
+            } => {
+                code = Some(given);
+                write!(f, "STS refused the role {role} for {region}")?;
+                explain(f, message)?;
+                f.write_str(
+                    "; check that this hub's role may do sts:AssumeRole on it, and that its trust \
+                     policy names this hub's role and the configured external_id",
+                )?;
+            }
+            Reason::RoleUnanswered { role, detail } => write!(
+                f,
+                "no credentials of the role {role} for {region}: STS could not be asked: {detail}"
+            )?,
+            Reason::OtherAwsPartition {
+                what,
+                is_in,
+                hub_in,
+            } => write!(
+                f,
+                "{what} is in the AWS partition {is_in}, this hub in {hub_in}: \
+                 credentials of one are worth nothing in the other"
             )?,
         }
         match (code, &self.request_id) {

@@ -6,8 +6,8 @@
 
 use std::collections::BTreeMap;
 
-use aws_sdk_ec2::types::{Filter, Tag};
-use privnet_model::id::VpcId;
+use aws_sdk_ec2::types::Filter;
+use privnet_model::id::{InstanceId, VpcId, Zone};
 
 /// The filters by which only running instances with all these tags are returned.
 pub(crate) fn running_with(tags: &BTreeMap<String, String>) -> Vec<Filter> {
@@ -17,18 +17,43 @@ pub(crate) fn running_with(tags: &BTreeMap<String, String>) -> Vec<Filter> {
         .collect()
 }
 
-/// The filter by which only these VPCs are returned. As a filter, unlike as a
-/// list of ids, it does not fail because one of them is unknown.
+/// The filter by which only these instances are returned, in whatever state. As a
+/// filter, unlike as a list of ids, it does not fail because one of them is unknown.
+pub(crate) fn instances<'a>(ids: impl IntoIterator<Item = &'a InstanceId>) -> Filter {
+    filter(
+        "instance-id",
+        ids.into_iter().map(|id| id.as_str().to_owned()),
+    )
+}
+
+/// The filter by which only what is in these zones is returned.
+pub(crate) fn zones<'a>(zones: impl IntoIterator<Item = &'a Zone>) -> Filter {
+    let zones = zones.into_iter().map(|zone| zone.as_str().to_owned());
+    filter("availability-zone", zones)
+}
+
+/// The filter by which only regions that the account may use are returned.
+pub(crate) fn usable_regions() -> Filter {
+    filter("opt-in-status", USABLE.map(str::to_owned))
+}
+
+/// Whether this is what EC2 says of a region that the account may use.
+pub(crate) fn is_usable(opt_in_status: &str) -> bool {
+    USABLE.contains(&opt_in_status)
+}
+
+const USABLE: [&str; 2] = ["opt-in-not-required", "opted-in"];
+
+/// The filter by which only these VPCs, or what is in them, is returned.
 pub(crate) fn vpcs<'a>(ids: impl IntoIterator<Item = &'a VpcId>) -> Filter {
     filter("vpc-id", ids.into_iter().map(|id| id.as_str().to_owned()))
 }
 
 /// Whether an instance's tags are what was asked for.
-pub(crate) fn has_all(tags: &[Tag], wanted: &BTreeMap<String, String>) -> bool {
-    wanted.iter().all(|(key, value)| {
-        tags.iter()
-            .any(|tag| tag.key() == Some(key) && tag.value().unwrap_or_default() == value)
-    })
+pub(crate) fn has_all(tags: &BTreeMap<String, String>, wanted: &BTreeMap<String, String>) -> bool {
+    wanted
+        .iter()
+        .all(|(key, value)| tags.get(key) == Some(value))
 }
 
 fn filter(name: &str, values: impl IntoIterator<Item = String>) -> Filter {
@@ -85,17 +110,19 @@ mod tests {
 
     #[test]
     fn an_instance_that_lacks_one_of_the_tags_does_not_match() {
-        let tag = |key: &str, value: &str| Tag::builder().key(key).value(value).build();
-        let wanted = BTreeMap::from([
-            ("a".to_owned(), "1".to_owned()),
-            ("b".to_owned(), String::new()),
-        ]);
+        let tags = |pairs: &[(&str, &str)]| {
+            let pairs = pairs.iter();
+            pairs
+                .map(|(key, value)| ((*key).to_owned(), (*value).to_owned()))
+                .collect()
+        };
+        let wanted = tags(&[("a", "1"), ("b", "")]);
         assert!(has_all(
-            &[tag("b", ""), tag("c", "x"), tag("a", "1")],
+            &tags(&[("b", ""), ("c", "x"), ("a", "1")]),
             &wanted
         ));
-        assert!(!has_all(&[tag("a", "1")], &wanted));
-        assert!(!has_all(&[tag("a", "2"), tag("b", "")], &wanted));
-        assert!(!has_all(&[], &wanted));
+        assert!(!has_all(&tags(&[("a", "1")]), &wanted));
+        assert!(!has_all(&tags(&[("a", "2"), ("b", "")]), &wanted));
+        assert!(!has_all(&tags(&[]), &wanted));
     }
 }

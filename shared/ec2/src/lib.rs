@@ -10,11 +10,13 @@
 //! | for | use |
 //! |---|---|
 //! | who and where am I | [`Imds::identity`] |
-//! | which spokes run | [`Discovery::poll`] |
+//! | which spokes run, and what became of others | [`Discovery::poll`] |
 //! | publish key, port and transport | [`TagPublisher::publish`] |
 
 #![forbid(unsafe_code)]
 
+mod account;
+mod budget;
 mod completeness;
 mod context;
 mod discovery;
@@ -22,9 +24,12 @@ mod error;
 mod filter;
 mod imds;
 mod pages;
+mod question;
 mod record;
+mod role;
 mod tags;
 
+pub use account::Known;
 pub use context::SdkContext;
 pub use discovery::Discovery;
 pub use error::{Ec2Error, Operation, Reason};

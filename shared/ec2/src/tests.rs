@@ -1,11 +1,15 @@
-//! The crate against servers: moto, which plays EC2 well, and one of our own,
-//! which plays it badly.
+//! The crate against servers: moto, which plays EC2 well, and two of our own,
+//! which play it badly: one over TCP, one inside the SDK's client.
 
 #![expect(clippy::unwrap_used, reason = "a test that fails should panic")]
 
+mod accounts;
 mod answers;
 mod environment;
+mod fates;
 mod faults;
+mod hostile;
 mod imds;
+mod memory;
 mod moto;
 mod server;

@@ -137,7 +137,8 @@ pub struct SpokeRecord {
     #[serde(default)]
     pub image: Option<String>,
     /// The CIDRs of its VPC's subnets that are in its own zone. Asked for where a
-    /// VPC has several spokes; otherwise empty.
+    /// VPC has several spokes; otherwise empty, and when EC2 would not tell: as
+    /// every spoke is in a subnet itself, none never means that there are none.
     #[serde(default)]
     pub zone_cidrs: Vec<IpNet>,
     /// All its tags, for policies that choose by tag.
@@ -155,7 +156,8 @@ pub struct PartitionAnswer {
     /// The complete answer, or why there is none. There is no third case: an
     /// answer of which a page is missing or cut short is an error.
     pub answer: Result<Answer, String>,
-    /// API requests that it took, retries included.
+    /// Requests to EC2 that it took, retries included: what counts against the
+    /// account's limits in the region.
     pub calls: u32,
 }
 
@@ -179,9 +181,13 @@ pub enum Fate {
     Stopped,
     /// It runs, and has tags, but no longer those of a spoke.
     Untagged,
-    /// It runs, and is described without a single tag. EC2 has been seen to leave
-    /// tags out, so that says nothing.
+    /// It runs, and is described without a single tag, or without the tags by which
+    /// the same poll found it. EC2 has been seen to leave tags out, so that says
+    /// nothing.
     Tagless,
+    /// It is starting, or its state is one that we do not know, is not told or is
+    /// told in two ways. That says nothing either.
+    Unclear,
     /// EC2 does not know it. (It forgets a terminated instance after an hour.)
     NotFound,
 }
@@ -192,7 +198,8 @@ impl fmt::Display for Fate {
             Self::Terminated => "terminated",
             Self::Stopped => "stopped",
             Self::Untagged => "no longer tagged as a spoke",
-            Self::Tagless => "described without any tags",
+            Self::Tagless => "described without its tags",
+            Self::Unclear => "in no clear state",
             Self::NotFound => "unknown to EC2",
         })
     }

@@ -25,6 +25,10 @@ pub enum KeyError {
     /// All bytes are zero, which no generated key is.
     #[error("all zero")]
     Zero,
+    /// A point of small order: its Diffie-Hellman with any key is zero, so whoever
+    /// likes could speak as its owner.
+    #[error("a point of small order, which is nobody's key")]
+    SmallOrder,
 }
 
 /// A WireGuard public key: what names a peer.
@@ -51,6 +55,42 @@ impl PublicKey {
     pub fn to_hex(&self) -> String {
         encode_hex(&self.0)
     }
+
+    /// Whether it is one of the points of order 1, 2, 4 or 8 of the curve or of
+    /// its twist, in any of their encodings (RFC 7748 section 7; D. J. Bernstein,
+    /// "Curve25519: new Diffie-Hellman speed records", lists them). The highest
+    /// bit does not count (RFC 7748 section 5).
+    fn has_small_order(&self) -> bool {
+        let mut bytes = self.0;
+        bytes[31] &= 127;
+        SMALL_ORDER.contains(&bytes)
+    }
+}
+
+/// 0, 1, the two points of order 8, and p - 1, p and p + 1 for p = 2^255 - 19.
+const SMALL_ORDER: [[u8; 32]; 7] = [
+    [0; 32],
+    at_ends(1, 0, 0),
+    [
+        0xe0, 0xeb, 0x7a, 0x7c, 0x3b, 0x41, 0xb8, 0xae, 0x16, 0x56, 0xe3, 0xfa, 0xf1, 0x9f, 0xc4,
+        0x6a, 0xda, 0x09, 0x8d, 0xeb, 0x9c, 0x32, 0xb1, 0xfd, 0x86, 0x62, 0x05, 0x16, 0x5f, 0x49,
+        0xb8, 0x00,
+    ],
+    [
+        0x5f, 0x9c, 0x95, 0xbc, 0xa3, 0x50, 0x8c, 0x24, 0xb1, 0xd0, 0xb1, 0x55, 0x9c, 0x83, 0xef,
+        0x5b, 0x04, 0x44, 0x5c, 0xc4, 0x58, 0x1c, 0x8e, 0x86, 0xd8, 0x22, 0x4e, 0xdd, 0xd0, 0x9f,
+        0x11, 0x57,
+    ],
+    at_ends(0xec, 0xff, 0x7f),
+    at_ends(0xed, 0xff, 0x7f),
+    at_ends(0xee, 0xff, 0x7f),
+];
+
+const fn at_ends(first: u8, between: u8, last: u8) -> [u8; 32] {
+    let mut bytes = [between; 32];
+    bytes[0] = first;
+    bytes[31] = last;
+    bytes
 }
 
 impl FromStr for PublicKey {
@@ -61,7 +101,11 @@ impl FromStr for PublicKey {
         if bytes.iter().all(|byte| *byte == 0) {
             return Err(KeyError::Zero);
         }
-        Ok(Self(*bytes))
+        let key = Self(*bytes);
+        if key.has_small_order() {
+            return Err(KeyError::SmallOrder);
+        }
+        Ok(key)
     }
 }
 
@@ -270,6 +314,24 @@ mod tests {
         let zero = BASE64_STANDARD.encode([0; 32]);
         assert_eq!(zero.parse::<PublicKey>(), Err(KeyError::Zero));
         assert_eq!(PublicKey::from_hex("zz"), Err(KeyError::NotHex));
+    }
+
+    /// That these are such points is what x25519 itself says of them.
+    #[test]
+    fn a_point_of_small_order_is_nobodys_key() {
+        let secret = x25519_dalek::StaticSecret::from([7; 32]);
+        for point in SMALL_ORDER {
+            for high_bit in [0, 128] {
+                let mut bytes = point;
+                bytes[31] |= high_bit;
+                let shared = secret.diffie_hellman(&x25519_dalek::PublicKey::from(bytes));
+                assert!(!shared.was_contributory(), "{bytes:x?}");
+                let refused = BASE64_STANDARD.encode(bytes).parse::<PublicKey>();
+                assert!(refused.is_err(), "{bytes:x?}");
+            }
+        }
+        let refused = BASE64_STANDARD.encode(SMALL_ORDER[1]).parse::<PublicKey>();
+        assert_eq!(refused, Err(KeyError::SmallOrder));
     }
 
     #[test]

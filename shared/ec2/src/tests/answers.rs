@@ -4,10 +4,11 @@ use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::time::Duration;
 
-use privnet_model::id::{AccountId, Region};
-use privnet_model::inventory::PartitionAnswer;
+use privnet_model::config::hub::{DiscoveryConfig, Regions};
+use privnet_model::id::{AccountId, InstanceId, Region};
+use privnet_model::inventory::{Identity, Partition, PartitionAnswer};
 
-use crate::{Discovery, SdkContext};
+use crate::{Discovery, Known, SdkContext};
 
 /// The tag that the tests' spokes have.
 pub(super) const TAG: (&str, &str) = ("service", "nat");
@@ -19,13 +20,35 @@ pub(super) fn instance(number: u32) -> String {
 }
 
 pub(super) fn instance_with(number: u32, state: &str, tags: &str) -> String {
+    described(
+        number,
+        &format!(
+            "<instanceState><code>16</code><name>{state}</name></instanceState>\
+             <vpcId>vpc-{number:017x}</vpcId><ipAddress>198.51.100.{}</ipAddress>\
+             <tagSet>{tags}</tagSet>",
+            number % 250 + 1
+        ),
+    )
+}
+
+/// A spoke in a VPC and a zone.
+pub(super) fn gateway(number: u32, vpc: u32, zone: &str) -> String {
+    described(
+        number,
+        &format!(
+            "<instanceState><name>running</name></instanceState><vpcId>vpc-{vpc:017x}</vpcId>\
+             <placement><availabilityZone>{zone}</availabilityZone></placement>\
+             <tagSet><item><key>{}</key><value>{}</value></item></tagSet>",
+            TAG.0, TAG.1
+        ),
+    )
+}
+
+/// An instance, and what EC2 says of it besides its id.
+pub(super) fn described(number: u32, fields: &str) -> String {
     format!(
         "<item><reservationId>r-{number:017x}</reservationId><instancesSet><item>\
-         <instanceId>i-{number:017x}</instanceId>\
-         <instanceState><code>16</code><name>{state}</name></instanceState>\
-         <vpcId>vpc-{number:017x}</vpcId><ipAddress>198.51.100.{}</ipAddress>\
-         <tagSet>{tags}</tagSet></item></instancesSet></item>",
-        number % 250 + 1
+         <instanceId>i-{number:017x}</instanceId>{fields}</item></instancesSet></item>"
     )
 }
 
@@ -52,7 +75,43 @@ pub(super) fn vpcs(numbers: impl IntoIterator<Item = u32>, next: Option<&str>) -
     whole("DescribeVpcs", &format!("<vpcSet>{items}</vpcSet>"), next)
 }
 
-fn whole(operation: &str, set: &str, next: Option<&str>) -> String {
+/// A whole answer to DescribeSubnets: of each the number of its VPC, its zone and
+/// its CIDR.
+pub(super) fn subnets<'a>(subnets: impl IntoIterator<Item = (u32, &'a str, &'a str)>) -> String {
+    let mut items = String::new();
+    for (vpc, zone, cidr) in subnets {
+        write!(
+            items,
+            "<item><vpcId>vpc-{vpc:017x}</vpcId><availabilityZone>{zone}</availabilityZone>\
+             <cidrBlock>{cidr}</cidrBlock></item>"
+        )
+        .unwrap();
+    }
+    whole(
+        "DescribeSubnets",
+        &format!("<subnetSet>{items}</subnetSet>"),
+        None,
+    )
+}
+
+/// A whole answer to DescribeRegions: the regions and whether they are opted into.
+pub(super) fn regions<'a>(regions: impl IntoIterator<Item = (&'a str, &'a str)>) -> String {
+    let mut items = String::new();
+    for (name, status) in regions {
+        write!(
+            items,
+            "<item><regionName>{name}</regionName><optInStatus>{status}</optInStatus></item>"
+        )
+        .unwrap();
+    }
+    whole(
+        "DescribeRegions",
+        &format!("<regionInfo>{items}</regionInfo>"),
+        None,
+    )
+}
+
+pub(super) fn whole(operation: &str, set: &str, next: Option<&str>) -> String {
     let next = next.map_or_else(String::new, |token| {
         format!("<nextToken>{token}</nextToken>")
     });
@@ -79,11 +138,52 @@ pub(super) fn region(name: &str) -> Region {
     name.parse().unwrap()
 }
 
-/// Discovery of the tests' tag.
+/// The hub that asks.
+pub(super) fn hub() -> Identity {
+    Identity {
+        account: account(),
+        region: region("eu-west-1"),
+        zone: None,
+        instance: "i-0123456789abcdef0".parse().unwrap(),
+        vpc: "vpc-0123456789abcdef0".parse().unwrap(),
+        vpc_cidrs: Vec::new(),
+        subnet_cidr: None,
+        private_address: "10.0.0.1".parse().unwrap(),
+        public_address: None,
+        mac: "02:00:00:00:00:01".to_owned(),
+    }
+}
+
+/// The config of a hub that asks for the tests' tag in its own account.
+pub(super) fn config(regions: &[&str], timeout: Duration) -> DiscoveryConfig {
+    DiscoveryConfig {
+        interval: Duration::from_secs(3600),
+        regions: Regions::Listed(regions.iter().map(|name| region(name)).collect()),
+        accounts: Vec::new(),
+        endpoint: None,
+        fips: false,
+        tags: BTreeMap::from([(TAG.0.to_owned(), TAG.1.to_owned())]),
+        timeout,
+    }
+}
+
+/// Discovery by that config.
 pub(super) fn discovery(context: &SdkContext, regions: &[&str], timeout: Duration) -> Discovery {
-    let regions: Vec<_> = regions.iter().map(|name| region(name)).collect();
-    let tags = BTreeMap::from([(TAG.0.to_owned(), TAG.1.to_owned())]);
-    Discovery::new(context, &account(), &regions, tags, timeout)
+    Discovery::new(context, &hub(), &config(regions, timeout))
+}
+
+/// What is known of a partition of the hub's account: these instances.
+pub(super) fn known(name: &str, numbers: impl IntoIterator<Item = u32>) -> Known {
+    let partition = Partition {
+        account: account(),
+        region: region(name),
+    };
+    Known::from([(partition, numbers.into_iter().map(id).collect())])
+}
+
+/// The id of an instance.
+pub(super) fn id(number: u32) -> InstanceId {
+    format!("i-{number:017x}").parse().unwrap()
 }
 
 /// What a single region answered: the instances' numbers, or the error.

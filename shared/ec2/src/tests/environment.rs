@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::answers::{discovery, instances, only, region};
 use super::server::{Reply, Server};
-use crate::{Imds, ImdsError, SdkContext};
+use crate::{Imds, ImdsError, Known, SdkContext};
 
 /// Runs one ignored test of this file with these variables and no others of AWS.
 async fn run_with(test: &str, variables: &[(&str, &str)]) {
@@ -58,7 +58,7 @@ async fn endpoint_and_credentials_come_from_the_environment() {
 async fn child_polls_the_endpoint_of_its_environment() {
     let context = SdkContext::load(&region("eu-west-1")).await;
     let discovery = discovery(&context, &["us-west-2"], Duration::from_secs(30));
-    assert_eq!(only(discovery.poll().await), Ok(vec![]));
+    assert_eq!(only(discovery.poll(&Known::new()).await), Ok(vec![]));
 }
 
 #[tokio::test]

@@ -8,7 +8,7 @@ use super::answers::{
     account, discovery, instance, instance_with, instances, numbers, only, refusal, region, vpcs,
 };
 use super::server::{Reply, Request, Server};
-use crate::{Discovery, Published, SdkContext, TagPublisher};
+use crate::{Known, Published, SdkContext, TagPublisher};
 
 const REGION: &str = "eu-west-1";
 const LONG: Duration = Duration::from_secs(60);
@@ -20,7 +20,11 @@ async fn ask(
 ) -> Result<Vec<u32>, String> {
     let server = Server::start(answer).await;
     let context = SdkContext::for_test(&server.url, attempts).await;
-    only(discovery(&context, &[REGION], LONG).poll().await)
+    only(
+        discovery(&context, &[REGION], LONG)
+            .poll(&Known::new())
+            .await,
+    )
 }
 
 /// A server that has instances 1 to 5, and does what it should about VPCs.
@@ -167,24 +171,6 @@ async fn a_page_that_names_itself_as_the_next_is_an_error() {
 }
 
 #[tokio::test]
-async fn an_instance_returned_without_its_tags_makes_the_answer_an_error() {
-    let answer = ask(1, |request| {
-        if request.is("DescribeVpcs") {
-            return five(request);
-        }
-        Reply::ok(instances(
-            [instance(1), instance_with(2, "running", "")],
-            None,
-        ))
-    })
-    .await;
-    assert_eq!(
-        answer,
-        Err("EC2 in eu-west-1 returned i-00000000000000002 without the tags asked for".to_owned())
-    );
-}
-
-#[tokio::test]
 async fn an_instance_that_no_longer_runs_is_left_out() {
     let answer = ask(1, |request| {
         if request.is("DescribeVpcs") {
@@ -218,7 +204,11 @@ async fn no_instances_is_an_answer_and_asks_for_no_vpcs() {
     let server = Server::start(|_| Reply::ok(instances([], None))).await;
     let context = SdkContext::for_test(&server.url, 1).await;
     assert_eq!(
-        only(discovery(&context, &[REGION], LONG).poll().await),
+        only(
+            discovery(&context, &[REGION], LONG)
+                .poll(&Known::new())
+                .await
+        ),
         Ok(vec![])
     );
     assert_eq!(server.requests().len(), 1);
@@ -238,7 +228,10 @@ async fn vpcs_are_asked_for_in_chunks_and_an_unknown_one_is_a_hole() {
     })
     .await;
     let context = SdkContext::for_test(&server.url, 1).await;
-    let answer = discovery(&context, &[REGION], LONG).poll().await.remove(0);
+    let answer = discovery(&context, &[REGION], LONG)
+        .poll(&Known::new())
+        .await
+        .remove(0);
     let spokes = answer.answer.unwrap().spokes;
     assert_eq!(spokes.len(), 450);
     assert_eq!(spokes[249].cidrs, ["10.250.0.0/16".parse().unwrap()]);
@@ -257,7 +250,10 @@ async fn a_cidr_that_is_none_makes_the_answer_an_error() {
     })
     .await
     .unwrap_err();
-    assert!(error.contains("`10.3.0.0/61` is not a CIDR"), "{error}");
+    assert!(
+        error.contains("`10.3.0.0/61` is not a CIDR of a VPC"),
+        "{error}"
+    );
 }
 
 #[tokio::test]
@@ -271,7 +267,7 @@ async fn regions_that_fail_or_hang_cost_only_their_own_answers() {
     let context = SdkContext::for_test(&server.url, 2).await;
     let regions = ["us-west-2", "ap-south-1", "eu-west-2", "eu-west-1"];
     let mut answers = discovery(&context, &regions, Duration::from_secs(3))
-        .poll()
+        .poll(&Known::new())
         .await;
     let names: Vec<_> = answers
         .iter()
@@ -332,7 +328,12 @@ async fn what_ec2_refuses_is_told_with_code_and_request() {
 #[tokio::test]
 async fn an_endpoint_that_is_not_there_is_told() {
     let context = SdkContext::for_test(&nobody().await, 1).await;
-    let error = only(discovery(&context, &[REGION], LONG).poll().await).unwrap_err();
+    let error = only(
+        discovery(&context, &[REGION], LONG)
+            .poll(&Known::new())
+            .await,
+    )
+    .unwrap_err();
     assert!(
         error
             .starts_with("cannot reach EC2 in eu-west-1 for DescribeInstances: Connection refused"),
@@ -343,7 +344,12 @@ async fn an_endpoint_that_is_not_there_is_told() {
 #[tokio::test]
 async fn missing_credentials_are_told() {
     let context = SdkContext::for_test_without_credentials(&nobody().await).await;
-    let error = only(discovery(&context, &[REGION], LONG).poll().await).unwrap_err();
+    let error = only(
+        discovery(&context, &[REGION], LONG)
+            .poll(&Known::new())
+            .await,
+    )
+    .unwrap_err();
     assert!(
         error.starts_with("no AWS credentials for DescribeInstances in eu-west-1: "),
         "{error}"
@@ -354,19 +360,11 @@ async fn missing_credentials_are_told() {
 async fn a_region_named_twice_is_asked_once() {
     let server = Server::start(five).await;
     let context = SdkContext::for_test(&server.url, 1).await;
-    let twice = [region(REGION), region(REGION)];
-    let discovery = Discovery::new(
-        &context,
-        &account(),
-        &twice,
-        [(
-            super::answers::TAG.0.to_owned(),
-            super::answers::TAG.1.to_owned(),
-        )]
-        .into(),
-        LONG,
+    let discovery = discovery(&context, &[REGION, REGION], LONG);
+    assert_eq!(
+        only(discovery.poll(&Known::new()).await),
+        Ok(vec![1, 2, 3, 4, 5])
     );
-    assert_eq!(only(discovery.poll().await), Ok(vec![1, 2, 3, 4, 5]));
 }
 
 #[tokio::test]

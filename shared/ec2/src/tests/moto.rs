@@ -7,12 +7,13 @@ use std::time::{Duration, Instant};
 
 use aws_sdk_ec2::Client;
 use aws_sdk_ec2::types::{ResourceType, Tag, TagSpecification};
+use privnet_model::config::hub::DiscoveryConfig;
 use privnet_model::id::{InstanceId, Region};
 use privnet_model::inventory::{PORT_TAG, PUBLIC_KEY_TAG, SpokeRecord, Transport};
 use tokio::process::{Child, Command};
 
-use super::answers::{account, discovery, region};
-use crate::{Discovery, Published, SdkContext, TagPublisher};
+use super::answers::{config, discovery, hub, region};
+use crate::{Discovery, Known, Published, SdkContext, TagPublisher};
 
 const LONG: Duration = Duration::from_secs(60);
 const KEY: &str = "xTIBA5rboUvnH4htodjb6e697QjLERt1NAB4mZqp8Dg=";
@@ -144,7 +145,7 @@ impl Vpc {
 /// What discovery says of these regions, each of which must answer.
 async fn spokes(discovery: &Discovery) -> BTreeMap<(Region, InstanceId), SpokeRecord> {
     discovery
-        .poll()
+        .poll(&Known::new())
         .await
         .into_iter()
         .flat_map(|answer| {
@@ -242,13 +243,11 @@ async fn a_tag_value_with_wildcards_means_itself() {
     let vpc = Vpc::create(moto.client("eu-west-1"), "10.1.0.0/16").await;
     let literal = vpc.launch(&[("service", "n*t?")]).await;
     vpc.launch(&[("service", "nat1")]).await;
-    let discovery = Discovery::new(
-        &moto.context,
-        &account(),
-        &[region("eu-west-1")],
-        [("service".to_owned(), "n*t?".to_owned())].into(),
-        LONG,
-    );
+    let config = DiscoveryConfig {
+        tags: [("service".to_owned(), "n*t?".to_owned())].into(),
+        ..config(&["eu-west-1"], LONG)
+    };
+    let discovery = Discovery::new(&moto.context, &hub(), &config);
     let found = spokes(&discovery).await;
     assert_eq!(
         found.into_keys().map(|(_, id)| id).collect::<Vec<_>>(),
