@@ -40,21 +40,20 @@ struct Inner {
 }
 
 impl Discovery {
-    /// Asks in the accounts of `config`, or in the one of the `hub` when it names
-    /// none, for instances that have all its tags. Without tags every running
-    /// instance would count as a spoke: the config file requires some. Each
+    /// Asks in the accounts of `config`, and in the one of the `hub` when it says
+    /// so or names none, for instances that have all its tags. Without tags every
+    /// running instance would count as a spoke: the config file requires some. Each
     /// partition's answer may take the config's timeout from its first request to
     /// its last page. Sends no request yet.
     pub fn new(context: &SdkContext, hub: &Identity, config: &DiscoveryConfig) -> Self {
-        let mut accounts: Vec<Account> = Vec::new();
+        let own = config.own_account || config.accounts.is_empty();
+        let own = own.then(|| Account::own(context, hub, config));
+        let mut accounts: Vec<Account> = own.into_iter().collect();
         for account in &config.accounts {
             let account = Account::configured(context, hub, config, account);
             if accounts.iter().all(|other| other.id != account.id) {
                 accounts.push(account);
             }
-        }
-        if accounts.is_empty() {
-            accounts.push(Account::own(context, hub, config));
         }
         Self(Arc::new(Inner {
             accounts,

@@ -365,7 +365,7 @@ pub enum Kept {
     SecondAnswer,
     /// It still handshakes.
     Handshakes,
-    /// EC2 left its tags out, which says nothing.
+    /// What EC2 says of it proves nothing: it left the tags out, or tells no clear state.
     TagsMissing,
     /// More would go at once than may.
     TooMany,
@@ -376,7 +376,7 @@ impl fmt::Display for Kept {
         f.pad(match self {
             Self::SecondAnswer => "goes if the next answer lacks it, too",
             Self::Handshakes => "kept because it still handshakes",
-            Self::TagsMissing => "kept because missing tags prove nothing",
+            Self::TagsMissing => "kept because that proves nothing",
             Self::TooMany => "held: too many would go at once",
         })
     }

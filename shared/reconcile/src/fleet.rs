@@ -305,10 +305,12 @@ impl PlannedTunnel {
         let own = self.address.map(IpNet::from);
         let peer = |preshared_key: &Option<PresharedKey>| PeerConfig {
             preshared_key: preshared_key.clone(),
+            also_preshared_key: None,
             endpoint: self.endpoint,
             keepalive: self.keepalive,
             allowed_ips: BTreeSet::new(),
             site: self.site.clone(),
+            gateway: None,
         };
         let main = self.public_key.map(|key| {
             let allowed_ips = self.cidrs.iter().copied().chain(own).collect();

@@ -61,7 +61,7 @@ mod tests {
             endpoint: Some(endpoint.parse().unwrap()),
             keepalive: None,
             allowed_ips: BTreeSet::from([cidr.parse().unwrap()]),
-            site: None,
+            ..PeerConfig::default()
         }
     }
 

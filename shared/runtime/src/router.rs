@@ -23,6 +23,7 @@ use privnet_model::key::{PrivateKey, PublicKey};
 use privnet_model::net::Supernet;
 use privnet_model::offload::{OffloadState, Offloads};
 use privnet_model::peer::{PeerConfig, PeerStatus};
+use privnet_model::policy::PolicyTable;
 use privnet_model::status::{InterfaceStatus, NatStatus, Tunnel, TunnelState};
 use privnet_reconcile::fleet::PlannedTunnel;
 use privnet_reconcile::gateway::{self, GatewayInput, TunnelInput};
@@ -170,6 +171,42 @@ impl Router {
         }
     }
 
+    /// Who may talk to whom through the tunnels.
+    ///
+    /// # Errors
+    /// The data plane is gone.
+    pub fn set_policy(&self, table: &PolicyTable) -> Result<()> {
+        let Some(tunnel) = &self.tunnel else {
+            return Ok(());
+        };
+        tunnel
+            .device
+            .set_policy(table.clone())
+            .context("setting the policy")
+    }
+
+    /// Packets that the policy denied, by the number of the rule.
+    pub fn denied(&self) -> Vec<u64> {
+        let device = self.tunnel.as_ref().map(|tunnel| &tunnel.device);
+        device.map(|device| device.denied()).unwrap_or_default()
+    }
+
+    /// Another private key of our own. Sessions live on until new ones have taken
+    /// their place.
+    ///
+    /// # Errors
+    /// The data plane is gone, or there is none.
+    pub fn set_private_key(&mut self, key: PrivateKey) -> Result<()> {
+        let tunnel = self.tunnel.as_mut().context("there is no tunnel")?;
+        let public_key = key.public();
+        tunnel
+            .device
+            .set_private_key(Some(key))
+            .context("changing the private key")?;
+        tunnel.public_key = public_key;
+        Ok(())
+    }
+
     /// Another private network, or another way to do NAT.
     pub fn set_config(&mut self, privnet: Supernet, nat: Option<NatConfig>) {
         self.privnet = privnet;
@@ -277,7 +314,12 @@ impl Router {
         Ok((HostPlan::new(&desired, &actual), unseen))
     }
 
-    async fn apply_peers(&mut self) -> Result<()> {
+    /// Brings the peers alone to what they should be: a failover does not wait for
+    /// the host, whose routes stay the same.
+    ///
+    /// # Errors
+    /// They could not be changed; the next [`Router::reconcile`] tries again.
+    pub async fn apply_peers(&mut self) -> Result<()> {
         let Some(tunnel) = &self.tunnel else {
             return Ok(());
         };

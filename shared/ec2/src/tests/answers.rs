@@ -159,6 +159,7 @@ pub(super) fn config(regions: &[&str], timeout: Duration) -> DiscoveryConfig {
     DiscoveryConfig {
         interval: Duration::from_secs(3600),
         regions: Regions::Listed(regions.iter().map(|name| region(name)).collect()),
+        own_account: false,
         accounts: Vec::new(),
         endpoint: None,
         fips: false,
