@@ -6,6 +6,7 @@ use std::path::Path;
 use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Context, Result};
+use ipnet::IpNet;
 use jiff::Timestamp;
 use privnet_ec2::{Discovery, Imds, SdkContext};
 use privnet_model::admin::{Change, PolledPartition, RefreshReport, RefreshRequest};
@@ -16,6 +17,7 @@ use privnet_model::key::PublicKey;
 use privnet_model::status::{PartitionStatus, Role, Status};
 use privnet_reconcile::explain;
 use privnet_reconcile::fleet::{Carried, Fleet, FleetInput, Site};
+use privnet_reconcile::health::HealthChange;
 use privnet_reconcile::inventory::{Removed, Sweep, keep_configured};
 use privnet_reconcile::memory::Memory;
 use privnet_reconcile::{alive, pin};
@@ -23,12 +25,14 @@ use privnet_runtime::command::{ConfigFile, Daemon};
 use privnet_runtime::events::{Event, Events};
 use privnet_runtime::key_file;
 use privnet_runtime::poll_clock::PollClock;
+use privnet_runtime::probe::Prober;
 use privnet_runtime::router::{Desired, Router, TunnelInterface};
 use privnet_runtime::service;
 use privnet_runtime::signals::Signal;
 use tracing::{error, info, warn};
 
 use crate::cache::{Cache, Cached};
+use crate::gateways::Gateways;
 use crate::poll::{Ended, Poll, Waiting, known};
 use crate::strangers::Strangers;
 use crate::tally::{Count, Tally};
@@ -63,6 +67,9 @@ pub struct Hub {
     carried: Carried,
     /// The keys that were alive when the hub last ran.
     alive_before: BTreeSet<PublicKey>,
+    /// The keys that were alive at the last decision.
+    alive: BTreeSet<PublicKey>,
+    gateways: Gateways,
     /// Where sites without an endpoint were heard before the restart.
     remembered: BTreeMap<PublicKey, SocketAddr>,
 }
@@ -117,6 +124,7 @@ impl Daemon for Hub {
         );
         let sdk = SdkContext::load(&identity.region).await;
         let discovery = Discovery::new(&sdk, &identity, &config.discovery);
+        let gateways = Gateways::new(Prober::new(&config.interface, None));
         let router = Router::open(
             config.privnet.clone(),
             identity,
@@ -157,6 +165,8 @@ impl Daemon for Hub {
             cache_problem: None,
             carried: memory.carried,
             alive_before: memory.alive,
+            alive: BTreeSet::new(),
+            gateways,
             remembered,
         };
         hub.take_inventory(inventory, &[]);
@@ -171,6 +181,7 @@ impl Daemon for Hub {
                 .start(&self.discovery, &self.imds, &self.inventory);
             tokio::select! {
                 ended = self.poll.ended() => self.polled(ended).await,
+                changes = self.gateways.changed() => self.gateways_changed(&changes).await,
                 () = self.clock.due() => {
                     self.clock.started();
                     self.poll.request();
@@ -185,9 +196,8 @@ impl Daemon for Hub {
                         let _ = answer.send(self.status());
                     }
                     Event::Refresh(request, answer) => self.poll.wait(request, answer),
-                    Event::Observe => self.observe()?,
+                    Event::Observe => self.observe().await?,
                     Event::Reconcile => {
-                        self.take_stock().await;
                         self.router.reconcile().await;
                     }
                 },
@@ -202,8 +212,12 @@ impl Daemon for Hub {
 }
 
 impl Hub {
-    fn observe(&mut self) -> Result<()> {
+    async fn observe(&mut self) -> Result<()> {
         self.router.observe(self.fleet.tunnels.values())?;
+        let alive = self.alive();
+        if !pin::settle_all(&mut self.inventory, &alive).is_empty() || alive != self.alive {
+            self.settle().await;
+        }
         let rested = self
             .last_poll
             .is_none_or(|last| last.elapsed() >= KNOCK_PAUSE);
@@ -246,10 +260,10 @@ impl Hub {
         };
         self.tally.answered(&polled.answers);
         let failed = polled.answers.iter().any(|answer| answer.answer.is_err());
-        let accept_removals = ended
-            .waiting
-            .iter()
-            .any(|waiting| waiting.request.accept_removals);
+        // Who only asks what would be, accepts nothing for others.
+        let accept_removals = ended.waiting.iter().any(|waiting| {
+            waiting.request.accept_removals && (!ended.apply || !waiting.request.dry_run)
+        });
         let absorbed = Sweep::begin(&self.inventory, accept_removals).absorb(
             self.inventory.clone(),
             polled.answers,
@@ -330,6 +344,8 @@ impl Hub {
         self.inventory = inventory;
         self.carried = fleet.carried();
         self.fleet = fleet;
+        self.alive = self.alive();
+        self.gateways.watch(&self.fleet);
         changes
     }
 
@@ -348,7 +364,7 @@ impl Hub {
             trust: &self.config.trust,
             carried: &self.carried,
             alive: &self.alive(),
-            health: &BTreeMap::new(),
+            health: self.gateways.health(),
             preshared: &|_| None,
         })
     }
@@ -364,13 +380,30 @@ impl Hub {
         )
     }
 
-    /// Settles keys and CIDRs anew by who is alive now: a spoke whose key is silent
-    /// gets the one it published, a site that is silent loses what another wants.
-    async fn take_stock(&mut self) {
-        let mut inventory = self.inventory.clone();
-        pin::settle_all(&mut inventory, &self.alive());
-        if !self.take_inventory(inventory, &[]).is_empty() {
+    async fn gateways_changed(&mut self, changes: &[HealthChange]) {
+        for HealthChange { tunnel, from, to } in changes {
+            if let Some(tunnel) = self.fleet.tunnels.get(tunnel) {
+                info!(tunnel = tunnel.name, %from, "gateway is {to}");
+            }
+        }
+        self.settle().await;
+    }
+
+    /// Decides anew by who is alive and well now, and has the packets follow at
+    /// once: a spoke whose key is silent gets the one it published, a site that is
+    /// silent loses what another wants, a gateway takes over from another.
+    async fn settle(&mut self) {
+        let destinations: BTreeSet<IpNet> = self.fleet.cidrs().collect();
+        let inventory = std::mem::take(&mut self.inventory);
+        self.take_inventory(inventory, &[]);
+        if self.fleet.cidrs().collect::<BTreeSet<_>>() != destinations {
             self.reconcile().await;
+            return;
+        }
+        // Routes stay as they are, and a failover does not wait for a look at them.
+        self.router.want(self.desired(&self.fleet));
+        if let Err(error) = self.router.apply_peers().await {
+            warn!("{error:#}; trying again with the next look at the host");
         }
     }
 
@@ -484,6 +517,7 @@ impl Hub {
                 .router
                 .problems()
                 .chain(&self.cache_problem)
+                .chain(self.gateways.problem())
                 .cloned()
                 .collect(),
         }

@@ -9,6 +9,7 @@
 #![forbid(unsafe_code)]
 
 mod cache;
+mod gateways;
 mod hub;
 mod poll;
 mod strangers;

@@ -187,7 +187,7 @@ pub(crate) fn instances_that_lack_something_are_listed_with_the_reason() -> Resu
     let (region, vpc) = world.vpc_id("vpc-b")?;
     let subnet = world
         .ec2
-        .create_subnet(region, vpc, "10.2.77.0/24".parse()?)?;
+        .create_subnet(region, vpc, "10.2.77.0/24".parse()?, 'a')?;
     let spoke = |name: &'static str, address: &str, more: &[(&'static str, &'static str)]| {
         let mut tags = vec![("Name", name)];
         tags.extend(topology::SPOKE_TAGS);

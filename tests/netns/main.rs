@@ -11,6 +11,7 @@
 mod bad_input;
 mod demo_network;
 mod dropin;
+mod failover;
 mod hub_faults;
 mod offload_matrix;
 mod offloads;
@@ -64,6 +65,8 @@ const TESTS: &[Test] = tests![
     demo_network::a_restarted_spoke_carries_traffic_again,
     demo_network::tunnels_tells_of_a_daemon_that_does_not_run_in_one_line,
     demo_network::a_dry_run_tells_what_would_change_and_changes_nothing,
+    failover::each_zone_of_a_vpc_is_reached_through_its_own_spoke,
+    failover::a_gateway_that_hangs_is_replaced_within_seconds_and_comes_back,
     dropin::another_listen_port_takes_the_peers_along,
     dropin::a_port_that_is_taken_is_refused_and_the_old_one_stays,
     dropin::peers_endpoints_keepalives_and_allowed_ips_change_without_a_lost_packet,

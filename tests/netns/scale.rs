@@ -90,7 +90,7 @@ fn seed_spoke(ec2: &Ec2, region: &Region, number: u32) -> Result<()> {
     let cidr = Ipv4Net::new(base.into(), 21)?;
     let name = format!("spoke-{number:04}");
     let vpc = ec2.create_vpc(region, &name, &[cidr])?;
-    let subnet = ec2.create_subnet(region, &vpc, cidr)?;
+    let subnet = ec2.create_subnet(region, &vpc, cidr, 'a')?;
     ec2.call(
         region,
         "ModifySubnetAttribute",

@@ -16,6 +16,7 @@ pub mod fault_proxy;
 pub mod imds;
 mod internet;
 pub mod isolation;
+pub mod long_ping;
 pub mod moto;
 pub mod namespace;
 pub mod process;

@@ -144,11 +144,21 @@ impl Ec2 {
     }
 
     /// Makes a subnet.
-    pub fn create_subnet(&self, region: &Region, vpc: &VpcId, cidr: Ipv4Net) -> Result<SubnetId> {
+    pub fn create_subnet(
+        &self,
+        region: &Region,
+        vpc: &VpcId,
+        cidr: Ipv4Net,
+        zone: char,
+    ) -> Result<SubnetId> {
         let answer = self.call(
             region,
             "CreateSubnet",
-            &[("VpcId", vpc.as_str()), ("CidrBlock", &cidr.to_string())],
+            &[
+                ("VpcId", vpc.as_str()),
+                ("CidrBlock", &cidr.to_string()),
+                ("AvailabilityZone", &format!("{region}{zone}")),
+            ],
         )?;
         Ok(SubnetId(text_of(&answer, "subnetId")?))
     }

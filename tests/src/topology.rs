@@ -43,6 +43,8 @@ impl Vpc {
 pub struct Subnet {
     /// Its CIDR. The first address is the VPC router's, as in AWS.
     pub cidr: Ipv4Net,
+    /// The letter of its availability zone.
+    pub zone: char,
     /// Its route table beside the VPC's own CIDRs, which are always local.
     pub routes: Vec<(Ipv4Net, Target)>,
     /// The instances in it.
@@ -136,6 +138,7 @@ pub fn demo() -> Network {
         subnets: vec![
             Subnet {
                 cidr: net([10, 0, 0, 0], 24),
+                zone: 'a',
                 routes: vec![(ANYWHERE, Target::Internet)],
                 instances: vec![
                     instance("hub", Role::Hub, [10, 0, 0, 10], Some(HUB_PUBLIC)),
@@ -149,6 +152,7 @@ pub fn demo() -> Network {
             },
             Subnet {
                 cidr: net([10, 0, 1, 0], 24),
+                zone: 'a',
                 routes: vec![
                     (ANYWHERE, Target::Instance(Ipv4Addr::new(10, 0, 0, 20))),
                     (
@@ -177,6 +181,7 @@ pub fn demo() -> Network {
     b.cidrs.push(net([10, 20, 0, 0], 16));
     b.subnets.push(Subnet {
         cidr: net([10, 20, 1, 0], 24),
+        zone: 'a',
         routes: vec![(ANYWHERE, Target::Instance(Ipv4Addr::new(10, 2, 0, 10)))],
         instances: vec![instance("host-b2", Role::Host, [10, 20, 1, 10], None)],
     });
@@ -194,6 +199,51 @@ pub fn latecomer() -> Vpc {
         ["spoke-c", "host-c"],
         Ipv4Addr::new(203, 0, 113, 30),
     )
+}
+
+/// A VPC with a spoke in each of two zones. Both private subnets send everything
+/// to the first: as far as the second one's tunnel matters, only what comes from
+/// elsewhere goes through it.
+///
+/// ```text
+///        198.51.100.41              198.51.100.42
+/// ┌──────────┴─────────────────────────┴──────────┐
+/// │ VPC d  10.4.0.0/16  us-west-2                 │
+/// │ zone a                     zone b             │
+/// │ spoke-d1 10.4.0.10         spoke-d2 10.4.2.10 │
+/// │ host-d1  10.4.1.10         host-d2  10.4.3.10 │
+/// └───────────────────────────────────────────────┘
+/// ```
+pub fn two_gateways() -> Vpc {
+    let first = Ipv4Addr::new(10, 4, 0, 10);
+    let public = |third, zone, name, address: u8| Subnet {
+        cidr: net([10, 4, third, 0], 24),
+        zone,
+        routes: vec![(ANYWHERE, Target::Internet)],
+        instances: vec![instance(
+            name,
+            Role::Spoke,
+            [10, 4, third, 10],
+            Some(Ipv4Addr::new(198, 51, 100, address)),
+        )],
+    };
+    let private = |third, zone, name| Subnet {
+        cidr: net([10, 4, third, 0], 24),
+        zone,
+        routes: vec![(ANYWHERE, Target::Instance(first))],
+        instances: vec![instance(name, Role::Host, [10, 4, third, 10], None)],
+    };
+    Vpc {
+        name: "vpc-d",
+        region: region("us-west-2"),
+        cidrs: vec![net([10, 4, 0, 0], 16)],
+        subnets: vec![
+            public(0, 'a', "spoke-d1", 41),
+            private(1, 'a', "host-d1"),
+            public(2, 'b', "spoke-d2", 42),
+            private(3, 'b', "host-d2"),
+        ],
+    }
 }
 
 /// The regions of [`demo`] and [`latecomer`].
@@ -216,6 +266,7 @@ fn spoke_vpc(
         subnets: vec![
             Subnet {
                 cidr: net([10, number, 0, 0], 24),
+                zone: 'a',
                 routes: vec![(ANYWHERE, Target::Internet)],
                 instances: vec![instance(
                     spoke,
@@ -226,6 +277,7 @@ fn spoke_vpc(
             },
             Subnet {
                 cidr: net([10, number, 1, 0], 24),
+                zone: 'a',
                 routes: vec![(ANYWHERE, Target::Instance(spoke_address))],
                 instances: vec![instance(host, Role::Host, [10, number, 1, 10], None)],
             },
@@ -267,7 +319,7 @@ mod tests {
 
     fn all() -> Vec<Vpc> {
         let mut vpcs = demo().vpcs;
-        vpcs.push(latecomer());
+        vpcs.extend([latecomer(), two_gateways()]);
         vpcs
     }
 

@@ -135,7 +135,9 @@ impl World {
             },
         );
         for (number, subnet) in vpc.subnets.iter().enumerate() {
-            let subnet_id = self.ec2.create_subnet(&vpc.region, &id, subnet.cidr)?;
+            let subnet_id = self
+                .ec2
+                .create_subnet(&vpc.region, &id, subnet.cidr, subnet.zone)?;
             for instance in &subnet.instances {
                 self.launch(vpc, number, &subnet_id, subnet, instance)?;
             }
@@ -163,7 +165,7 @@ impl World {
             instance: launched.id.clone(),
             account: ACCOUNT.parse()?,
             region: vpc.region.clone(),
-            zone: format!("{}a", vpc.region).parse()?,
+            zone: format!("{}{}", vpc.region, subnet.zone).parse()?,
             vpc: network.id.clone(),
             vpc_cidrs: vpc.cidrs.clone(),
             subnet: subnet_id.0.clone(),

@@ -144,7 +144,7 @@ impl Sweep {
         let count = absences
             .filter(|(_, absence)| absence.kept == Kept::TooMany)
             .count();
-        (count > 0).then(|| match inventory.held_removals {
+        (count > 0).then_some(match inventory.held_removals {
             Some(held) => HeldRemovals { count, ..held },
             None => HeldRemovals {
                 count,

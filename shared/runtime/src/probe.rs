@@ -30,7 +30,7 @@ pub struct Answer {
 /// Asks gateways.
 pub struct Prober {
     interface: String,
-    source: Ipv4Addr,
+    source: Option<Ipv4Addr>,
     identifier: PingIdentifier,
     /// For IPv4 and IPv6.
     clients: [Option<Client>; 2],
@@ -39,9 +39,9 @@ pub struct Prober {
 }
 
 impl Prober {
-    /// Asks through `interface`, with `source` as IPv4 address, which is this
-    /// host's. Nothing is opened while there is nobody to ask.
-    pub fn new(interface: &str, source: Ipv4Addr) -> Self {
+    /// Asks through `interface`, with `source` as IPv4 address if given, which is
+    /// this host's. Nothing is opened while there is nobody to ask.
+    pub fn new(interface: &str, source: Option<Ipv4Addr>) -> Self {
         let (sender, answers) = mpsc::channel(ANSWERS);
         Self {
             interface: interface.to_owned(),
@@ -96,10 +96,10 @@ impl Prober {
             // The other type depends on a sysctl, `ping_group_range`.
             .sock_type_hint(Type::RAW)
             .interface(&self.interface);
-        let config = if ipv6 {
-            config.kind(ICMP::V6)
-        } else {
-            config.bind(SocketAddr::from((self.source, 0)))
+        let config = match self.source {
+            _ if ipv6 => config.kind(ICMP::V6),
+            Some(source) => config.bind(SocketAddr::from((source, 0))),
+            None => config,
         };
         Ok(slot.insert(Client::new(&config.build())?).clone())
     }

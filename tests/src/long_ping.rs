@@ -1,0 +1,89 @@
+//! A ping that runs while something else happens, and what became of each request.
+
+use std::collections::BTreeMap;
+use std::fmt::Display;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+
+use crate::namespace::{Namespace, logs};
+use crate::process::{Process, wait_until};
+
+/// From one request to the next.
+pub const INTERVAL: Duration = Duration::from_millis(100);
+
+/// A ping under way.
+#[derive(Debug)]
+pub struct LongPing {
+    process: Process,
+}
+
+/// What became of its requests, in their order: whether each was answered.
+/// Late answers count: a busy machine is slow, and loses nothing by that.
+#[derive(Debug)]
+pub struct Answered(Vec<bool>);
+
+impl LongPing {
+    /// Pings `to` from there until it is ended.
+    pub fn start(from: &Namespace, to: impl Display) -> Result<Self> {
+        let mut command = from.command("ping");
+        let interval = INTERVAL.as_secs_f32().to_string();
+        command.args(["-n", "-i", &interval]).arg(to.to_string());
+        let name = format!("ping-{to}");
+        let process = Process::start(&name, &logs(), command)?;
+        Ok(Self { process })
+    }
+
+    /// Waits until that many more requests than now are answered.
+    pub fn answers(&self, count: usize, patience: Duration) -> Result<()> {
+        let before = self.seen()?.len();
+        wait_until("answers to a ping", patience, || {
+            Ok((self.seen()?.len() >= before + count).then_some(()))
+        })
+    }
+
+    /// Ends it.
+    pub fn end(self) -> Result<Answered> {
+        let seen = self.seen()?;
+        let last = *seen.keys().next_back().context("no ping was answered")?;
+        self.process.stop(Duration::from_secs(20))?;
+        Ok(Answered(
+            (1..=last).map(|n| seen.contains_key(&n)).collect(),
+        ))
+    }
+
+    /// The numbers of the requests answered, and how often each.
+    fn seen(&self) -> Result<BTreeMap<u64, u32>> {
+        let mut seen = BTreeMap::new();
+        for line in self.process.log().lines() {
+            let Some((_, rest)) = line.split_once("icmp_seq=") else {
+                continue;
+            };
+            ensure!(line.contains("bytes from"), "{line}");
+            let number: String = rest.chars().take_while(char::is_ascii_digit).collect();
+            *seen.entry(number.parse()?).or_default() += 1;
+        }
+        Ok(seen)
+    }
+}
+
+impl Answered {
+    /// An error if any was lost before the last that was answered.
+    pub fn without_loss(&self) -> Result<()> {
+        let lost = self.0.iter().filter(|answered| !**answered).count();
+        ensure!(lost == 0, "{lost} of {} pings were lost", self.0.len());
+        Ok(())
+    }
+
+    /// The longest time without an answer.
+    pub fn longest_gap(&self) -> Duration {
+        let runs = self.0.chunk_by(|a, b| a == b);
+        let longest = runs.filter(|run| !run[0]).map(<[bool]>::len).max();
+        INTERVAL * u32::try_from(longest.unwrap_or(0)).unwrap_or(u32::MAX)
+    }
+
+    /// How many requests there were.
+    pub fn requests(&self) -> usize {
+        self.0.len()
+    }
+}
