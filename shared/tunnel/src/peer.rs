@@ -18,7 +18,7 @@
 //!   all, the one in use included. Here an initiator that does not use what it is
 //!   given is soon answered no oftener than an honest one asks, and before the one in
 //!   use would be lost it is set aside.
-//! - Its sessions end with their keys. Here a peer has a [keyring](keyring).
+//! - Its sessions end with their keys. Here a peer has a keyring.
 //!
 //! A peer says when it must be ticked next ([`Peer::deadline`]): one with nothing
 //! to wait for never is. While data moves it is ticked every few seconds, because

@@ -207,7 +207,8 @@ impl KeySet {
     /// boringtun's ring.
     fn would_lose_session(&self) -> bool {
         let next = self.last.wrapping_add(1);
-        let is_next = |current: Session| next.wrapping_sub(current.receiver) % SESSIONS == 0;
+        let is_next =
+            |current: Session| next.wrapping_sub(current.receiver).is_multiple_of(SESSIONS);
         self.has_session && self.current.is_some_and(is_next)
     }
 
