@@ -14,7 +14,7 @@ use privnet_model::policy::PolicyTable;
 use privnet_tunnel::uapi::{SetAllowedIp, SetPeer};
 use privnet_tunnel::{
     AllowedIps, Directory, Identity, IndexAllocator, Member, Peer, PeerIndex, PeerStats,
-    PeerUpdate, Policy, Sites, Target, Tunnel,
+    PeerUpdate, Policy, Rekey, Sites, Target, Tunnel,
 };
 
 use crate::error::DeviceError;
@@ -42,9 +42,39 @@ pub(crate) struct Control {
 #[derive(Debug)]
 struct Entry {
     index: PeerIndex,
+    /// The number of its latest keys.
+    keys: u8,
     settings: Settings,
     allowed_ips: BTreeSet<IpNet>,
     stats: Arc<PeerStats>,
+}
+
+impl Entry {
+    /// New keys after a change of ours or of its settings.
+    fn rekey(
+        &mut self,
+        identity: Option<&Arc<Identity>>,
+        key: &PublicKey,
+        sessions: Sessions,
+    ) -> Rekey {
+        // One set for each preshared key.
+        self.keys = self.keys.wrapping_add(2);
+        let index = self.index.with_keys(self.keys);
+        let tunnel = tunnel(identity, key, index, &self.settings);
+        match (tunnel, sessions) {
+            (Some(tunnel), Sessions::GoOn) => Rekey::MakeBeforeBreak(tunnel),
+            (tunnel, _) => Rekey::AtOnce(tunnel),
+        }
+    }
+}
+
+/// What becomes of the sessions in use when keys change.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Sessions {
+    /// They go on until the new keys work, or until their time is over.
+    GoOn,
+    /// They end at once, as the users of `wg` know it.
+    End,
 }
 
 /// What a peer has one of.
@@ -57,6 +87,12 @@ struct Settings {
     endpoint: Option<SocketAddr>,
     site: Option<String>,
     gateway: Option<String>,
+}
+
+impl Settings {
+    fn preshared_keys(&self) -> [Option<&PresharedKey>; 2] {
+        [&self.preshared_key, &self.also_preshared_key].map(Option::as_ref)
+    }
 }
 
 impl Control {
@@ -142,8 +178,8 @@ impl Control {
         self.policy.denied()
     }
 
-    /// Changes the device's key; sessions with all peers end.
-    pub(crate) fn set_private_key(&mut self, key: Option<PrivateKey>) {
+    /// Changes the device's key.
+    pub(crate) fn set_private_key(&mut self, key: Option<PrivateKey>, sessions: Sessions) {
         if self.private_key == key {
             return;
         }
@@ -153,10 +189,9 @@ impl Control {
         if let Some(own) = self.public_key() {
             self.remove(&own);
         }
-        for (key, entry) in &self.peers {
-            let tunnel = tunnel(self.identity.as_deref(), key, entry.index, &entry.settings);
+        for (key, entry) in &mut self.peers {
             let update = PeerUpdate {
-                tunnel: Some(tunnel),
+                keys: Some(entry.rekey(self.identity.as_ref(), key, sessions)),
                 ..PeerUpdate::default()
             };
             let owner = entry.index.owner(self.commands.len());
@@ -181,7 +216,7 @@ impl Control {
             site: config.site,
             gateway: config.gateway,
         };
-        if self.configure(key, settings, endpoint)? {
+        if self.configure(key, settings, endpoint, Sessions::GoOn)? {
             let wanted: BTreeSet<_> = config.allowed_ips.iter().map(IpNet::trunc).collect();
             self.retain_prefixes(key, |prefix| wanted.contains(prefix));
             for prefix in wanted {
@@ -207,6 +242,7 @@ impl Control {
             .unwrap_or_default();
         if let Some(preshared_key) = request.preshared_key {
             settings.preshared_key = preshared_key;
+            settings.also_preshared_key = None;
         }
         if let Some(keepalive) = request.keepalive {
             settings.keepalive = keepalive;
@@ -214,7 +250,7 @@ impl Control {
         if request.endpoint.is_some() {
             settings.endpoint = request.endpoint;
         }
-        if !self.configure(key, settings, request.endpoint)? {
+        if !self.configure(key, settings, request.endpoint, Sessions::End)? {
             return Ok(());
         }
         if request.replace_allowed_ips {
@@ -285,6 +321,7 @@ impl Control {
         key: PublicKey,
         settings: Settings,
         endpoint: Option<SocketAddr>,
+        sessions: Sessions,
     ) -> Result<bool, DeviceError> {
         if self.public_key() == Some(key) {
             // The kernel's WireGuard does the same: nobody is their own peer.
@@ -296,17 +333,18 @@ impl Control {
             return Ok(true);
         };
         let before = std::mem::replace(&mut entry.settings, settings);
-        let (index, settings) = (entry.index, &entry.settings);
+        let settings = &entry.settings;
         if (&before.site, &before.gateway) != (&settings.site, &settings.gateway) {
             self.directory = None;
         }
-        let rekeyed = before.preshared_key != settings.preshared_key;
+        let rekeyed = before.preshared_keys() != settings.preshared_keys();
         let rekeepalived = before.keepalive != settings.keepalive;
         let update = PeerUpdate {
             endpoint,
             keepalive: rekeepalived.then_some(settings.keepalive),
-            tunnel: rekeyed.then(|| tunnel(self.identity.as_deref(), &key, index, settings)),
+            keys: rekeyed.then(|| entry.rekey(self.identity.as_ref(), &key, sessions)),
         };
+        let index = entry.index;
         if endpoint.is_some() {
             // Its worker does the same when it comes to it, which may take a while.
             entry.stats.set_endpoint(endpoint);
@@ -322,7 +360,7 @@ impl Control {
         let stats = Arc::<PeerStats>::default();
         let peer = Peer::new(
             index,
-            tunnel(self.identity.as_deref(), &key, index, &settings),
+            tunnel(self.identity.as_ref(), &key, index, &settings),
             settings.endpoint,
             settings.keepalive,
             Arc::clone(&stats),
@@ -330,6 +368,7 @@ impl Control {
         self.command(index, Command::Insert(Box::new(peer)));
         let entry = Entry {
             index,
+            keys: 0,
             settings,
             allowed_ips: BTreeSet::new(),
             stats,
@@ -381,12 +420,17 @@ impl Control {
 }
 
 fn tunnel(
-    identity: Option<&Identity>,
+    identity: Option<&Arc<Identity>>,
     key: &PublicKey,
     index: PeerIndex,
     settings: &Settings,
 ) -> Option<Tunnel> {
-    identity.map(|identity| Tunnel::new(identity, key, settings.preshared_key.as_ref(), index))
+    let [preshared, also] = settings.preshared_keys();
+    let tunnel = Tunnel::new(identity?, key, preshared, index);
+    Some(match also {
+        Some(also) if preshared != Some(also) => tunnel.or(also),
+        _ => tunnel,
+    })
 }
 
 #[cfg(test)]
@@ -412,7 +456,7 @@ mod tests {
 
     fn control() -> Control {
         let mut control = Control::new(1, 0, None);
-        control.set_private_key(Some(PrivateKey::from_random([99; 32])));
+        control.set_private_key(Some(PrivateKey::from_random([99; 32])), Sessions::End);
         control
     }
 
@@ -521,7 +565,7 @@ mod tests {
         match &control.take_commands()[0][..] {
             [Command::Update(_, update)] => {
                 assert!(update.endpoint.is_some() && update.keepalive.is_some());
-                assert!(update.tunnel.is_none());
+                assert!(update.keys.is_none());
             }
             other => panic!("{other:?}"),
         }
@@ -539,18 +583,54 @@ mod tests {
         }
     }
 
+    /// The only command for the only worker, which is one about keys.
+    fn rekeyed(control: &mut Control) -> Rekey {
+        match &mut control.take_commands()[0][..] {
+            [Command::Update(_, update)] => update.keys.take().unwrap(),
+            other => panic!("{other:?}"),
+        }
+    }
+
     #[test]
-    fn a_changed_preshared_key_makes_new_key_material() {
+    fn a_changed_key_is_made_before_the_old_one_is_broken() {
         let mut control = control();
         control.set(key(1), config(&[])).unwrap();
         control.take_commands();
+        let preshared = |byte| Some(PresharedKey::from_bytes([byte; 32]));
         let mut wanted = config(&[]);
-        wanted.preshared_key = Some(privnet_model::key::PresharedKey::from_bytes([5; 32]));
-        control.set(key(1), wanted).unwrap();
-        match &control.take_commands()[0][..] {
-            [Command::Update(_, update)] => assert!(matches!(update.tunnel, Some(Some(_)))),
-            other => panic!("{other:?}"),
+        for (first, also) in [(5, None), (6, preshared(5)), (6, preshared(7)), (6, None)] {
+            wanted.preshared_key = preshared(first);
+            wanted.also_preshared_key = also;
+            control.set(key(1), wanted.clone()).unwrap();
+            assert!(matches!(rekeyed(&mut control), Rekey::MakeBeforeBreak(_)));
+            assert_eq!(control.status()[0].config, wanted);
+            control.set(key(1), wanted.clone()).unwrap();
+            assert!(control.take_commands()[0].is_empty());
         }
+        let own = PrivateKey::from_random([98; 32]);
+        control.set_private_key(Some(own), Sessions::GoOn);
+        assert!(matches!(rekeyed(&mut control), Rekey::MakeBeforeBreak(_)));
+        control.set_private_key(None, Sessions::GoOn);
+        assert!(matches!(rekeyed(&mut control), Rekey::AtOnce(None)));
+    }
+
+    #[test]
+    fn by_the_userspace_api_sessions_end_with_their_keys() {
+        let mut control = control();
+        let mut wanted = config(&[]);
+        wanted.also_preshared_key = Some(PresharedKey::from_bytes([4; 32]));
+        control.set(key(1), wanted).unwrap();
+        control.take_commands();
+        let request = SetPeer {
+            preshared_key: Some(Some(PresharedKey::from_bytes([5; 32]))),
+            ..SetPeer::new(key(1))
+        };
+        control.set_by_request(request).unwrap();
+        assert!(matches!(rekeyed(&mut control), Rekey::AtOnce(Some(_))));
+        assert_eq!(control.status()[0].config.also_preshared_key, None);
+        let own = PrivateKey::from_random([98; 32]);
+        control.set_private_key(Some(own), Sessions::End);
+        assert!(matches!(rekeyed(&mut control), Rekey::AtOnce(Some(_))));
     }
 
     #[test]
@@ -560,7 +640,7 @@ mod tests {
         control.set(own, config(&["10.0.0.0/8"])).unwrap();
         assert!(control.status().is_empty());
         control.set(key(1), config(&["10.0.0.0/8"])).unwrap();
-        control.set_private_key(Some(PrivateKey::from_random([1; 32])));
+        control.set_private_key(Some(PrivateKey::from_random([1; 32])), Sessions::GoOn);
         assert!(control.status().is_empty());
         assert_eq!(owner(&mut control, "10.0.0.1"), None);
     }

@@ -20,7 +20,7 @@ use privnet_tunnel::DeviceCounters;
 use privnet_tunnel::uapi::{self, SetDevice};
 use zeroize::Zeroizing;
 
-use crate::control::Control;
+use crate::control::{Control, Sessions};
 use crate::epoll::Epoll;
 use crate::error::DeviceError;
 use crate::offloads::Switches;
@@ -108,7 +108,7 @@ impl Device {
             shared: Arc::clone(&shared),
         });
         inner.change(|control| {
-            control.set_private_key(config.private_key);
+            control.set_private_key(config.private_key, Sessions::End);
             control.set_local(config.local);
             Ok(())
         })?;
@@ -193,10 +193,12 @@ impl Device {
         self.inner.control().denied()
     }
 
-    /// Changes the device's key, or takes it away. All sessions end.
+    /// Changes the device's key, or takes it away, which ends all sessions. After a
+    /// change they go on until there are some with the new key, or their time is
+    /// over (180 s at most); handshakes are made with the new key only.
     pub fn set_private_key(&self, key: Option<PrivateKey>) -> Result<(), DeviceError> {
         self.inner.change(|control| {
-            control.set_private_key(key);
+            control.set_private_key(key, Sessions::GoOn);
             Ok(())
         })
     }
@@ -364,7 +366,7 @@ impl Inner {
         }
         self.change(|control| {
             if let Some(key) = request.private_key {
-                control.set_private_key(key);
+                control.set_private_key(key, Sessions::End);
             }
             for peer in request.peers {
                 control.set_by_request(peer)?;

@@ -1,9 +1,10 @@
 //! The index that names a peer in WireGuard messages.
 //!
 //! WireGuard's receiver index has 32 bits. boringtun keeps the low 8 for its own
-//! ring of sessions and gives us the other 24: 16 for the slot, 8 for the slot's
-//! generation, so that a message for a removed peer does not reach the next one
-//! in its slot. The slot also tells the owner: slot modulo the number of workers.
+//! ring of sessions and gives us the other 24: 16 for the slot, 3 for the set of the
+//! peer's keys, because a peer can have several while they change, and 5 for the
+//! slot's generation, so that a message for a removed peer does not reach the next
+//! one in its slot. The slot also tells the owner: slot modulo the number of workers.
 //! So any worker, and a BPF program in the kernel, finds the owner of a datagram by
 //! arithmetic alone. Nothing here is shared or locked.
 
@@ -12,14 +13,38 @@ use std::collections::VecDeque;
 /// How many peers a device can have.
 pub const MAX_PEERS: usize = 1 << 16;
 
-/// A peer's slot and the slot's generation.
+/// How many sets of keys of a peer have a number at one time.
+pub(crate) const KEY_SETS: u8 = 1 << (GENERATION_SHIFT - KEYS_SHIFT);
+
+const KEYS_SHIFT: u32 = 16;
+const GENERATION_SHIFT: u32 = 19;
+const KEYS: u32 = (1 << GENERATION_SHIFT) - (1 << KEYS_SHIFT);
+
+/// A peer's slot and the slot's generation; in a message also which of the peer's
+/// sets of keys is meant. The peer itself is named by the number 0 of these.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct PeerIndex(u32);
 
 impl PeerIndex {
-    /// The index of a slot in one of its generations.
+    /// The index of a slot in one of its 32 generations.
     pub const fn new(slot: u16, generation: u8) -> Self {
-        Self((generation as u32) << 16 | slot as u32)
+        Self((generation as u32 & 31) << GENERATION_SHIFT | slot as u32)
+    }
+
+    /// The same peer's, for one of its sets of keys: its number modulo 8.
+    pub const fn with_keys(self, number: u8) -> Self {
+        let number = (number % KEY_SETS) as u32;
+        Self(self.0 & !KEYS | number << KEYS_SHIFT)
+    }
+
+    /// The number of the set of keys.
+    pub(crate) const fn keys(self) -> u8 {
+        ((self.0 & KEYS) >> KEYS_SHIFT) as u8
+    }
+
+    /// What names the peer, whichever of its keys is meant.
+    pub(crate) const fn peer(self) -> Self {
+        Self(self.0 & !KEYS)
     }
 
     /// The index in the receiver field of a WireGuard message.
@@ -73,7 +98,7 @@ impl IndexAllocator {
 
     /// Takes an index back; its slot comes again in the next generation.
     pub fn release(&mut self, index: PeerIndex) {
-        let generation = (index.0 >> 16) as u8;
+        let generation = (index.0 >> GENERATION_SHIFT) as u8;
         self.free.push_back(PeerIndex::new(
             index.slot() as u16,
             generation.wrapping_add(1),
@@ -149,6 +174,22 @@ mod tests {
         assert_eq!(table.get_mut(PeerIndex::new(3, 0)), None);
         assert_eq!(table.remove(PeerIndex::new(3, 0)), None);
         assert_eq!(table.get_mut(PeerIndex::new(3, 1)), Some(&mut "new"));
+    }
+
+    #[test]
+    fn all_sets_of_keys_of_a_peer_lead_to_it_and_to_no_other() {
+        let mut table = SlotTable::new(1);
+        let peer = PeerIndex::new(3, 30);
+        table.insert(peer, ());
+        for number in 0..KEY_SETS {
+            let index = peer.with_keys(number);
+            assert_eq!((index.keys(), index.slot()), (number, 3));
+            assert_eq!(index.peer(), peer);
+            assert_eq!(index.bits() >> 24, 0);
+            assert!(table.get_mut(index.peer()).is_some());
+            let other = PeerIndex::new(3, 31).with_keys(number);
+            assert!(table.get_mut(other.peer()).is_none());
+        }
     }
 
     #[test]

@@ -48,7 +48,7 @@ pub use index::{IndexAllocator, MAX_PEERS, PeerIndex};
 pub use offload::{Malformed, PacketOffload, PartialChecksum, Segmentation, VNET_HEADER};
 pub use packet::IpPacket;
 pub use path::{Outer, Path};
-pub use peer::{Peer, PeerReport, PeerStats, PeerUpdate, Tunnel};
+pub use peer::{Peer, PeerReport, PeerStats, PeerUpdate, Rekey, Tunnel};
 pub use policy::Policy;
 pub use segment::Segments;
 pub use shard::{Shard, ShardConfig};

@@ -16,7 +16,9 @@
 //! - A session that carries only keepalives would expire. Ours is renewed in time.
 //! - It puts a session into its ring for every initiation that it answers, eight in
 //!   all, the one in use included. Here an initiator that does not use what it is
-//!   given is soon answered no oftener than an honest one asks.
+//!   given is soon answered no oftener than an honest one asks, and before the one in
+//!   use would be lost it is set aside.
+//! - Its sessions end with their keys. Here a peer has a keyring.
 //!
 //! A peer says when it must be ticked next ([`Peer::deadline`]): one with nothing
 //! to wait for never is. While data moves it is ticked every few seconds, because
@@ -24,31 +26,34 @@
 //!
 //! A peer's address moves only when a message proves that the sender holds the
 //! session's keys and that it is new. An initiation alone does not: after a
-//! change of the preshared key an old one could be replayed.
+//! change of the preshared key an old one could be replayed, which boringtun, with
+//! new keys, does not remember.
 
 use std::collections::VecDeque;
-use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use boringtun::noise::TunnResult;
 use boringtun::noise::errors::WireGuardError;
-use boringtun::noise::{Tunn, TunnResult};
-use privnet_model::key::{PresharedKey, PublicKey};
 
 use crate::batch::DatagramBatch;
 use crate::counters::{Counter, Counters};
 use crate::ecn::Ecn;
 use crate::handshake::INITIATION;
-use crate::identity::Identity;
 use crate::index::PeerIndex;
 use crate::packet;
 use crate::path::{Outer, Path};
 use crate::{MESSAGE_OVERHEAD, PADDING};
 
+mod exchange;
+mod keyring;
 mod stats;
 mod timers;
 
+use keyring::Keyring;
+
+pub use keyring::Tunnel;
 pub use stats::{PeerReport, PeerStats};
 
 // WireGuard paper, section 6.1, and the kernel's messages.h.
@@ -66,38 +71,12 @@ const CLOCK_SLACK: Duration = Duration::from_millis(100);
 /// While data moves, a peer is ticked this often.
 const ACTIVE_TICK: Duration = Duration::from_secs(5);
 
-/// Sessions that boringtun keeps of a peer.
-const SESSIONS: usize = 8;
-
 /// Initiations answered at any pace before one of the sessions is used: half of
 /// those that boringtun keeps.
 const ANSWERS: u8 = 4;
 
 /// Packets that wait for a session, at most; the oldest goes first.
 const QUEUE: usize = 16;
-
-/// A peer's key material and handshake state, made by whoever configures the
-/// device: it costs a Diffie-Hellman, which is no work for a packet thread.
-pub struct Tunnel(Box<Tunn>);
-
-impl Tunnel {
-    /// Key material towards one peer.
-    pub fn new(
-        identity: &Identity,
-        peer: &PublicKey,
-        preshared: Option<&PresharedKey>,
-        index: PeerIndex,
-    ) -> Self {
-        let preshared = preshared.map(|key| *key.as_bytes());
-        Self(Box::new(identity.tunnel_to(peer, preshared, index.bits())))
-    }
-}
-
-impl fmt::Debug for Tunnel {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Tunnel(…)")
-    }
-}
 
 /// What changes about a peer that exists. What is `None` stays.
 #[derive(Debug, Default)]
@@ -106,31 +85,32 @@ pub struct PeerUpdate {
     pub endpoint: Option<SocketAddr>,
     /// The persistent keepalive, or none.
     pub keepalive: Option<Option<Duration>>,
-    /// New key material, after a change of our private or of the preshared key;
-    /// without any when the device has no key. Sessions end.
-    pub tunnel: Option<Option<Tunnel>>,
+    /// Other key material, after a change of our private or of a preshared key.
+    pub keys: Option<Rekey>,
+}
+
+/// How a peer comes to other keys.
+#[derive(Debug)]
+pub enum Rekey {
+    /// What is in use stays in use until the new keys work in both directions, or
+    /// its time is over. All handshakes are made with the new ones from now on.
+    MakeBeforeBreak(Tunnel),
+    /// All sessions end; without new keys the peer is cut off.
+    AtOnce(Option<Tunnel>),
 }
 
 /// One peer of a worker.
 #[derive(Debug)]
 pub struct Peer {
     index: PeerIndex,
-    tunnel: Option<Tunnel>,
+    keyring: Keyring,
     path: Option<Path>,
     keepalive: Option<Duration>,
     queue: VecDeque<Vec<u8>>,
-    /// Whether there is a session to send with. Asking boringtun costs a reading
-    /// of the clock, so the answer is kept.
-    has_session: bool,
-    /// The session that we answered for and that its initiator has not used yet.
-    unconfirmed: Option<Answer>,
+    /// Our last answers, while their initiator has not used one.
+    unused: Option<Answers>,
     /// When our last initiation went out, while it has no answer.
     pending: Option<Instant>,
-    /// When the sessions that there are end, the first to end first.
-    session_ends: VecDeque<Instant>,
-    /// The receiver indexes of our last two initiations: boringtun takes an
-    /// answer to either.
-    initiations: [Option<u32>; 2],
     /// When the session in use was made, and whether by us: then we renew it.
     established: Option<(Instant, Role)>,
     /// When a handshake was last tried by either side.
@@ -151,11 +131,10 @@ pub struct Peer {
     stats: Arc<PeerStats>,
 }
 
-/// An answer to an initiation.
+/// Answers to initiations.
 #[derive(Debug, Clone, Copy)]
-struct Answer {
-    /// Our receiver index of the session.
-    receiver: u32,
+struct Answers {
+    /// The time of the last.
     at: Instant,
     /// How many there were since the initiator last used one.
     in_a_row: u8,
@@ -199,15 +178,12 @@ impl Peer {
         stats.set_endpoint(endpoint);
         Self {
             index,
-            tunnel,
+            keyring: Keyring::new(tunnel),
             path: endpoint.map(Path::from),
             keepalive,
             queue: VecDeque::new(),
-            has_session: false,
-            unconfirmed: None,
+            unused: None,
             pending: None,
-            session_ends: VecDeque::new(),
-            initiations: [None; 2],
             established: None,
             last_attempt: None,
             last_sent: None,
@@ -226,7 +202,7 @@ impl Peer {
         self.index
     }
 
-    pub(crate) fn update(&mut self, update: PeerUpdate) {
+    pub(crate) fn update(&mut self, update: PeerUpdate, now: Instant) {
         self.is_deadline_stale = true;
         if let Some(endpoint) = update.endpoint {
             self.move_to(endpoint.into());
@@ -234,34 +210,43 @@ impl Peer {
         if let Some(keepalive) = update.keepalive {
             self.keepalive = keepalive;
         }
-        if let Some(tunnel) = update.tunnel {
-            self.tunnel = tunnel;
-            self.has_session = false;
-            self.unconfirmed = None;
-            self.pending = None;
-            self.session_ends.clear();
-            self.initiations = [None; 2];
+        match update.keys {
+            Some(Rekey::MakeBeforeBreak(tunnel)) => self.keyring.replace(tunnel, now),
+            Some(Rekey::AtOnce(tunnel)) => self.keyring = Keyring::new(tunnel),
+            None => return,
+        }
+        self.unused = None;
+        self.pending = None;
+        self.last_attempt = None;
+        self.has_expired = false;
+        if !self.keyring.has_session() {
             self.established = None;
-            self.last_attempt = None;
             self.keepalive_due = None;
             self.answer_due = None;
             self.active_tick = None;
-            self.has_expired = false;
         }
     }
 
-    /// Whether a handshake should begin now: there is no session, somewhere to
-    /// send to and a reason to. Not sooner after the last try than the protocol
-    /// allows; boringtun repeats an unanswered one by itself.
+    /// How many sets of keys there are.
+    #[cfg(test)]
+    pub(crate) fn key_sets(&self) -> usize {
+        self.keyring.len()
+    }
+
+    /// Whether a handshake should begin now: there is no session, or only one with
+    /// keys of before, somewhere to send to and a reason to. Not sooner after the
+    /// last try than the protocol allows; boringtun repeats an unanswered one by
+    /// itself.
     pub(crate) fn wants_session(&self, now: Instant) -> bool {
-        !self.has_session && self.needs_session() && self.may_attempt(now)
+        self.needs_session() && self.may_attempt(now)
     }
 
     fn needs_session(&self) -> bool {
-        self.tunnel.is_some()
+        !self.keyring.is_settled()
+            && !self.keyring.is_empty()
             && self.path.is_some()
             && self.pending.is_none()
-            && (!self.queue.is_empty() || self.keepalive.is_some())
+            && (!self.queue.is_empty() || self.keepalive.is_some() || self.keyring.has_session())
     }
 
     /// Seals the packet at the start of `buffer` and puts it out, or keeps it
@@ -269,7 +254,7 @@ impl Peer {
     pub(crate) fn send(&mut self, buffer: &mut [u8], length: usize, context: &mut Context<'_>) {
         if self.path.is_none() {
             context.counters.count(Counter::NoEndpoint);
-        } else if self.has_session {
+        } else if self.keyring.has_session() {
             self.seal(buffer, length, context);
         } else {
             if self.queue.len() >= QUEUE {
@@ -283,7 +268,7 @@ impl Peer {
 
     /// Sends what waited for a session, now that there is one.
     pub(crate) fn flush(&mut self, context: &mut Context<'_>) {
-        while self.has_session
+        while self.keyring.has_session()
             && let Some(mut packet) = self.queue.pop_front()
         {
             let length = packet.len();
@@ -301,15 +286,18 @@ impl Peer {
         now: Instant,
         counters: &Counters,
     ) -> Opened {
-        let Some(tunnel) = &mut self.tunnel else {
-            return Opened::Dropped(Counter::Undecryptable);
+        let receiver = receiver_at(message, 4).unwrap_or_default();
+        let place = self.keyring.find(receiver);
+        let Some((place, keys)) = place.and_then(|place| Some((place, self.keyring.at(place)?)))
+        else {
+            return Opened::Dropped(Counter::UnknownIndex);
         };
         // boringtun adds to this number without a check.
         if number_at::<8>(message, 8).is_none_or(|n| u64::from_le_bytes(n) >= REJECT_AFTER_MESSAGES)
         {
             return Opened::Dropped(Counter::Undecryptable);
         }
-        let opened = match tunnel.0.decapsulate(None, message, room) {
+        let opened = match keys.tunn.decapsulate(None, message, room) {
             TunnResult::WriteToTunnelV4(packet, _) => Opened::Packet(packet.len()),
             TunnResult::WriteToTunnelV6(packet, _) => Opened::Packet(packet.len()),
             TunnResult::Done | TunnResult::WriteToNetwork(_) => Opened::Keepalive,
@@ -326,84 +314,14 @@ impl Peer {
             self.keepalive_due.get_or_insert(now + KEEPALIVE_TIMEOUT);
             self.stay_active(now);
         }
-        if self
-            .unconfirmed
-            .is_some_and(|answer| Some(answer.receiver) == receiver_at(message, 4))
-        {
-            self.unconfirmed = None;
+        let had_session = self.keyring.has_session();
+        if self.keyring.heard(place, receiver, now) {
+            self.unused = None;
+            self.is_deadline_stale = true;
             self.established(Role::Responder, now, counters);
         }
-        if !self.has_session {
-            self.refresh_session();
-        }
+        self.is_deadline_stale |= self.keyring.has_session() != had_session;
         opened
-    }
-
-    /// Takes an initiation or a response whose MACs are verified.
-    pub(crate) fn handshake(&mut self, from: Path, message: &[u8], context: &mut Context<'_>) {
-        let is_initiation = message.len() == INITIATION;
-        if is_initiation && !self.may_answer(context.now) {
-            context.counters.count(Counter::HandshakeRate);
-            return;
-        }
-        self.is_deadline_stale = true;
-        self.run_timers(context);
-        let Some(tunnel) = &mut self.tunnel else {
-            return;
-        };
-        let room = context.out.space(INITIATION);
-        let TunnResult::WriteToNetwork(reply) =
-            tunnel.0.decapsulate(Some(from.remote.ip()), message, room)
-        else {
-            context.counters.count(Counter::HandshakeFailed);
-            return;
-        };
-        let length = reply.len();
-        let answered = receiver_at(reply, 4);
-        self.pending = None;
-        if self.session_ends.len() == SESSIONS {
-            self.session_ends.pop_front();
-        }
-        self.session_ends
-            .push_back(context.now + REJECT_AFTER_TIME + CLOCK_SLACK);
-        if is_initiation {
-            // The answer goes to where the initiation came from, and nothing else
-            // does until the initiator has shown that it got the answer.
-            self.stats.add_received(message.len());
-            let before = self.unconfirmed.map_or(0, |answer| answer.in_a_row);
-            self.unconfirmed = answered.map(|receiver| Answer {
-                receiver,
-                at: context.now,
-                in_a_row: before.saturating_add(1),
-            });
-            self.last_attempt = Some(context.now);
-            self.stats.add_sent(length);
-            context.out.commit(length, from.into());
-        } else {
-            // boringtun's reply is the keepalive that confirms the session.
-            self.heard(from, message.len());
-            self.emit(length, Ecn::NOT_ECT, context);
-            self.established(Role::Initiator, context.now, context.counters);
-        }
-        self.refresh_session();
-        self.drain_boringtun(context);
-        self.flush(context);
-    }
-
-    /// Takes a cookie; our next try carries it.
-    pub(crate) fn cookie(&mut self, message: &[u8]) -> bool {
-        let mut room = [0; INITIATION];
-        self.tunnel.as_mut().is_some_and(|tunnel| {
-            matches!(
-                tunnel.0.decapsulate(None, message, &mut room),
-                TunnResult::Done
-            )
-        })
-    }
-
-    /// Whether the peer waits for a response to this index of ours.
-    pub(crate) fn awaits_response(&self, receiver: u32) -> bool {
-        self.initiations.contains(&Some(receiver))
     }
 
     /// Has the next tick send at least a keepalive.
@@ -422,26 +340,6 @@ impl Peer {
         }
     }
 
-    /// Begins a handshake, unless one is under way.
-    pub(crate) fn start_handshake(&mut self, context: &mut Context<'_>) {
-        self.is_deadline_stale = true;
-        if self.path.is_none() {
-            return;
-        }
-        self.run_timers(context);
-        let Some(tunnel) = &mut self.tunnel else {
-            return;
-        };
-        self.last_attempt = Some(context.now);
-        let room = context.out.space(INITIATION);
-        if let TunnResult::WriteToNetwork(message) =
-            tunnel.0.format_handshake_initiation(room, false)
-        {
-            let length = message.len();
-            self.emit(length, Ecn::NOT_ECT, context);
-        }
-    }
-
     /// Lets time pass. Says whether a handshake should begin.
     pub(crate) fn tick(&mut self, context: &mut Context<'_>) -> bool {
         let now = context.now;
@@ -452,15 +350,10 @@ impl Peer {
         if self.pending == pending && pending.is_some_and(|at| now >= at + self.retry_after()) {
             // boringtun did not repeat it, so it does not wait for an answer any more.
             self.pending = None;
+            self.keyring.try_other();
         }
-        while self.session_ends.front().is_some_and(|end| now >= *end) {
-            self.session_ends.pop_front();
-        }
-        if self.has_session && self.session_ends.is_empty() {
-            // By boringtun's clock its time has not come yet.
-            self.session_ends.push_back(now + REKEY_TIMEOUT);
-        }
-        if !self.has_session {
+        self.keyring.expire(now);
+        if !self.keyring.has_session() {
             return self.wants_session(now);
         }
         if self.keepalive_at().is_some_and(|at| now >= at)
@@ -473,39 +366,13 @@ impl Peer {
             self.answer_due = None;
         }
         let aged = self.renewal_at().is_some_and(|at| now >= at);
-        (unanswered || aged) && self.path.is_some() && self.may_attempt(now)
-    }
-
-    /// boringtun's timers. It repeats a handshake without an answer every 5 s,
-    /// gives up after 90 s (then [`Self::wants_session`] begins anew), drops
-    /// sessions after 180 s.
-    fn run_timers(&mut self, context: &mut Context<'_>) {
-        let Some(tunnel) = &mut self.tunnel else {
-            return;
-        };
-        let room = context.out.space(INITIATION);
-        match tunnel.0.update_timers(room) {
-            TunnResult::WriteToNetwork(message) => {
-                let length = message.len();
-                self.emit(length, Ecn::NOT_ECT, context);
-            }
-            TunnResult::Err(WireGuardError::ConnectionExpired) if !self.has_expired => {
-                self.has_expired = true;
-                // What waited for an answer for 90 s is stale, and a new packet begins
-                // anew. But it also expires of silence, and may be told so only now
-                // that a packet is there.
-                if self.pending.take().is_some() {
-                    self.queue.clear();
-                }
-            }
-            _ => {}
-        }
-        self.refresh_session();
+        let is_in_doubt = unanswered || aged;
+        is_in_doubt && self.path.is_some() && self.may_attempt(now) || self.wants_session(now)
     }
 
     fn seal(&mut self, buffer: &mut [u8], length: usize, context: &mut Context<'_>) {
         let ecn = packet::ecn(&buffer[..length]);
-        let Some(tunnel) = &mut self.tunnel else {
+        let Some(keys) = self.keyring.sealing() else {
             return;
         };
         // To a multiple of 16, but not beyond the MTU (the kernel's WireGuard does
@@ -518,7 +385,8 @@ impl Peer {
         let room = context
             .out
             .space((padded + MESSAGE_OVERHEAD).max(INITIATION));
-        if let TunnResult::WriteToNetwork(message) = tunnel.0.encapsulate(&buffer[..padded], room) {
+        if let TunnResult::WriteToNetwork(message) = keys.tunn.encapsulate(&buffer[..padded], room)
+        {
             let sealed = message.len();
             self.emit(sealed, ecn, context);
             if length > 0 {
@@ -535,10 +403,9 @@ impl Peer {
             return;
         };
         if length == INITIATION && context.out.space(length)[0] == 1 {
-            self.initiations = [
-                receiver_at(context.out.space(length), 4),
-                self.initiations[0],
-            ];
+            if let Some(keys) = self.keyring.trying() {
+                keys.initiated(&context.out.space(length)[..length]);
+            }
             self.last_attempt = Some(context.now);
             self.pending = Some(context.now);
             self.has_expired = false;
@@ -548,21 +415,6 @@ impl Peer {
         self.stats.add_sent(length);
         self.last_sent = Some(context.now);
         self.keepalive_due = None;
-    }
-
-    /// Calls until done, as boringtun asks: a keepalive may have got into its
-    /// queue at the moment when a session ended.
-    fn drain_boringtun(&mut self, context: &mut Context<'_>) {
-        while self.has_session
-            && let Some(tunnel) = &mut self.tunnel
-            && let TunnResult::WriteToNetwork(message) =
-                tunnel
-                    .0
-                    .decapsulate(None, &[], context.out.space(MAX_QUEUED_BY_BORINGTUN))
-        {
-            let length = message.len();
-            self.emit(length, Ecn::NOT_ECT, context);
-        }
     }
 
     fn established(&mut self, role: Role, now: Instant, counters: &Counters) {
@@ -587,19 +439,7 @@ impl Peer {
         }
         self.path = Some(path);
     }
-
-    fn refresh_session(&mut self) {
-        let had_session = self.has_session;
-        self.has_session = self
-            .tunnel
-            .as_ref()
-            .is_some_and(|tunnel| tunnel.0.time_since_last_handshake().is_some());
-        self.is_deadline_stale |= self.has_session != had_session;
-    }
 }
-
-/// Only empty packets ever get into boringtun's queue.
-const MAX_QUEUED_BY_BORINGTUN: usize = INITIATION;
 
 /// The index at an offset of a message.
 pub(crate) fn receiver_at(message: &[u8], offset: usize) -> Option<u32> {

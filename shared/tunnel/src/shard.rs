@@ -117,7 +117,7 @@ impl Shard {
     /// Changes a peer.
     pub fn update(&mut self, index: PeerIndex, update: PeerUpdate, now: Instant) {
         if let Some(peer) = self.peers.get_mut(index) {
-            peer.update(update);
+            peer.update(update, now);
         }
         self.follow_up(index, now);
     }
@@ -512,7 +512,7 @@ impl Shard {
         offset: usize,
         out: &mut Outputs,
     ) -> Option<PeerIndex> {
-        let index = PeerIndex::of_receiver(receiver_at(message, offset)?);
+        let index = PeerIndex::of_receiver(receiver_at(message, offset)?).peer();
         let owner = index.owner(self.config.workers);
         if owner == self.config.worker {
             return Some(index);

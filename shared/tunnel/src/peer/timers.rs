@@ -11,9 +11,13 @@ use super::{
 impl Peer {
     /// When the peer must be ticked next, if ever. Anything but a tick may move it.
     pub(crate) fn deadline(&self, now: Instant) -> Option<Instant> {
-        self.tunnel.as_ref()?;
-        let wanted = if self.has_session {
+        if self.keyring.is_empty() {
+            return None;
+        }
+        let attempt = self.needs_session().then(|| self.next_attempt(now));
+        let wanted = if self.keyring.has_session() {
             [
+                attempt,
                 self.keepalive_at(),
                 self.keepalive_due,
                 self.answer_due,
@@ -24,13 +28,13 @@ impl Peer {
             .flatten()
             .min()
         } else {
-            self.needs_session().then(|| self.next_attempt(now))
+            attempt
         };
         [
             // What waits in the worker's line has its turn without a tick.
             wanted.filter(|_| !self.is_starting),
             self.pending.map(|at| at + self.retry_after()),
-            self.session_ends.front().copied(),
+            self.keyring.next_end(),
             self.active_tick,
         ]
         .into_iter()
@@ -92,8 +96,8 @@ impl Peer {
     /// held back a number of a peer's initiations, and lets them all go, would
     /// else drive the session in use out of boringtun's ring.
     pub(super) fn may_answer(&self, now: Instant) -> bool {
-        self.unconfirmed.is_none_or(|answer| {
-            answer.in_a_row < ANSWERS || now.duration_since(answer.at) >= REKEY_TIMEOUT
+        self.unused.is_none_or(|unused| {
+            unused.in_a_row < ANSWERS || now.duration_since(unused.at) >= REKEY_TIMEOUT
         })
     }
 

@@ -19,11 +19,12 @@ use crate::allowed_ips::AllowedIps;
 use crate::identity::Identity;
 use crate::index::IndexAllocator;
 use crate::packet::tests::{ones_sum, packet};
-use crate::peer::{PeerStats, Tunnel};
+use crate::peer::{PeerStats, Rekey, Tunnel};
 use crate::policy::Policy;
 use crate::site::{Member, Sites};
 
 mod policy;
+mod rekeying;
 mod sites;
 mod super_packets;
 
@@ -436,13 +437,9 @@ fn an_initiation_alone_moves_nobody() {
     // New key material on the one side forgets which initiations it has seen.
     let index = world.nodes[1].peers[0].1;
     let key = world.nodes[0].key.public();
+    let tunnel = Tunnel::new(&world.nodes[1].identity, &key, None, index);
     let update = PeerUpdate {
-        tunnel: Some(Some(Tunnel::new(
-            &world.nodes[1].identity,
-            &key,
-            None,
-            index,
-        ))),
+        keys: Some(Rekey::AtOnce(Some(tunnel))),
         ..PeerUpdate::default()
     };
     let now = world.now;
@@ -482,7 +479,7 @@ fn a_changed_preshared_key_takes_effect_and_keeps_address_and_counters() {
         let preshared = PresharedKey::from_bytes([5; 32]);
         let tunnel = Tunnel::new(&world.nodes[node].identity, &other, Some(&preshared), index);
         let update = PeerUpdate {
-            tunnel: Some(Some(tunnel)),
+            keys: Some(Rekey::AtOnce(Some(tunnel))),
             ..PeerUpdate::default()
         };
         let now = world.now;

@@ -113,7 +113,7 @@ fn junk(kind: Kind) -> Result<Vec<Vec<u8>>> {
 
 /// A whole and valid initiation by somebody whom the hub does not know.
 fn initiation(number: u32, hub: PublicKey) -> Result<Vec<u8>> {
-    let identity = Identity::new(&keys::stranger(number));
+    let identity = Identity::new(&keys::stranger(number)).into();
     let index = IndexAllocator::default().allocate().context("no index")?;
     let nowhere: SocketAddr = (Ipv4Addr::LOCALHOST, 9).into();
     let peer = Peer::new(
