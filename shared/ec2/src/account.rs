@@ -70,10 +70,7 @@ impl Account {
         config: &DiscoveryConfig,
         account: &AccountConfig,
     ) -> Self {
-        let own = Self::own(context, hub, config);
-        let Some(arn) = &account.role_arn else {
-            return own;
-        };
+        let arn = &account.role_arn;
         let external_id = account.external_id.as_deref();
         // Sooner than the time of one try at EC2 is over: what is told then is that
         // STS did not answer.
@@ -83,7 +80,7 @@ impl Account {
             id: account.account.clone(),
             role_arn: Some(arn.clone()),
             context: context.with_credentials(role, config.timeout),
-            ..own
+            ..Self::own(context, hub, config)
         }
     }
 
@@ -149,13 +146,16 @@ impl Account {
                 return Err(found(Reason::Deadline { after }));
             }
         };
-        let regions: BTreeSet<Region> = answer
+        let mut regions: BTreeSet<Region> = answer
             .regions()
             .iter()
             .filter(|region| region.opt_in_status().is_none_or(filter::is_usable))
             .map(|region| region.region_name().unwrap_or_default().parse())
             .collect::<Result<_, _>>()
             .map_err(|error| found(Reason::unreadable(error)))?;
+        // AWS lists no other's; moto does, and no credentials would count there.
+        let own = aws_partition(&self.home);
+        regions.retain(|region| aws_partition(region) == own);
         if regions.is_empty() {
             return Err(found(Reason::unreadable("it lists no region")));
         }
@@ -176,10 +176,8 @@ impl Account {
             .ec2_config(region, self.timeout)
             .retry_partition(RetryPartition::new(name));
         Ok(Client::from_conf(match &self.endpoint {
-            // The SDK takes either; whoever names an endpoint has chosen.
             Some(endpoint) => config
                 .endpoint_url(endpoint.replace("{region}", region.as_str()))
-                .use_fips(false)
                 .build(),
             None if self.fips => config.use_fips(true).build(),
             None => config.build(),

@@ -51,7 +51,12 @@ impl Discovery {
         let mut accounts: Vec<Account> = own.into_iter().collect();
         for account in &config.accounts {
             let account = Account::configured(context, hub, config, account);
-            if accounts.iter().all(|other| other.id != account.id) {
+            if accounts.iter().any(|other| other.id == account.id) {
+                tracing::warn!(
+                    account = %account.id,
+                    "an account is configured twice; the first entry counts (\"own\" before all)"
+                );
+            } else {
                 accounts.push(account);
             }
         }

@@ -126,7 +126,7 @@ pub enum Reason {
     /// STS refused to let us have the role of the account.
     RoleRefused {
         /// The role.
-        role: String,
+        role: Box<str>,
         /// STS's code.
         code: String,
         /// STS's explanation.
@@ -135,7 +135,7 @@ pub enum Reason {
     /// STS could not be asked for the role of the account.
     RoleUnanswered {
         /// The role.
-        role: String,
+        role: Box<str>,
         /// What happened instead.
         detail: String,
     },

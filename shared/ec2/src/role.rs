@@ -26,7 +26,7 @@ const REFUSAL_STANDS: Duration = Duration::from_secs(5);
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("no credentials of the role {role}: {detail}")]
 pub(crate) struct RoleProblem {
-    role: String,
+    role: Box<str>,
     /// STS's code, if STS answered.
     code: Option<String>,
     detail: String,
@@ -120,7 +120,7 @@ impl AssumedRole {
             Some(_) | None => (None, innermost(error)),
         };
         RoleProblem {
-            role: self.arn.clone(),
+            role: self.arn.as_str().into(),
             code,
             detail,
         }

@@ -29,18 +29,12 @@ fn all() -> DiscoveryConfig {
 
 fn with_role(regions: &[&str], role_arn: &str) -> DiscoveryConfig {
     DiscoveryConfig {
-        accounts: vec![
-            AccountConfig {
-                account: hub().account,
-                role_arn: None,
-                external_id: None,
-            },
-            AccountConfig {
-                account: "210987654321".parse().unwrap(),
-                role_arn: Some(role_arn.to_owned()),
-                external_id: Some("a secret word".to_owned()),
-            },
-        ],
+        own_account: true,
+        accounts: vec![AccountConfig {
+            account: "210987654321".parse().unwrap(),
+            role_arn: role_arn.to_owned(),
+            external_id: Some("a-word".to_owned()),
+        }],
         ..config(regions, LONG)
     }
 }
@@ -71,11 +65,12 @@ fn everywhere(list: impl Fn() -> Reply + Send + Sync + 'static) -> Memory {
     })
 }
 
-const USABLE: [(&str, &str); 3] = [
+const USABLE: [(&str, &str); 4] = [
     ("eu-west-1", "opt-in-not-required"),
     ("me-south-1", "opted-in"),
-    // moto lists it though it was asked not to.
+    // moto lists these though it was asked not to, or the hub is in another AWS.
     ("ap-east-1", "not-opted-in"),
+    ("cn-north-1", "opt-in-not-required"),
 ];
 
 #[tokio::test]
@@ -240,7 +235,7 @@ async fn each_account_is_asked_with_its_own_credentials() {
     assert_eq!(asked.path, "https://sts.eu-west-1.amazonaws.com/");
     for field in [
         "RoleSessionName=privnet-hub-i-0123456789abcdef0",
-        "ExternalId=a%20secret%20word",
+        "ExternalId=a-word",
         "RoleArn=arn%3Aaws%3Aiam%3A%3A210987654321%3Arole%2Fprivnet-discovery",
     ] {
         assert!(asked.body.contains(field), "{}", asked.body);
@@ -323,6 +318,10 @@ async fn an_account_named_twice_is_polled_once() {
     let memory = with_sts(|_| credentials());
     let mut config = with_role(&["eu-west-1"], ROLE);
     config.accounts.extend(config.accounts.clone());
+    config.accounts.push(AccountConfig {
+        account: hub().account,
+        ..config.accounts[0].clone()
+    });
     let answers = poll(&at(&memory, &hub(), &config).await, &Known::new()).await;
     assert_eq!(answers.len(), 2);
 }
@@ -439,13 +438,12 @@ async fn requests_go_where_aws_has_its_endpoints() {
 async fn an_endpoint_of_the_config_is_where_ec2_is_and_sts_stays() {
     let config = DiscoveryConfig {
         endpoint: Some("https://vpce-1-2.ec2.{region}.vpce.amazonaws.com".to_owned()),
-        fips: true,
         ..with_role(&["us-east-1", "us-west-2"], ROLE)
     };
     assert_eq!(
         urls("us-east-1", config).await,
         [
-            "https://sts-fips.us-east-1.amazonaws.com/",
+            "https://sts.us-east-1.amazonaws.com/",
             "https://vpce-1-2.ec2.us-east-1.vpce.amazonaws.com/",
             "https://vpce-1-2.ec2.us-west-2.vpce.amazonaws.com/",
         ]

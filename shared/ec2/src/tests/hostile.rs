@@ -27,6 +27,8 @@ use privnet_model::inventory::{
 use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::sample::select;
+use proptest::strategy::ValueTree;
+use proptest::test_runner::TestRunner;
 
 use super::answers::{TAG, discovery, id, known, whole};
 use super::memory::Memory;
@@ -523,6 +525,39 @@ fn poll(
         let known = known(REGION, numbers.iter().copied());
         discovery.poll(&known).await.remove(0)
     })
+}
+
+/// The properties below say little of worlds without an answer, or in which
+/// nothing is missing.
+#[test]
+fn the_worlds_are_not_all_nonsense() {
+    let mut runner = TestRunner::deterministic();
+    let mut answers = 0;
+    let (mut spokes, mut holes, mut zones) = (0, 0, 0);
+    let mut fates = BTreeSet::new();
+    for _ in 0..300 {
+        let world = world().new_tree(&mut runner).unwrap().current();
+        let known = (1..12).collect();
+        let answer = poll(move |request| world.answer(request), &known);
+        let Ok(told) = answer.answer else { continue };
+        answers += 1;
+        fates.extend(told.absent.values().map(ToString::to_string));
+        spokes += told.spokes.len();
+        let hole =
+            |spoke: &&SpokeRecord| spoke.public_address.is_none() || spoke.public_key.is_none();
+        holes += told.spokes.iter().filter(hole).count();
+        zones += told
+            .spokes
+            .iter()
+            .filter(|spoke| !spoke.zone_cidrs.is_empty())
+            .count();
+    }
+    assert!(answers > 50, "{answers} of 300 worlds have an answer");
+    assert!(
+        spokes > 100 && holes > 50 && zones > 0,
+        "{spokes}, {holes}, {zones}"
+    );
+    assert_eq!(fates.len(), 6, "{fates:?}");
 }
 
 proptest! {

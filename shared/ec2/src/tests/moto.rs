@@ -7,12 +7,13 @@ use std::time::{Duration, Instant};
 
 use aws_sdk_ec2::Client;
 use aws_sdk_ec2::types::{ResourceType, Tag, TagSpecification};
-use privnet_model::config::hub::DiscoveryConfig;
+use privnet_model::config::hub::{AccountConfig, DiscoveryConfig, Regions};
 use privnet_model::id::{InstanceId, Region};
-use privnet_model::inventory::{PORT_TAG, PUBLIC_KEY_TAG, SpokeRecord, Transport};
+use privnet_model::inventory::{Fate, PORT_TAG, PUBLIC_KEY_TAG, Partition, SpokeRecord, Transport};
 use tokio::process::{Child, Command};
 
 use super::answers::{config, discovery, hub, region};
+use crate::role::AssumedRole;
 use crate::{Discovery, Known, Published, SdkContext, TagPublisher};
 
 const LONG: Duration = Duration::from_secs(60);
@@ -272,4 +273,146 @@ async fn published_tags_are_discovered() {
     assert_eq!(record.port, Some(51820));
     assert_eq!(record.tag_problems, []);
     assert!(moto.url.starts_with("http://127.0.0.1:"));
+}
+
+#[tokio::test]
+async fn what_became_of_spokes_that_are_missing_is_told() {
+    let moto = Moto::start().await;
+    let vpc = Vpc::create(moto.client("eu-west-1"), "10.1.0.0/16").await;
+    let both = [("service", "nat"), ("owner", "me")];
+    let runs = vpc.launch(&both).await;
+    let terminated = vpc.launch(&both).await;
+    let stopped = vpc.launch(&both).await;
+    let untagged = vpc.launch(&both).await;
+    let tagless = vpc.launch(&both[..1]).await;
+    let unknown: InstanceId = "i-0123456789abcdef0".parse().unwrap();
+    let client = &vpc.client;
+    let terminate = client
+        .terminate_instances()
+        .instance_ids(terminated.as_str());
+    terminate.send().await.unwrap();
+    let stop = client.stop_instances().instance_ids(stopped.as_str());
+    stop.send().await.unwrap();
+    let untag = client
+        .delete_tags()
+        .tags(Tag::builder().key("service").build());
+    let untag = untag
+        .resources(untagged.as_str())
+        .resources(tagless.as_str());
+    untag.send().await.unwrap();
+
+    let partition = Partition {
+        account: hub().account,
+        region: region("eu-west-1"),
+    };
+    let ids = [&runs, &terminated, &stopped, &untagged, &tagless, &unknown];
+    let known = Known::from([(partition, ids.into_iter().cloned().collect())]);
+    let answers = discovery(&moto.context, &["eu-west-1"], LONG)
+        .poll(&known)
+        .await;
+
+    assert_eq!(answers[0].calls, 3);
+    let answer = answers[0].answer.as_ref().unwrap();
+    assert_eq!(answer.spokes.len(), 1);
+    assert_eq!(answer.spokes[0].instance, runs);
+    assert_eq!(
+        answer.absent,
+        BTreeMap::from([
+            (terminated, Fate::Terminated),
+            (stopped, Fate::Stopped),
+            (untagged, Fate::Untagged),
+            (tagless, Fate::Tagless),
+            (unknown, Fate::NotFound),
+        ])
+    );
+}
+
+#[tokio::test]
+async fn spokes_of_one_vpc_know_what_is_in_their_zones() {
+    let moto = Moto::start().await;
+    let first = Vpc::create(moto.client("eu-west-1"), "10.1.0.0/16").await;
+    let subnet = |zone: &'static str, cidr: &'static str| {
+        let request = first.client.create_subnet().vpc_id(&first.id);
+        let request = request.availability_zone(zone).cidr_block(cidr);
+        async move {
+            let subnet = request.send().await.unwrap();
+            subnet.subnet().unwrap().subnet_id().unwrap().to_owned()
+        }
+    };
+    let (a, b) = ("eu-west-1a", "eu-west-1b");
+    let in_zone = |subnet| Vpc {
+        client: first.client.clone(),
+        id: first.id.clone(),
+        subnet,
+    };
+    let in_a = in_zone(subnet(a, "10.1.10.0/24").await);
+    let in_b = in_zone(subnet(b, "10.1.20.0/24").await);
+    subnet(b, "10.1.21.0/24").await;
+    in_a.launch(&[("service", "nat")]).await;
+    let spoke_b = in_b.launch(&[("service", "nat")]).await;
+
+    let found = spokes(&discovery(&moto.context, &["eu-west-1"], LONG)).await;
+
+    let record = &found[&(region("eu-west-1"), spoke_b)];
+    assert_eq!(record.zone.as_ref().unwrap().as_str(), b);
+    let cidrs: Vec<_> = record.zone_cidrs.iter().map(ToString::to_string).collect();
+    // The subnet that comes with the VPC is in a zone of moto's choice.
+    let cidrs: Vec<_> = cidrs.iter().filter(|cidr| *cidr != "10.1.0.0/24").collect();
+    assert_eq!(cidrs, ["10.1.20.0/24", "10.1.21.0/24"]);
+}
+
+#[tokio::test]
+async fn spokes_of_another_account_are_found_through_its_role() {
+    let moto = Moto::start().await;
+    let role = "arn:aws:iam::210987654321:role/privnet-discovery";
+    let account = AccountConfig {
+        account: "210987654321".parse().unwrap(),
+        role_arn: role.to_owned(),
+        external_id: Some("a-word".to_owned()),
+    };
+    // The tests' VPC there is made with the role, too.
+    let sts = moto.context.sdk(false, LONG);
+    let assumed = AssumedRole::new(role, Some("a-word"), &hub().instance, sts);
+    let there = moto.context.with_credentials(assumed, LONG);
+    let vpc = Vpc::create(there.ec2(&region("eu-west-1"), LONG), "10.7.0.0/16").await;
+    let spoke = vpc.launch(&[("service", "nat")]).await;
+    let config = DiscoveryConfig {
+        own_account: true,
+        accounts: vec![account],
+        ..config(&["eu-west-1"], LONG)
+    };
+    let discovery = Discovery::new(&moto.context, &hub(), &config);
+    let answers = discovery.poll(&Known::new()).await;
+    let [own, other] = &answers[..] else {
+        panic!("{answers:?}");
+    };
+    assert_eq!(own.answer.as_ref().unwrap().spokes, []);
+    assert_eq!(other.partition.account.as_str(), "210987654321");
+    let spokes = &other.answer.as_ref().unwrap().spokes;
+    assert_eq!(spokes.len(), 1);
+    assert_eq!(spokes[0].instance, spoke);
+    assert_eq!(spokes[0].cidrs, ["10.7.0.0/16".parse().unwrap()]);
+}
+
+#[tokio::test]
+async fn all_regions_are_polled_but_those_not_opted_into() {
+    let moto = Moto::start().await;
+    let far = Vpc::create(moto.client("sa-east-1"), "10.9.0.0/16").await;
+    let spoke = far.launch(&[("service", "nat")]).await;
+    let config = DiscoveryConfig {
+        regions: Regions::All,
+        ..config(&[], LONG)
+    };
+    let discovery = Discovery::new(&moto.context, &hub(), &config);
+    let found = spokes(&discovery).await;
+    let ids: Vec<_> = found.into_keys().collect();
+    assert_eq!(ids, [(region("sa-east-1"), spoke)]);
+    let polled: Vec<_> = discovery.partitions(&Known::new()).into_iter().collect();
+    let names: Vec<_> = polled.iter().map(|of| of.region.as_str()).collect();
+    assert!(
+        names.contains(&"eu-west-1") && names.contains(&"us-east-1"),
+        "{names:?}"
+    );
+    // moto says that the account has not opted into it.
+    assert!(!names.contains(&"me-south-1"), "{names:?}");
 }

@@ -70,7 +70,8 @@ pub struct DiscoveryConfig {
     pub own_account: bool,
     /// The other accounts that are polled, each by a role in it.
     pub accounts: Vec<AccountConfig>,
-    /// Where EC2's API is, when not where AWS has it: the same for all regions.
+    /// Where EC2's API is, when not where AWS has it. `{region}` in it stands for
+    /// the region that is asked.
     pub endpoint: Option<String>,
     /// Whether the endpoints validated by FIPS 140 are used.
     pub fips: bool,
@@ -94,8 +95,8 @@ pub enum Regions {
 pub struct AccountConfig {
     /// The account, as its role's ARN names it.
     pub account: AccountId,
-    /// The role to assume; `None` in the hub's own account.
-    pub role_arn: Option<String>,
+    /// The role to assume.
+    pub role_arn: String,
     /// The external id that the role's trust policy asks for.
     pub external_id: Option<String>,
 }

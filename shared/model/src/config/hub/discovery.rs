@@ -192,7 +192,7 @@ fn read_account(section: &mut Section<'_>) -> Option<Account> {
     let role = role?.value;
     Some(Account::By(AccountConfig {
         account: role.account,
-        role_arn: Some(role.arn),
+        role_arn: role.arn,
         external_id: external_id.map(|id| id.value),
     }))
 }

@@ -28,7 +28,7 @@ fn wrong(line: &str) -> String {
 fn accounts_are_those_listed_and_the_own_when_none_is() {
     let role = AccountConfig {
         account: "111122223333".parse().unwrap(),
-        role_arn: Some(ROLE.to_owned()),
+        role_arn: ROLE.to_owned(),
         external_id: None,
     };
     let with_id = AccountConfig {
