@@ -144,14 +144,12 @@ impl Sweep {
         let count = absences
             .filter(|(_, absence)| absence.kept == Kept::TooMany)
             .count();
-        (count > 0).then(|| match inventory.held_removals {
-            Some(held) => HeldRemovals { count, ..held },
-            None => HeldRemovals {
-                count,
-                of: self.of,
-                since: now,
-            },
-        })
+        let before = inventory.held_removals.unwrap_or(HeldRemovals {
+            count,
+            of: self.of,
+            since: now,
+        });
+        (count > 0).then_some(HeldRemovals { count, ..before })
     }
 }
 
