@@ -144,14 +144,12 @@ impl Sweep {
         let count = absences
             .filter(|(_, absence)| absence.kept == Kept::TooMany)
             .count();
-        (count > 0).then_some(match inventory.held_removals {
-            Some(held) => HeldRemovals { count, ..held },
-            None => HeldRemovals {
-                count,
-                of: self.of,
-                since: now,
-            },
-        })
+        let before = inventory.held_removals.unwrap_or(HeldRemovals {
+            count,
+            of: self.of,
+            since: now,
+        });
+        (count > 0).then_some(HeldRemovals { count, ..before })
     }
 }
 
@@ -193,7 +191,7 @@ impl TakenIn<'_> {
         let before = self.view.absent.get(instance);
         let since = before.map_or(self.now, |absence| absence.since);
         let answers = match fate {
-            Fate::Tagless | Fate::Unclear => 0,
+            Fate::Tagless => 0,
             Fate::Terminated | Fate::Stopped | Fate::Untagged | Fate::NotFound => before
                 .map_or(0, |absence| absence.answers)
                 .saturating_add(1),
@@ -205,7 +203,7 @@ impl TakenIn<'_> {
             .is_some_and(|pin| pin::is_alive(pin, self.alive));
         let kept = match fate {
             Fate::Terminated => None,
-            Fate::Tagless | Fate::Unclear => Some(Kept::TagsMissing),
+            Fate::Tagless => Some(Kept::TagsMissing),
             Fate::Stopped | Fate::Untagged | Fate::NotFound if handshakes => Some(Kept::Handshakes),
             Fate::Stopped | Fate::Untagged | Fate::NotFound => {
                 (answers < 2).then_some(Kept::SecondAnswer)

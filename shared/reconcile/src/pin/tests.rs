@@ -80,7 +80,7 @@ fn an_instance_that_was_launched_anew_has_its_new_key_at_once() {
         launched: Some(Timestamp::from_second(500).unwrap()),
         ..publishing(7)
     };
-    let inventory = poll(inventory, &[anew.clone()], &[1]);
+    let inventory = poll(inventory, std::slice::from_ref(&anew), &[1]);
     assert_eq!(
         (pin(&inventory).key, pin(&inventory).launched),
         (key(7), anew.launched)
