@@ -13,14 +13,14 @@ use privnet_model::config::ConfigErrors;
 use privnet_model::config::hub::{HubConfig, SiteConfig};
 use privnet_model::inventory::{Identity, Inventory, Partition};
 use privnet_model::key::PublicKey;
-use privnet_model::status::{PartitionStatus, Role, Status};
+use privnet_model::status::{Role, Status};
 use privnet_reconcile::explain;
 use privnet_reconcile::fleet::{Carried, Fleet, FleetInput, Site};
 use privnet_reconcile::inventory::{Removed, Sweep, keep_configured};
 use privnet_reconcile::memory::Memory;
 use privnet_reconcile::{alive, pin};
 use privnet_runtime::command::{ConfigFile, Daemon};
-use privnet_runtime::events::{Event, Events};
+use privnet_runtime::events::{Answer, Event, Events};
 use privnet_runtime::key_file;
 use privnet_runtime::poll_clock::PollClock;
 use privnet_runtime::router::{Desired, Router, TunnelInterface};
@@ -29,9 +29,10 @@ use privnet_runtime::signals::Signal;
 use tracing::{error, info, warn};
 
 use crate::cache::{Cache, Cached};
+use crate::journal::{Journal, View, Watch};
 use crate::poll::{Ended, Poll, Waiting, known};
 use crate::strangers::Strangers;
-use crate::tally::{Count, Tally};
+use crate::tally::Tally;
 
 /// At most one early poll in this time, however many unknown spokes knock.
 const KNOCK_PAUSE: Duration = Duration::from_secs(10);
@@ -55,6 +56,8 @@ pub struct Hub {
     clock: PollClock,
     poll: Poll,
     tally: Tally,
+    journal: Journal,
+    watch: Watch,
     last_poll: Option<Instant>,
     strangers: Strangers,
     cache: Cache,
@@ -151,6 +154,8 @@ impl Daemon for Hub {
             router,
             poll: Poll::default(),
             tally: Tally::default(),
+            journal: Journal::default(),
+            watch: Watch::default(),
             last_poll: None,
             strangers: Strangers::default(),
             cache,
@@ -185,6 +190,11 @@ impl Daemon for Hub {
                         let _ = answer.send(self.status());
                     }
                     Event::Refresh(request, answer) => self.poll.wait(request, answer),
+                    Event::Journal(answer) => {
+                        let _ = answer.send(Ok(self.journal.events()));
+                    }
+                    Event::Why(_, answer) => refuse(answer, NO_EXPLANATION),
+                    Event::RotateKey(_, answer) => refuse(answer, NO_ROTATION),
                     Event::Observe => self.observe()?,
                     Event::Reconcile => {
                         self.take_stock().await;
@@ -203,7 +213,16 @@ impl Daemon for Hub {
 
 impl Hub {
     fn observe(&mut self) -> Result<()> {
-        self.router.observe(self.fleet.tunnels.values())?;
+        let tunnels = self.router.observe(self.fleet.tunnels.values())?;
+        let happened = self.watch.look(View {
+            tunnels: &tunnels,
+            partitions: &self.tally.status(&self.inventory),
+            held_removals: self.inventory.held_removals,
+        });
+        let now = Timestamp::now();
+        for (what, text) in happened {
+            self.journal.record(now, &what, &text);
+        }
         let rested = self
             .last_poll
             .is_none_or(|last| last.elapsed() >= KNOCK_PAUSE);
@@ -269,6 +288,7 @@ impl Hub {
                 partitions: partitions(&inventory),
                 changes: changes.iter().chain(host).cloned().collect(),
                 failures: Vec::new(),
+                held_removals: inventory.held_removals,
             };
             match host {
                 Ok(host) => answer(ended.waiting, &report(&host)),
@@ -311,6 +331,7 @@ impl Hub {
             partitions: partitions(&self.inventory),
             changes: tunnels.into_iter().chain(host).collect(),
             failures,
+            held_removals: self.inventory.held_removals,
         };
         answer(ended.waiting, &report);
     }
@@ -327,6 +348,7 @@ impl Hub {
         for change in &changes {
             info!(action = %change.action, what = change.what, why = change.why, "plan");
         }
+        self.journal.record_changes(Timestamp::now(), &changes);
         self.inventory = inventory;
         self.carried = fleet.carried();
         self.fleet = fleet;
@@ -461,30 +483,16 @@ impl Hub {
             interface: self.router.interface_status(),
             nat: None,
             tunnels: self.router.tunnels(self.fleet.tunnels.values()),
-            partitions: self
-                .inventory
-                .partitions
-                .iter()
-                .map(|(partition, view)| {
-                    let Count { polls, failures } = self.tally.of(partition);
-                    PartitionStatus {
-                        partition: partition.clone(),
-                        spokes: view.spokes.len(),
-                        answered_at: view.answered_at,
-                        error: view.error.clone(),
-                        failing_since: view.failing_since,
-                        polls,
-                        failures,
-                        calls: 0,
-                    }
-                })
-                .collect(),
+            partitions: self.tally.status(&self.inventory),
             next_poll: Some(self.clock.due_at()),
+            held_removals: self.inventory.held_removals,
+            policy: Vec::new(),
             problems: self
                 .router
                 .problems()
                 .chain(&self.cache_problem)
                 .cloned()
+                .chain(self.inventory.held_removals.map(|held| held.to_string()))
                 .collect(),
         }
     }
@@ -493,6 +501,13 @@ impl Hub {
         let tunnels = self.fleet.peers().len();
         format!("{tunnels} tunnels configured")
     }
+}
+
+const NO_EXPLANATION: &str = "this hub cannot explain yet: `tunnels show` has the facts";
+const NO_ROTATION: &str = "this hub cannot change its key while it runs";
+
+fn refuse<T>(answer: Answer<T>, why: &str) {
+    let _ = answer.send(Err(why.to_owned()));
 }
 
 async fn who_am_i(imds: &Imds, cached: Option<&Cached>) -> Result<Identity> {

@@ -10,6 +10,7 @@
 
 mod cache;
 mod hub;
+mod journal;
 mod poll;
 mod strangers;
 mod tally;

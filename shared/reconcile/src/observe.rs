@@ -54,6 +54,7 @@ pub fn tunnel(
         public_key: planned.public_key,
         state,
         reason,
+        gateway: None,
         notes: planned.notes.clone(),
         last_handshake: peer.and_then(|peer| timestamp(peer.last_handshake?)),
         rx_bytes: peer.map_or(0, |peer| peer.rx_bytes),
