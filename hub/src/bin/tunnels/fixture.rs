@@ -225,10 +225,13 @@ pub(crate) fn gateways() -> Status {
     let active = Tunnel {
         gateway: gateway(GatewayRole::Active, GatewayHealth::Healthy, 2),
         notes: vec![
+            Note::PartitionFailing { since },
             Note::KeyQuarantined {
                 key: PublicKey::from_bytes([7; 32]),
             },
-            Note::PartitionFailing { since },
+            Note::KeyRotating {
+                key: PublicKey::from_bytes([8; 32]),
+            },
         ],
         ..tunnel("web-a", "eu-west-1", 1, &["10.1.0.0/16", "10.1.0.5/32"])
     };

@@ -302,7 +302,7 @@ fn polls(view: &PartitionStatus, now: Timestamp) -> String {
         ..
     } = view;
     format!(
-        "{partition}: {polls} polls, {failures} failed, {answered}, {calls} API calls each time"
+        "{partition}: {polls} polls, {failures} failed, {answered}, {calls} API calls the last time"
     )
 }
 

@@ -7,7 +7,7 @@ use std::collections::HashSet;
 
 use anstyle::{AnsiColor, Style};
 use jiff::Timestamp;
-use privnet_model::status::{Exclusion, GatewayHealth, GatewayRole, Tunnel, TunnelState};
+use privnet_model::status::{Exclusion, GatewayHealth, GatewayRole, Note, Tunnel, TunnelState};
 
 use crate::escape::escape;
 use crate::units;
@@ -257,7 +257,7 @@ impl Row<'_> {
             Transport => tunnel.transport.to_string(),
             Endpoint => or_dash(tunnel.endpoint.as_ref()),
             // The mark says that there is more to know than the state.
-            State if !tunnel.notes.is_empty() => format!("{}*", tunnel.state),
+            State if !notes(tunnel).is_empty() => format!("{}*", tunnel.state),
             State => tunnel.state.to_string(),
             Handshake => match tunnel.last_handshake {
                 Some(time) => format!("{} ago", units::age(time, self.now)),
@@ -294,11 +294,14 @@ impl Row<'_> {
                 vec![format!("without {}: {}{more}", first.cidr, first.why)]
             }),
         };
-        let notes = match detail {
-            Detail::All => tunnel.notes.iter().map(ToString::to_string).collect(),
-            Detail::First => tunnel.notes.first().map_or_else(Vec::new, |first| {
-                vec![format!("{first}{}", more(tunnel.notes.len() - 1))]
-            }),
+        let notes = notes(tunnel);
+        let notes = match (detail, notes.as_slice()) {
+            (Detail::First, [first, others @ ..]) => {
+                vec![format!("{first}{}", more(others.len()))]
+            }
+            (Detail::First, []) | (Detail::All, _) => {
+                notes.iter().map(ToString::to_string).collect()
+            }
         };
         let mut parts: Vec<String> = tunnel.reason.iter().map(ToString::to_string).collect();
         match standby(tunnel) {
@@ -334,6 +337,13 @@ fn more(count: usize) -> String {
         0 => String::new(),
         more => format!(" (and {more} more, see `tunnels show`)"),
     }
+}
+
+/// What there is to note of this tunnel. That its whole partition fails is told
+/// above the table.
+fn notes(tunnel: &Tunnel) -> Vec<&Note> {
+    let own = |note: &&Note| !matches!(note, Note::PartitionFailing { .. });
+    tunnel.notes.iter().filter(own).collect()
 }
 
 /// That another gateway carries its site's CIDRs, if so.
@@ -430,11 +440,12 @@ mod tests {
             "{wide}"
         );
         let narrow = plain(&tunnels, Room::Columns(400));
-        let first = format!("{} (and 1 more, see `tunnels show`)", notes[0]);
+        let told = format!("{first} (and 1 more, see `tunnels show`)");
         assert!(
-            narrow.contains(&first) && !narrow.contains(&notes[1]),
+            narrow.contains(&told) && !narrow.contains(second.as_str()),
             "{narrow}"
         );
+        assert!(!wide.contains(failing.as_str()), "{wide}");
     }
 
     #[test]
