@@ -31,6 +31,7 @@ use tracing::{error, info, warn};
 use crate::cache::{Cache, Cached};
 use crate::journal::{Journal, View, Watch};
 use crate::poll::{Ended, Poll, Waiting, known};
+use crate::restart::needs_restart;
 use crate::strangers::Strangers;
 use crate::tally::Tally;
 
@@ -473,6 +474,8 @@ impl Hub {
     }
 
     fn status(&self) -> Status {
+        let mut tunnels = self.router.tunnels(self.fleet.tunnels.values());
+        self.watch.count_failovers(&mut tunnels);
         Status {
             role: Role::Hub,
             version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -482,7 +485,7 @@ impl Hub {
             privnet: self.config.privnet.clone(),
             interface: self.router.interface_status(),
             nat: None,
-            tunnels: self.router.tunnels(self.fleet.tunnels.values()),
+            tunnels,
             partitions: self.tally.status(&self.inventory),
             next_poll: Some(self.clock.due_at()),
             held_removals: self.inventory.held_removals,
@@ -545,25 +548,6 @@ fn load_sites(sites: &[SiteConfig]) -> Result<Vec<Site>> {
         .collect()
 }
 
-/// The keys whose change the running hub cannot take.
-fn needs_restart(old: &HubConfig, new: &HubConfig) -> Vec<&'static str> {
-    [
-        ("listen_port", old.listen_port != new.listen_port),
-        ("private_key", old.private_key != new.private_key),
-        ("interface", old.interface != new.interface),
-        ("mtu", old.mtu != new.mtu),
-        ("workers", old.workers != new.workers),
-        ("offload", old.offloads != new.offloads),
-        ("state", old.state != new.state),
-        ("admin_socket", old.admin_socket != new.admin_socket),
-        ("metrics", old.metrics != new.metrics),
-        ("log", old.log != new.log),
-    ]
-    .into_iter()
-    .filter_map(|(key, changed)| changed.then_some(key))
-    .collect()
-}
-
 fn partitions(inventory: &Inventory) -> Vec<PolledPartition> {
     inventory
         .partitions
@@ -586,31 +570,5 @@ fn answer(waiting: Vec<Waiting>, report: &RefreshReport) {
             dry_run,
             ..report.clone()
         }));
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    #![expect(clippy::unwrap_used, reason = "a test that fails should panic")]
-    use super::*;
-
-    #[test]
-    fn what_only_a_restart_can_take_is_named() {
-        let config = |top: &str, rest: &str| {
-            let text = format!(
-                "{top}\nprivnet = '10.0.0.0/8'\n[discovery]\nregions = ['eu-west-1']\n\
-                 tags.service = 'nat'\n{rest}"
-            );
-            HubConfig::parse("hub.toml", &text).unwrap()
-        };
-        let old = config("", "");
-        let changed = |top, rest| needs_restart(&old, &config(top, rest));
-        assert_eq!(changed("", "interval = '2h'"), [""; 0]);
-        let trusted = "[trust]\nproof = true\n[[policy]]\naction = 'deny'\n\
-                       between = ['any']\nand = ['any']";
-        assert_eq!(changed("", trusted), [""; 0]);
-        assert_eq!(changed("", "[offload]\nudp_gso = false"), ["offload"]);
-        assert_eq!(changed("metrics = '127.0.0.1:9587'", ""), ["metrics"]);
-        assert_eq!(changed("workers = 2\nmtu = 1420", ""), ["mtu", "workers"]);
     }
 }

@@ -12,6 +12,7 @@ mod cache;
 mod hub;
 mod journal;
 mod poll;
+mod restart;
 mod strangers;
 mod tally;
 

@@ -42,6 +42,7 @@ struct Seen {
     state: TunnelState,
     reason: Option<Reason>,
     gateway: Option<GatewayStatus>,
+    failovers: u64,
     notes: Vec<Note>,
 }
 
@@ -77,15 +78,22 @@ impl Watch {
         happened
     }
 
+    /// Writes into each gateway how often its site's CIDRs were taken from it, as
+    /// far as was seen.
+    pub(crate) fn count_failovers(&self, tunnels: &mut [Tunnel]) {
+        for tunnel in tunnels {
+            let seen = self.tunnels.get(id(tunnel));
+            if let (Some(gateway), Some(seen)) = (&mut tunnel.gateway, seen) {
+                gateway.failovers = seen.failovers;
+            }
+        }
+    }
+
     fn look_at(&mut self, tunnel: &Tunnel, happened: &mut Vec<Happening>) {
-        // Names repeat; instances, and the names of sites, do not.
-        let id = match &tunnel.instance {
-            Some(instance) => instance.as_str(),
-            None => tunnel.name.as_str(),
-        };
+        let id = id(tunnel);
         let Some(seen) = self.tunnels.get_mut(id) else {
             self.tunnels
-                .insert(id.to_owned(), Seen::of(tunnel, self.looks));
+                .insert(id.to_owned(), Seen::of(tunnel, self.looks, 0));
             return;
         };
         seen.look = self.looks;
@@ -95,7 +103,8 @@ impl Watch {
         }
         let what = format!("tunnel {}", tunnel.name);
         happened.extend(texts.into_iter().map(|text| (what.clone(), text)));
-        *seen = Seen::of(tunnel, self.looks);
+        let failovers = seen.failovers + u64::from(failed_over(seen.gateway, tunnel.gateway));
+        *seen = Seen::of(tunnel, self.looks, failovers);
     }
 
     fn look_at_partitions(
@@ -132,13 +141,22 @@ impl Watch {
     }
 }
 
+/// Names repeat; instances, and the names of sites, do not.
+fn id(tunnel: &Tunnel) -> &str {
+    match &tunnel.instance {
+        Some(instance) => instance.as_str(),
+        None => tunnel.name.as_str(),
+    }
+}
+
 impl Seen {
-    fn of(tunnel: &Tunnel, look: u64) -> Self {
+    fn of(tunnel: &Tunnel, look: u64, failovers: u64) -> Self {
         Self {
             look,
             state: tunnel.state,
             reason: tunnel.reason.clone(),
             gateway: tunnel.gateway,
+            failovers,
             notes: tunnel.notes.clone(),
         }
     }
@@ -172,38 +190,38 @@ impl Seen {
     }
 }
 
+/// Whether a gateway lost its site's CIDRs because it does not answer.
+fn failed_over(before: Option<GatewayStatus>, now: Option<GatewayStatus>) -> bool {
+    let was_active = before.is_some_and(|before| before.role == GatewayRole::Active);
+    was_active
+        && now.is_some_and(|now| {
+            now.role == GatewayRole::Standby && now.health == GatewayHealth::Down
+        })
+}
+
 fn gateway_change(before: Option<GatewayStatus>, tunnel: &Tunnel) -> Option<String> {
-    let (before, now) = match (before, tunnel.gateway) {
-        (Some(before), Some(now)) => (before, now),
-        (None, Some(now)) => {
-            return Some(format!(
-                "shares its site with another gateway: {}",
-                now.role
-            ));
-        }
-        (Some(_), None) => return Some("is the only gateway of its site".to_owned()),
-        (None, None) => return None,
+    let Some(now) = tunnel.gateway else {
+        return before.map(|_| "is the only gateway of its site".to_owned());
     };
-    let health = now.health;
-    let failed_over = now.failovers > before.failovers;
-    Some(match (before.role, now.role) {
+    let Some(before) = before else {
+        let role = now.role;
+        return Some(format!("shares its site with another gateway: {role}"));
+    };
+    match (before.role, now.role) {
         (GatewayRole::Standby, GatewayRole::Active) => {
             let cidrs: Vec<String> = tunnel.cidrs.iter().map(ToString::to_string).collect();
-            format!("takes over for its site: {}", cidrs.join(", "))
+            Some(format!("takes over for its site: {}", cidrs.join(", ")))
         }
-        (_, GatewayRole::Standby | GatewayRole::Active) if failed_over => {
-            format!("{health}: another gateway of its site takes over")
-        }
-        (GatewayRole::Active, GatewayRole::Standby) => {
-            format!("is a standby of its site now ({health})")
-        }
+        (GatewayRole::Active, GatewayRole::Standby) => Some(match now.health {
+            GatewayHealth::Down => "fails: another gateway of its site takes over".to_owned(),
+            GatewayHealth::Unknown | GatewayHealth::Healthy => {
+                "is a standby of its site now".to_owned()
+            }
+        }),
+        // Whether it answers is told by its state.
         (GatewayRole::Active, GatewayRole::Active)
-        | (GatewayRole::Standby, GatewayRole::Standby) => match (before.health, health) {
-            (GatewayHealth::Unknown, GatewayHealth::Healthy) => return None,
-            (before, now) if before == now => return None,
-            _ => format!("as a gateway: {health}"),
-        },
-    })
+        | (GatewayRole::Standby, GatewayRole::Standby) => None,
+    }
 }
 
 fn news_of(note: &Note) -> Option<String> {
@@ -294,11 +312,11 @@ mod tests {
             .collect()
     }
 
-    fn gateway(role: GatewayRole, health: GatewayHealth, failovers: u64) -> Option<GatewayStatus> {
+    fn gateway(role: GatewayRole, health: GatewayHealth) -> Option<GatewayStatus> {
         Some(GatewayStatus {
             role,
             health,
-            failovers,
+            failovers: 0,
         })
     }
 
@@ -378,8 +396,8 @@ mod tests {
     }
 
     #[test]
-    fn a_failover_is_told_of_both_gateways() {
-        use GatewayHealth::{Down, Healthy, Recovering, Unknown};
+    fn a_failover_is_told_of_both_gateways_and_counted_of_the_one_that_failed() {
+        use GatewayHealth::{Down, Healthy, Unknown};
         use GatewayRole::{Active, Standby};
 
         let mut watch = Watch::default();
@@ -388,42 +406,51 @@ mod tests {
         let mut set = |a, b| {
             tunnels[0].gateway = a;
             tunnels[1].gateway = b;
-            look(&mut watch, &tunnels)
+            let told = look(&mut watch, &tunnels);
+            let mut counted = tunnels.clone();
+            watch.count_failovers(&mut counted);
+            let counts = counted.map(|tunnel| tunnel.gateway.map_or(0, |it| it.failovers));
+            (told, counts)
         };
-        let healthy = gateway(Active, Healthy, 0);
-        let none = [""; 0];
+        let (active, standby) = (gateway(Active, Healthy), gateway(Standby, Healthy));
+        let none = (Vec::<String>::new(), [0, 0]);
         assert_eq!(
-            set(gateway(Active, Unknown, 0), gateway(Standby, Unknown, 0)),
+            set(gateway(Active, Unknown), gateway(Standby, Unknown)),
             none
         );
-        assert_eq!(set(healthy, gateway(Standby, Healthy, 0)), none);
+        assert_eq!(set(active, standby), none);
+        // With nobody better it keeps what it has.
+        assert_eq!(set(gateway(Active, Down), standby), none);
+        let (told, counts) = set(gateway(Standby, Down), active);
         assert_eq!(
-            set(gateway(Standby, Down, 1), healthy),
+            told,
             [
-                "tunnel web: does not answer probes: another gateway of its site takes over",
+                "tunnel web: fails: another gateway of its site takes over",
                 "tunnel web-2: takes over for its site: 10.1.0.0/16",
             ]
         );
+        assert_eq!(counts, [1, 0]);
+        assert_eq!(set(standby, active), (Vec::new(), [1, 0]));
+        let (told, counts) = set(active, standby);
         assert_eq!(
-            set(gateway(Standby, Recovering, 1), healthy),
-            ["tunnel web: as a gateway: answers probes again, not yet for long"]
-        );
-        assert_eq!(
-            set(gateway(Active, Healthy, 1), gateway(Standby, Healthy, 0)),
+            told,
             [
                 "tunnel web: takes over for its site: 10.1.0.0/16",
-                "tunnel web-2: is a standby of its site now (healthy)",
+                "tunnel web-2: is a standby of its site now",
             ]
         );
+        assert_eq!(counts, [1, 0]);
+        assert_eq!(set(gateway(Standby, Down), active).1, [2, 0]);
+        let (told, _) = set(None, None);
         assert_eq!(
-            set(None, None),
+            told,
             [
                 "tunnel web: is the only gateway of its site",
                 "tunnel web-2: is the only gateway of its site",
             ]
         );
         assert_eq!(
-            set(healthy, gateway(Standby, Healthy, 0))[1],
+            set(active, standby).0[1],
             "tunnel web-2: shares its site with another gateway: standby"
         );
     }

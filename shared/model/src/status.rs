@@ -348,7 +348,7 @@ impl fmt::Display for Reason {
 /// One of the several gateways of a site.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct GatewayStatus {
-    /// Whether it carries any of the site's CIDRs now.
+    /// Whether it carries any of the site's CIDRs now, or of its zone's.
     pub role: GatewayRole,
     /// Whether it answers probes through its tunnel.
     pub health: GatewayHealth,
@@ -384,19 +384,16 @@ pub enum GatewayHealth {
     Unknown,
     /// It answers.
     Healthy,
-    /// It does not.
+    /// It does not, or does not yet do so again for long enough.
     Down,
-    /// It answers again, not yet for long enough to be relied on.
-    Recovering,
 }
 
 impl fmt::Display for GatewayHealth {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(match self {
-            Self::Unknown => "health not known yet",
+            Self::Unknown => "not known yet whether it answers probes",
             Self::Healthy => "healthy",
-            Self::Down => "does not answer probes",
-            Self::Recovering => "answers probes again, not yet for long",
+            Self::Down => "down: probes through its tunnel are not answered reliably",
         })
     }
 }

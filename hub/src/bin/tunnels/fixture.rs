@@ -237,7 +237,7 @@ pub(crate) fn gateways() -> Status {
     };
     let standby = Tunnel {
         vpc: active.vpc.clone(),
-        gateway: gateway(GatewayRole::Standby, GatewayHealth::Recovering, 0),
+        gateway: gateway(GatewayRole::Standby, GatewayHealth::Healthy, 0),
         excluded: vec![ExcludedCidr {
             cidr: "10.1.0.0/16".parse().unwrap(),
             why: Exclusion::CarriedBy {

@@ -307,10 +307,7 @@ impl Row<'_> {
         match standby(tunnel) {
             // What it does not carry is what makes it a standby.
             Some(standby) => parts.push(standby),
-            None => {
-                parts.extend(sick_gateway(tunnel));
-                parts.extend(left_out());
-            }
+            None => parts.extend(left_out()),
         }
         parts.extend(notes);
         escape(&parts.join("; ")).into_owned()
@@ -362,16 +359,12 @@ fn standby(tunnel: &Tunnel) -> Option<String> {
             | Exclusion::OverlapsSite { .. } => None,
         });
     let other = other.unwrap_or_default();
-    Some(format!("standby{other} ({})", gateway.health))
-}
-
-/// That it carries CIDRs though it does not answer: no other gateway is better.
-fn sick_gateway(tunnel: &Tunnel) -> Option<String> {
-    let health = tunnel.gateway?.health;
-    match health {
-        GatewayHealth::Down | GatewayHealth::Recovering => Some(health.to_string()),
-        GatewayHealth::Unknown | GatewayHealth::Healthy => None,
-    }
+    // What is down says so by its state.
+    let health = match gateway.health {
+        GatewayHealth::Healthy | GatewayHealth::Unknown => format!(" ({})", gateway.health),
+        GatewayHealth::Down => String::new(),
+    };
+    Some(format!("standby{other}{health}"))
 }
 
 /// The colour that goes with a state.
