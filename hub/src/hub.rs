@@ -14,7 +14,7 @@ use privnet_model::config::ConfigErrors;
 use privnet_model::config::hub::{HubConfig, SiteConfig};
 use privnet_model::inventory::{Identity, Inventory, Partition};
 use privnet_model::key::PublicKey;
-use privnet_model::status::{PartitionStatus, Role, Status};
+use privnet_model::status::{Role, Status};
 use privnet_reconcile::explain;
 use privnet_reconcile::fleet::{Carried, Fleet, FleetInput, Site};
 use privnet_reconcile::health::HealthChange;
@@ -22,7 +22,7 @@ use privnet_reconcile::inventory::{Removed, Sweep, keep_configured};
 use privnet_reconcile::memory::Memory;
 use privnet_reconcile::{alive, pin};
 use privnet_runtime::command::{ConfigFile, Daemon};
-use privnet_runtime::events::{Event, Events};
+use privnet_runtime::events::{Answer, Event, Events};
 use privnet_runtime::key_file;
 use privnet_runtime::poll_clock::PollClock;
 use privnet_runtime::probe::Prober;
@@ -33,9 +33,11 @@ use tracing::{error, info, warn};
 
 use crate::cache::{Cache, Cached};
 use crate::gateways::Gateways;
+use crate::journal::{Journal, View, Watch};
 use crate::poll::{Ended, Poll, Waiting, known};
+use crate::restart::needs_restart;
 use crate::strangers::Strangers;
-use crate::tally::{Count, Tally};
+use crate::tally::Tally;
 
 /// At most one early poll in this time, however many unknown spokes knock.
 const KNOCK_PAUSE: Duration = Duration::from_secs(10);
@@ -59,6 +61,8 @@ pub struct Hub {
     clock: PollClock,
     poll: Poll,
     tally: Tally,
+    journal: Journal,
+    watch: Watch,
     last_poll: Option<Instant>,
     strangers: Strangers,
     cache: Cache,
@@ -159,6 +163,8 @@ impl Daemon for Hub {
             router,
             poll: Poll::default(),
             tally: Tally::default(),
+            journal: Journal::default(),
+            watch: Watch::default(),
             last_poll: None,
             strangers: Strangers::default(),
             cache,
@@ -196,6 +202,11 @@ impl Daemon for Hub {
                         let _ = answer.send(self.status());
                     }
                     Event::Refresh(request, answer) => self.poll.wait(request, answer),
+                    Event::Journal(answer) => {
+                        let _ = answer.send(Ok(self.journal.events()));
+                    }
+                    Event::Why(_, answer) => refuse(answer, NO_EXPLANATION),
+                    Event::RotateKey(_, answer) => refuse(answer, NO_ROTATION),
                     Event::Observe => self.observe().await?,
                     Event::Reconcile => {
                         self.router.reconcile().await;
@@ -213,7 +224,16 @@ impl Daemon for Hub {
 
 impl Hub {
     async fn observe(&mut self) -> Result<()> {
-        self.router.observe(self.fleet.tunnels.values())?;
+        let tunnels = self.router.observe(self.fleet.tunnels.values())?;
+        let happened = self.watch.look(View {
+            tunnels: &tunnels,
+            partitions: &self.tally.status(&self.inventory),
+            held_removals: self.inventory.held_removals,
+        });
+        let now = Timestamp::now();
+        for (what, text) in happened {
+            self.journal.record(now, &what, &text);
+        }
         let alive = self.alive();
         if !pin::settle_all(&mut self.inventory, &alive).is_empty() || alive != self.alive {
             self.settle().await;
@@ -283,6 +303,7 @@ impl Hub {
                 partitions: partitions(&inventory),
                 changes: changes.iter().chain(host).cloned().collect(),
                 failures: Vec::new(),
+                held_removals: inventory.held_removals,
             };
             match host {
                 Ok(host) => answer(ended.waiting, &report(&host)),
@@ -325,6 +346,7 @@ impl Hub {
             partitions: partitions(&self.inventory),
             changes: tunnels.into_iter().chain(host).collect(),
             failures,
+            held_removals: self.inventory.held_removals,
         };
         answer(ended.waiting, &report);
     }
@@ -341,6 +363,7 @@ impl Hub {
         for change in &changes {
             info!(action = %change.action, what = change.what, why = change.why, "plan");
         }
+        self.journal.record_changes(Timestamp::now(), &changes);
         self.inventory = inventory;
         self.carried = fleet.carried();
         self.fleet = fleet;
@@ -484,6 +507,8 @@ impl Hub {
     }
 
     fn status(&self) -> Status {
+        let mut tunnels = self.router.tunnels(self.fleet.tunnels.values());
+        self.watch.count_failovers(&mut tunnels);
         Status {
             role: Role::Hub,
             version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -493,32 +518,18 @@ impl Hub {
             privnet: self.config.privnet.clone(),
             interface: self.router.interface_status(),
             nat: None,
-            tunnels: self.router.tunnels(self.fleet.tunnels.values()),
-            partitions: self
-                .inventory
-                .partitions
-                .iter()
-                .map(|(partition, view)| {
-                    let Count { polls, failures } = self.tally.of(partition);
-                    PartitionStatus {
-                        partition: partition.clone(),
-                        spokes: view.spokes.len(),
-                        answered_at: view.answered_at,
-                        error: view.error.clone(),
-                        failing_since: view.failing_since,
-                        polls,
-                        failures,
-                        calls: 0,
-                    }
-                })
-                .collect(),
+            tunnels,
+            partitions: self.tally.status(&self.inventory),
             next_poll: Some(self.clock.due_at()),
+            held_removals: self.inventory.held_removals,
+            policy: Vec::new(),
             problems: self
                 .router
                 .problems()
                 .chain(&self.cache_problem)
                 .chain(self.gateways.problem())
                 .cloned()
+                .chain(self.inventory.held_removals.map(|held| held.to_string()))
                 .collect(),
         }
     }
@@ -527,6 +538,13 @@ impl Hub {
         let tunnels = self.fleet.peers().len();
         format!("{tunnels} tunnels configured")
     }
+}
+
+const NO_EXPLANATION: &str = "this hub cannot explain yet: `tunnels show` has the facts";
+const NO_ROTATION: &str = "this hub cannot change its key while it runs";
+
+fn refuse<T>(answer: Answer<T>, why: &str) {
+    let _ = answer.send(Err(why.to_owned()));
 }
 
 async fn who_am_i(imds: &Imds, cached: Option<&Cached>) -> Result<Identity> {
@@ -564,25 +582,6 @@ fn load_sites(sites: &[SiteConfig]) -> Result<Vec<Site>> {
         .collect()
 }
 
-/// The keys whose change the running hub cannot take.
-fn needs_restart(old: &HubConfig, new: &HubConfig) -> Vec<&'static str> {
-    [
-        ("listen_port", old.listen_port != new.listen_port),
-        ("private_key", old.private_key != new.private_key),
-        ("interface", old.interface != new.interface),
-        ("mtu", old.mtu != new.mtu),
-        ("workers", old.workers != new.workers),
-        ("offload", old.offloads != new.offloads),
-        ("state", old.state != new.state),
-        ("admin_socket", old.admin_socket != new.admin_socket),
-        ("metrics", old.metrics != new.metrics),
-        ("log", old.log != new.log),
-    ]
-    .into_iter()
-    .filter_map(|(key, changed)| changed.then_some(key))
-    .collect()
-}
-
 fn partitions(inventory: &Inventory) -> Vec<PolledPartition> {
     inventory
         .partitions
@@ -605,31 +604,5 @@ fn answer(waiting: Vec<Waiting>, report: &RefreshReport) {
             dry_run,
             ..report.clone()
         }));
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    #![expect(clippy::unwrap_used, reason = "a test that fails should panic")]
-    use super::*;
-
-    #[test]
-    fn what_only_a_restart_can_take_is_named() {
-        let config = |top: &str, rest: &str| {
-            let text = format!(
-                "{top}\nprivnet = '10.0.0.0/8'\n[discovery]\nregions = ['eu-west-1']\n\
-                 tags.service = 'nat'\n{rest}"
-            );
-            HubConfig::parse("hub.toml", &text).unwrap()
-        };
-        let old = config("", "");
-        let changed = |top, rest| needs_restart(&old, &config(top, rest));
-        assert_eq!(changed("", "interval = '2h'"), [""; 0]);
-        let trusted = "[trust]\nproof = true\n[[policy]]\naction = 'deny'\n\
-                       between = ['any']\nand = ['any']";
-        assert_eq!(changed("", trusted), [""; 0]);
-        assert_eq!(changed("", "[offload]\nudp_gso = false"), ["offload"]);
-        assert_eq!(changed("metrics = '127.0.0.1:9587'", ""), ["metrics"]);
-        assert_eq!(changed("workers = 2\nmtu = 1420", ""), ["mtu", "workers"]);
     }
 }

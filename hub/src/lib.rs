@@ -11,7 +11,9 @@
 mod cache;
 mod gateways;
 mod hub;
+mod journal;
 mod poll;
+mod restart;
 mod strangers;
 mod tally;
 

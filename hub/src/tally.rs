@@ -1,9 +1,10 @@
-//! How often each partition was asked since the hub started, and how often in
-//! vain: two counters for monitoring. Nothing is decided by them.
+//! How often each partition was asked since the hub started, how often in vain,
+//! and at what cost: figures for monitoring. Nothing is decided by them.
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use privnet_model::inventory::{Partition, PartitionAnswer};
+use privnet_model::inventory::{Inventory, Partition, PartitionAnswer};
+use privnet_model::status::PartitionStatus;
 
 /// The counters of every partition asked so far.
 #[derive(Debug, Default)]
@@ -11,11 +12,13 @@ pub(crate) struct Tally(BTreeMap<Partition, Count>);
 
 /// The counters of one partition.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(crate) struct Count {
+struct Count {
     /// How often it was asked.
-    pub(crate) polls: u64,
+    polls: u64,
     /// How often it gave no complete answer.
-    pub(crate) failures: u64,
+    failures: u64,
+    /// API requests of the last poll.
+    calls: u32,
 }
 
 impl Tally {
@@ -25,6 +28,7 @@ impl Tally {
             let count = self.0.entry(answer.partition.clone()).or_default();
             count.polls += 1;
             count.failures += u64::from(answer.answer.is_err());
+            count.calls = answer.calls;
         }
     }
 
@@ -37,8 +41,31 @@ impl Tally {
         }
     }
 
-    /// The counters of a partition.
-    pub(crate) fn of(&self, partition: &Partition) -> Count {
+    /// How the polling of every partition goes.
+    pub(crate) fn status(&self, inventory: &Inventory) -> Vec<PartitionStatus> {
+        let partitions = inventory.partitions.iter();
+        partitions
+            .map(|(partition, view)| {
+                let Count {
+                    polls,
+                    failures,
+                    calls,
+                } = self.of(partition);
+                PartitionStatus {
+                    partition: partition.clone(),
+                    spokes: view.spokes.len(),
+                    answered_at: view.answered_at,
+                    error: view.error.clone(),
+                    failing_since: view.failing_since,
+                    polls,
+                    failures,
+                    calls,
+                }
+            })
+            .collect()
+    }
+
+    fn of(&self, partition: &Partition) -> Count {
         self.0.get(partition).copied().unwrap_or_default()
     }
 }
@@ -64,17 +91,24 @@ mod tests {
                 true => Err("throttled".to_owned()),
                 false => Ok(Answer::default()),
             },
-            calls: 1,
+            calls: match failed {
+                true => 9,
+                false => 2,
+            },
         };
         let mut tally = Tally::default();
         tally.answered(&[answer("us-west-2", false), answer("eu-west-1", true)]);
         tally.answered(&[answer("us-west-2", true), answer("eu-west-1", true)]);
         tally.broke_off(BTreeSet::from([partition("us-west-2")]));
         let count = |region| tally.of(&partition(region));
-        let (polls, failures) = (3, 2);
-        assert_eq!(count("us-west-2"), Count { polls, failures });
-        let (polls, failures) = (2, 2);
-        assert_eq!(count("eu-west-1"), Count { polls, failures });
-        assert_eq!(count("eu-west-2"), Count::default());
+        let told = |region| {
+            let count = count(region);
+            (count.polls, count.failures, count.calls)
+        };
+        assert_eq!(told("us-west-2"), (3, 2, 9));
+        assert_eq!(told("eu-west-1"), (2, 2, 9));
+        tally.answered(&[answer("us-west-2", false)]);
+        assert_eq!(tally.of(&partition("us-west-2")).calls, 2);
+        assert_eq!(tally.of(&partition("eu-west-2")), Count::default());
     }
 }

@@ -14,7 +14,10 @@ use std::path::PathBuf;
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::Arc;
 
-use privnet_model::admin::{PolledPartition, RefreshReport, RefreshRequest};
+use privnet_model::admin::{
+    Event, PolledPartition, RefreshReport, RefreshRequest, RotateAnswer, RotateRequest, WhyAnswer,
+    WhyRequest,
+};
 use privnet_model::status::{InterfaceStatus, Status, Tunnel, TunnelState};
 use privnet_runtime::admin::{AdminHandler, AdminServer};
 use tokio::runtime::Runtime;
@@ -37,8 +40,28 @@ impl AdminHandler for Daemon {
     async fn refresh(&self, request: RefreshRequest) -> Result<RefreshReport, String> {
         self.refresh.clone().map(|report| RefreshReport {
             dry_run: request.dry_run,
+            // Accepted, none is held.
+            held_removals: report.held_removals.filter(|_| !request.accept_removals),
             ..report
         })
+    }
+
+    async fn events(&self) -> Result<Vec<Event>, String> {
+        Ok(fixture::events())
+    }
+
+    async fn why(&self, request: WhyRequest) -> Result<WhyAnswer, String> {
+        if request.subject == "nonesuch" {
+            return Err("nothing goes by nonesuch".to_owned());
+        }
+        Ok(WhyAnswer {
+            connected: request.towards.is_none(),
+            text: format!("{} towards {:?}.", request.subject, request.towards),
+        })
+    }
+
+    async fn rotate_key(&self, _: RotateRequest) -> Result<RotateAnswer, String> {
+        Err("`tunnels` asks for no other key".to_owned())
     }
 }
 
@@ -188,6 +211,9 @@ fn a_daemon_that_does_not_run_is_one_line_and_exit_code_3() {
         &["show", "x"],
         &["refresh"],
         &["list", "--watch"],
+        &["events"],
+        &["events", "--follow"],
+        &["why", "x"],
     ] {
         let output = host.run(command);
         assert_eq!(output.status.code(), Some(3));
@@ -256,6 +282,9 @@ fn no_such_tunnel_is_exit_code_6_and_a_wrong_command_line_2() {
         &["list", "--interval", "2s"],
         &["list", "--watch", "--interval", "2"],
         &["show", "--check"],
+        &["events", "-n", "some"],
+        &["why"],
+        &["why", "a", "b", "c"],
         &["frobnicate"],
     ] {
         assert_eq!(host.code(wrong), 2, "{wrong:?}");
@@ -291,10 +320,109 @@ fn a_refresh_that_failed_in_part_is_exit_code_7_and_one_refused_1() {
 }
 
 #[test]
+fn removals_that_are_held_are_exit_code_8_until_they_are_accepted() {
+    let held = fixture::gateways().held_removals;
+    let report = RefreshReport {
+        held_removals: held,
+        ..Default::default()
+    };
+    let host = Host::refreshing(fixture::gateways(), Ok(report));
+    let output = host.run(&["refresh"]);
+    assert_eq!(output.status.code(), Some(8));
+    let stdout = text(&output.stdout);
+    assert!(
+        stdout.contains("held: 3 of 9 tunnels would go at once"),
+        "{stdout}"
+    );
+    let output = host.run(&["refresh", "--dry-run", "--json"]);
+    assert_eq!(output.status.code(), Some(8));
+    let told: RefreshReport = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(told.held_removals, held);
+    assert_eq!(host.code(&["refresh", "--accept-removals"]), 0);
+    assert!(text(&host.run(&["list"]).stdout).contains("warning: 3 of 9 tunnels"));
+}
+
+#[test]
+fn events_are_told_as_lines_or_as_json() {
+    let host = Host::running(fixture::hub());
+    let golden = include_str!("../src/bin/tunnels/golden/events.txt");
+    let output = host.run(&["events"]);
+    assert_eq!(output.status.code(), Some(0));
+    assert_eq!(text(&output.stdout), golden);
+    let last = golden.lines().last().unwrap();
+    assert_eq!(
+        text(&host.run(&["events", "-n", "1"]).stdout),
+        format!("{last}\n")
+    );
+    let output = host.run(&["events", "--json", "-n", "2"]);
+    let told: Vec<Event> = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(told, fixture::events()[2..]);
+}
+
+#[test]
+fn events_that_are_followed_are_lines_until_interrupted_also_after_a_restart() {
+    let mut host = Host::running(fixture::hub());
+    let mut child = Interrupted(
+        host.command(&["events", "--follow", "--json", "-n", "1"])
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap(),
+    );
+    let mut lines = BufReader::new(child.0.stdout.take().unwrap()).lines();
+    let mut complaints = BufReader::new(child.0.stderr.take().unwrap());
+    let mut next = || serde_json::from_str::<Event>(&lines.next().unwrap().unwrap()).unwrap();
+    assert_eq!(next().number, 25);
+    host.stop();
+    let mut complaint = String::new();
+    complaints.read_line(&mut complaint).unwrap();
+    let waits = "; waiting for it\n";
+    assert!(
+        complaint.starts_with("tunnels: privnet-hub: no daemon answers")
+            && complaint.ends_with(waits),
+        "{complaint}"
+    );
+    // The one that is started then has told nothing yet.
+    host.start(Daemon {
+        status: fixture::hub(),
+        refresh: Ok(RefreshReport::default()),
+    });
+    assert_eq!([next().number, next().number], [3, 20]);
+    let pid = child.0.id().to_string();
+    let sent = Command::new("kill")
+        .args(["-s", "INT", &pid])
+        .status()
+        .unwrap();
+    assert!(sent.success());
+    assert_eq!(child.0.wait().unwrap().code(), Some(0));
+}
+
+#[test]
+fn why_tells_by_the_exit_code_whether_it_is_connected() {
+    let host = Host::running(fixture::hub());
+    let output = host.run(&["why", "10.1.0.0/16"]);
+    assert_eq!(output.status.code(), Some(0));
+    assert_eq!(
+        text(&output.stdout),
+        "connected: 10.1.0.0/16 towards None.\n"
+    );
+    let output = host.run(&["why", "prod-web", "10.2.0.1", "--json"]);
+    assert_eq!(output.status.code(), Some(5));
+    let told: WhyAnswer = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(told.text, "prod-web towards Some(\"10.2.0.1\").");
+    let output = host.run(&["why", "nonesuch"]);
+    assert_eq!(output.status.code(), Some(1));
+    assert_eq!(text(&output.stderr), "tunnels: nothing goes by nonesuch\n");
+}
+
+#[test]
 fn a_reader_that_went_away_is_no_error() {
     let host = Host::running(fixture::hub());
     for arguments in [
         &["list"][..],
+        &["events"],
+        &["events", "--follow"],
+        &["why", "x"],
         &["list", "--watch"],
         &["completions", "bash"],
     ] {
@@ -374,6 +502,8 @@ fn there_is_a_man_page_for_each_command_with_the_exit_codes() {
         "tunnels",
         "tunnels-list",
         "tunnels-show",
+        "tunnels-events",
+        "tunnels-why",
         "tunnels-refresh",
         "tunnels-completions",
     ] {
@@ -391,6 +521,8 @@ fn there_are_completions_for_each_shell() {
     for shell in ["bash", "zsh", "fish", "elvish", "powershell"] {
         let output = host.run(&["completions", shell]);
         assert!(output.status.success());
-        assert!(text(&output.stdout).contains("refresh"), "{shell}");
+        for word in ["refresh", "accept-removals", "events", "follow", "why"] {
+            assert!(text(&output.stdout).contains(word), "{shell}: {word}");
+        }
     }
 }

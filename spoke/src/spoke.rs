@@ -165,7 +165,12 @@ impl Daemon for Spoke {
                         self.waiting.push((request.dry_run, answer));
                         self.ask_metadata();
                     }
-                    Event::Observe => self.router.observe(&self.hubs)?,
+                    Event::Journal(answer) => refuse(answer, NO_JOURNAL),
+                    Event::Why(_, answer) => refuse(answer, NO_EXPLANATION),
+                    Event::RotateKey(_, answer) => refuse(answer, NO_ROTATION),
+                    Event::Observe => {
+                        self.router.observe(&self.hubs)?;
+                    }
                     Event::Reconcile => {
                         self.router.reconcile().await;
                     }
@@ -297,6 +302,8 @@ impl Spoke {
             tunnels: self.router.tunnels(&self.hubs),
             partitions: Vec::new(),
             next_poll: None,
+            held_removals: None,
+            policy: Vec::new(),
             problems: self
                 .router
                 .problems()
@@ -396,6 +403,15 @@ fn needs_restart(old: &SpokeConfig, new: &SpokeConfig) -> Vec<&'static str> {
     .collect()
 }
 
+const NO_JOURNAL: &str = "a spoke keeps no list of events: `journalctl -u privnet-spoke` has \
+     them, and `tunnels events` on the hub those of its tunnels";
+const NO_EXPLANATION: &str = "only a hub knows who is connected, and why: ask it there";
+const NO_ROTATION: &str = "this spoke cannot change its key while it runs";
+
+fn refuse<T>(answer: Answer<T>, why: &str) {
+    let _ = answer.send(Err(why.to_owned()));
+}
+
 fn answer(
     waiting: Vec<(bool, Answer)>,
     changes: &[privnet_model::admin::Change],
@@ -407,6 +423,7 @@ fn answer(
             partitions: Vec::new(),
             changes: changes.to_vec(),
             failures: failures.to_vec(),
+            held_removals: None,
         }));
     }
 }

@@ -17,6 +17,7 @@ use std::fmt;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use crate::inventory::HeldRemovals;
 use crate::key::PublicKey;
 
 /// Where the hub's admin socket is unless its config says otherwise.
@@ -48,6 +49,9 @@ pub struct RefreshReport {
     pub changes: Vec<Change>,
     /// Changes that could not be applied, with the reason.
     pub failures: Vec<String>,
+    /// Removals that were not made, because they are too many.
+    #[serde(default)]
+    pub held_removals: Option<HeldRemovals>,
 }
 
 /// How one partition answered.
@@ -94,12 +98,19 @@ pub struct Change {
     pub why: String,
 }
 
-/// Something that happened, and why.
+/// Something that happened, and why. What happens again is one event, told anew.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Event {
-    /// When.
+    /// Its number since the daemon started: later events have higher ones, and one
+    /// that happens again gets a new one.
+    pub number: u64,
+    /// When it happened last.
     pub at: Timestamp,
-    /// To what: `tunnel spoke-a`, `eu-west-1`.
+    /// When it happened first.
+    pub first: Timestamp,
+    /// How often.
+    pub times: u64,
+    /// To what: `tunnel spoke-a`, `111122223333/eu-west-1`.
     pub what: String,
     /// What happened, and its cause, in one sentence.
     pub text: String,

@@ -295,6 +295,17 @@ pub struct HeldRemovals {
     pub since: Timestamp,
 }
 
+impl fmt::Display for HeldRemovals {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { count, of, since } = self;
+        write!(
+            f,
+            "{count} of {of} tunnels would go at once, so all are kept since {since:.0}; if they are \
+             meant to go: `tunnels refresh --accept-removals`"
+        )
+    }
+}
+
 impl Inventory {
     /// Every spoke with its partition, in the order of partition and instance id.
     pub fn spokes(&self) -> impl Iterator<Item = (&Partition, &SpokeRecord)> {

@@ -11,7 +11,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::id::{AccountId, InstanceId, Region, VpcId, Zone};
-use crate::inventory::{Fate, Partition, TagProblem, Transport};
+use crate::inventory::{Fate, HeldRemovals, Partition, TagProblem, Transport};
 use crate::key::PublicKey;
 use crate::net::Supernet;
 use crate::offload::OffloadReport;
@@ -61,6 +61,12 @@ pub struct Status {
     pub partitions: Vec<PartitionStatus>,
     /// When the next poll is due, on a hub.
     pub next_poll: Option<Timestamp>,
+    /// Removals that a hub holds until the operator accepts them.
+    #[serde(default)]
+    pub held_removals: Option<HeldRemovals>,
+    /// The rules of the policy, on a hub, in their order.
+    #[serde(default)]
+    pub policy: Vec<RuleStatus>,
     /// What is wrong with the daemon itself, in plain sentences.
     pub problems: Vec<String>,
 }
@@ -83,6 +89,15 @@ pub struct InterfaceStatus {
     /// Packets and messages that it dropped since then, by reason; every reason
     /// is there.
     pub drops: BTreeMap<String, u64>,
+}
+
+/// A rule of the policy.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RuleStatus {
+    /// What it says.
+    pub rule: String,
+    /// Packets that it denied since the daemon started, or since the policy changed.
+    pub denied: u64,
 }
 
 /// NAT egress.
@@ -143,6 +158,9 @@ pub struct Tunnel {
     pub state: TunnelState,
     /// Why it is not up.
     pub reason: Option<Reason>,
+    /// How it shares its site with others; `None` where the site has no other gateway.
+    #[serde(default)]
+    pub gateway: Option<GatewayStatus>,
     /// What else there is to know about it.
     #[serde(default)]
     pub notes: Vec<Note>,
@@ -324,6 +342,59 @@ impl fmt::Display for Reason {
             Self::Silent => f.write_str("no handshake for over 3 minutes"),
             Self::Unresponsive => f.write_str("no answer to probes through the tunnel"),
         }
+    }
+}
+
+/// One of the several gateways of a site.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GatewayStatus {
+    /// Whether it carries any of the site's CIDRs now, or of its zone's.
+    pub role: GatewayRole,
+    /// Whether it answers probes through its tunnel.
+    pub health: GatewayHealth,
+    /// How often the site's CIDRs were taken from it because it did not, since
+    /// the daemon started.
+    pub failovers: u64,
+}
+
+/// What a gateway does for its site.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum GatewayRole {
+    /// It carries CIDRs of the site.
+    Active,
+    /// It carries nothing but its own address, ready to take over.
+    Standby,
+}
+
+impl fmt::Display for GatewayRole {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Active => "active",
+            Self::Standby => "standby",
+        })
+    }
+}
+
+/// How a gateway answers probes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum GatewayHealth {
+    /// It was not probed long enough to tell.
+    Unknown,
+    /// It answers.
+    Healthy,
+    /// It does not, or does not yet do so again for long enough.
+    Down,
+}
+
+impl fmt::Display for GatewayHealth {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Unknown => "not known yet whether it answers probes",
+            Self::Healthy => "healthy",
+            Self::Down => "down: probes through its tunnel are not answered reliably",
+        })
     }
 }
 

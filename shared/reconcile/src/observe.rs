@@ -4,10 +4,13 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, SystemTime};
 
+use ipnet::IpNet;
 use jiff::Timestamp;
 use privnet_model::key::PublicKey;
 use privnet_model::peer::PeerStatus;
-use privnet_model::status::{Reason, Tunnel, TunnelState};
+use privnet_model::status::{
+    GatewayHealth, GatewayRole, GatewayStatus, Reason, Tunnel, TunnelState,
+};
 
 use crate::fleet::{Obstacle, PlannedTunnel};
 use crate::health::Health;
@@ -54,12 +57,31 @@ pub fn tunnel(
         public_key: planned.public_key,
         state,
         reason,
+        gateway: planned.health.map(|health| gateway(planned, health)),
         notes: planned.notes.clone(),
         last_handshake: peer.and_then(|peer| timestamp(peer.last_handshake?)),
         rx_bytes: peer.map_or(0, |peer| peer.rx_bytes),
         tx_bytes: peer.map_or(0, |peer| peer.tx_bytes),
         rx_rate: rates.rx,
         tx_rate: rates.tx,
+    }
+}
+
+/// How it shares its site. How often it failed is for whoever remembers to fill in.
+fn gateway(planned: &PlannedTunnel, health: Health) -> GatewayStatus {
+    let own = planned.address.map(IpNet::from);
+    let carries = planned.cidrs.iter().any(|cidr| Some(*cidr) != own);
+    GatewayStatus {
+        role: match carries {
+            true => GatewayRole::Active,
+            false => GatewayRole::Standby,
+        },
+        health: match health {
+            Health::Untried => GatewayHealth::Unknown,
+            Health::Up => GatewayHealth::Healthy,
+            Health::Down => GatewayHealth::Down,
+        },
+        failovers: 0,
     }
 }
 
@@ -181,6 +203,36 @@ mod tests {
         assert_eq!(
             seen(None, start),
             (TunnelState::Connecting, Some(Reason::NoAnswer))
+        );
+    }
+
+    #[test]
+    fn a_gateway_is_active_while_it_carries_more_than_its_own_address() {
+        let fleet = decide(&inventory([spoke(1, "10.1.0.0/16")]), &[]);
+        let planned = fleet.tunnels.values().next().unwrap();
+        let shown = |health: Option<Health>, cidrs: &[&str]| {
+            let planned = PlannedTunnel {
+                health,
+                address: Some("10.1.0.5".parse().unwrap()),
+                cidrs: cidrs.iter().map(|cidr| cidr.parse().unwrap()).collect(),
+                ..planned.clone()
+            };
+            let tunnel = tunnel(&planned, None, Rates::default(), SystemTime::UNIX_EPOCH);
+            tunnel.gateway.map(|gateway| (gateway.role, gateway.health))
+        };
+        let both = ["10.1.0.0/16", "10.1.0.5/32"];
+        assert_eq!(shown(None, &both), None);
+        assert_eq!(
+            shown(Some(Health::Up), &both),
+            Some((GatewayRole::Active, GatewayHealth::Healthy))
+        );
+        assert_eq!(
+            shown(Some(Health::Down), &both[1..]),
+            Some((GatewayRole::Standby, GatewayHealth::Down))
+        );
+        assert_eq!(
+            shown(Some(Health::Untried), &both[1..]),
+            Some((GatewayRole::Standby, GatewayHealth::Unknown))
         );
     }
 

@@ -20,9 +20,13 @@ use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use http_body_util::{BodyExt, Limited};
-use privnet_model::admin::{ApiError, RefreshReport, RefreshRequest};
+use privnet_model::admin::{
+    ApiError, Event, RefreshReport, RefreshRequest, RotateAnswer, RotateRequest, WhyAnswer,
+    WhyRequest,
+};
 use privnet_model::status::Status;
 use serde::Serialize;
+use serde::de::DeserializeOwned;
 use tokio::net::{UnixListener, UnixStream};
 use tokio::time::timeout;
 use tracing::{debug, warn};
@@ -36,17 +40,28 @@ const MAX_BODY_BYTES: usize = 64 * 1024;
 /// What the daemon answers.
 ///
 /// Each call runs as a task of its own: a client that goes away does not cut
-/// it short.
+/// it short. An error is one sentence for the operator.
 pub trait AdminHandler: Send + Sync + 'static {
-    /// Everything about the daemon, now; an error is one sentence for the operator.
+    /// Everything about the daemon, now.
     fn status(&self) -> impl Future<Output = Result<Status, String>> + Send;
 
-    /// Looks again and applies what changed; an error is one sentence for the
-    /// operator.
+    /// Looks again and applies what changed.
     fn refresh(
         &self,
         request: RefreshRequest,
     ) -> impl Future<Output = Result<RefreshReport, String>> + Send;
+
+    /// What happened lately, oldest first.
+    fn events(&self) -> impl Future<Output = Result<Vec<Event>, String>> + Send;
+
+    /// Why something is or is not connected.
+    fn why(&self, request: WhyRequest) -> impl Future<Output = Result<WhyAnswer, String>> + Send;
+
+    /// Begins to use another private key, or goes on with that.
+    fn rotate_key(
+        &self,
+        request: RotateRequest,
+    ) -> impl Future<Output = Result<RotateAnswer, String>> + Send;
 }
 
 /// Why the admin socket cannot be had.
@@ -210,18 +225,54 @@ fn router<H: AdminHandler>(handler: Arc<H>) -> Router {
     Router::new()
         .route("/v1/status", get(status::<H>))
         .route("/v1/refresh", post(refresh::<H>))
+        .route("/v1/events", get(events::<H>))
+        .route("/v1/why", post(why::<H>))
+        .route("/v1/rotate-key", post(rotate_key::<H>))
         .route("/metrics", get(metrics::<H>))
         .fallback(async || failure(StatusCode::NOT_FOUND, "no such path".to_owned()))
         .method_not_allowed_fallback(async || {
-            let error = "GET /v1/status, POST /v1/refresh and GET /metrics are what there is";
+            let error = "GET /v1/status, POST /v1/refresh, GET /v1/events, POST /v1/why, \
+                         POST /v1/rotate-key and GET /metrics are what there is";
             failure(StatusCode::METHOD_NOT_ALLOWED, error.to_owned())
         })
         .with_state(handler)
 }
 
 async fn status<H: AdminHandler>(State(handler): State<Arc<H>>) -> Response {
-    match tokio::spawn(async move { handler.status().await }).await {
-        Ok(Ok(status)) => json(StatusCode::OK, &status),
+    answer(async move { handler.status().await }).await
+}
+
+async fn events<H: AdminHandler>(State(handler): State<Arc<H>>) -> Response {
+    answer(async move { handler.events().await }).await
+}
+
+async fn why<H: AdminHandler>(State(handler): State<Arc<H>>, request: Request) -> Response {
+    match message(request, None).await {
+        Ok(wanted) => answer(async move { handler.why(wanted).await }).await,
+        Err(failure) => failure,
+    }
+}
+
+async fn refresh<H: AdminHandler>(State(handler): State<Arc<H>>, request: Request) -> Response {
+    match message(request, Some(RefreshRequest::default())).await {
+        Ok(wanted) => answer(async move { handler.refresh(wanted).await }).await,
+        Err(failure) => failure,
+    }
+}
+
+async fn rotate_key<H: AdminHandler>(State(handler): State<Arc<H>>, request: Request) -> Response {
+    match message(request, Some(RotateRequest::default())).await {
+        Ok(wanted) => answer(async move { handler.rotate_key(wanted).await }).await,
+        Err(failure) => failure,
+    }
+}
+
+/// What the daemon answers, asked in a task of its own.
+async fn answer<T: Serialize + Send + 'static>(
+    asked: impl Future<Output = Result<T, String>> + Send + 'static,
+) -> Response {
+    match tokio::spawn(asked).await {
+        Ok(Ok(answer)) => json(StatusCode::OK, &answer),
         Ok(Err(error)) => failure(StatusCode::INTERNAL_SERVER_ERROR, error),
         Err(error) => internal(&error),
     }
@@ -243,26 +294,15 @@ pub(crate) async fn metrics<H: AdminHandler>(State(handler): State<Arc<H>>) -> R
     }
 }
 
-async fn refresh<H: AdminHandler>(State(handler): State<Arc<H>>, request: Request) -> Response {
-    let body = match body_of(request).await {
-        Ok(body) => body,
-        Err(failure) => return failure,
-    };
-    let wanted = if body.is_empty() {
-        RefreshRequest::default()
-    } else {
-        match serde_json::from_slice(&body) {
-            Ok(wanted) => wanted,
-            Err(error) => {
-                let error = format!("the request is not understood: {error}");
-                return failure(StatusCode::BAD_REQUEST, error);
-            }
-        }
-    };
-    match tokio::spawn(async move { handler.refresh(wanted).await }).await {
-        Ok(Ok(report)) => json(StatusCode::OK, &report),
-        Ok(Err(error)) => failure(StatusCode::INTERNAL_SERVER_ERROR, error),
-        Err(error) => internal(&error),
+/// The message in a request's body; `empty` is what a request without one means.
+async fn message<T: DeserializeOwned>(request: Request, empty: Option<T>) -> Result<T, Response> {
+    let body = body_of(request).await?;
+    match empty {
+        Some(empty) if body.is_empty() => Ok(empty),
+        _ => serde_json::from_slice(&body).map_err(|error| {
+            let error = format!("the request is not understood: {error}");
+            failure(StatusCode::BAD_REQUEST, error)
+        }),
     }
 }
 

@@ -13,8 +13,12 @@ use hyper::body::Bytes;
 use hyper::client::conn::http1;
 use hyper::{Method, Request, StatusCode, header};
 use hyper_util::rt::TokioIo;
-use privnet_model::admin::{ApiError, RefreshReport, RefreshRequest};
+use privnet_model::admin::{
+    ApiError, Event, RefreshReport, RefreshRequest, RotateAnswer, RotateRequest, WhyAnswer,
+    WhyRequest,
+};
 use privnet_model::status::Status;
+use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::net::UnixStream;
 use tokio::time::{sleep, timeout};
@@ -23,6 +27,8 @@ use tokio::time::{sleep, timeout};
 const MAX_ANSWER_BYTES: usize = 128 * 1024 * 1024;
 /// A status is put together from what the daemon has in memory.
 const STATUS_TIMEOUT: Duration = Duration::from_secs(10);
+/// A change of keys waits for the other end to hear of it.
+const ROTATE_TIMEOUT: Duration = Duration::from_secs(60);
 /// A refresh waits for EC2, which may throttle, in every region.
 const REFRESH_TIMEOUT: Duration = Duration::from_secs(300);
 
@@ -70,6 +76,7 @@ pub enum ClientError {
 pub struct AdminClient {
     path: PathBuf,
     status_timeout: Duration,
+    rotate_timeout: Duration,
     refresh_timeout: Duration,
 }
 
@@ -79,16 +86,18 @@ impl AdminClient {
         Self {
             path: path.into(),
             status_timeout: STATUS_TIMEOUT,
+            rotate_timeout: ROTATE_TIMEOUT,
             refresh_timeout: REFRESH_TIMEOUT,
         }
     }
 
     /// The same client with another deadline for every request (otherwise 10 s,
-    /// and five minutes for a refresh, which waits for EC2).
+    /// a minute for a change of keys, and five for a refresh, which waits for EC2).
     #[must_use]
     pub fn with_patience(self, patience: Duration) -> Self {
         Self {
             status_timeout: patience,
+            rotate_timeout: patience,
             refresh_timeout: patience,
             ..self
         }
@@ -101,15 +110,45 @@ impl AdminClient {
 
     /// Everything about the daemon, now.
     pub async fn status(&self) -> Result<Status, ClientError> {
-        self.ask(Method::GET, "/v1/status", Vec::new(), self.status_timeout)
-            .await
+        self.get("/v1/status").await
+    }
+
+    /// What happened lately, oldest first.
+    pub async fn events(&self) -> Result<Vec<Event>, ClientError> {
+        self.get("/v1/events").await
     }
 
     /// Has the daemon look again.
     pub async fn refresh(&self, request: RefreshRequest) -> Result<RefreshReport, ClientError> {
-        let body = serde_json::to_vec(&request).map_err(|error| self.protocol(error))?;
-        self.ask(Method::POST, "/v1/refresh", body, self.refresh_timeout)
+        let patience = self.refresh_timeout;
+        self.post("/v1/refresh", &request, patience).await
+    }
+
+    /// Asks why something is or is not connected.
+    pub async fn why(&self, request: &WhyRequest) -> Result<WhyAnswer, ClientError> {
+        let patience = self.status_timeout;
+        self.post("/v1/why", request, patience).await
+    }
+
+    /// Has the daemon change its private key.
+    pub async fn rotate_key(&self, request: RotateRequest) -> Result<RotateAnswer, ClientError> {
+        let patience = self.rotate_timeout;
+        self.post("/v1/rotate-key", &request, patience).await
+    }
+
+    async fn get<A: DeserializeOwned>(&self, path: &str) -> Result<A, ClientError> {
+        self.ask(Method::GET, path, Vec::new(), self.status_timeout)
             .await
+    }
+
+    async fn post<A: DeserializeOwned>(
+        &self,
+        path: &str,
+        message: &impl Serialize,
+        patience: Duration,
+    ) -> Result<A, ClientError> {
+        let body = serde_json::to_vec(message).map_err(|error| self.protocol(error))?;
+        self.ask(Method::POST, path, body, patience).await
     }
 
     async fn ask<A: DeserializeOwned>(

@@ -10,7 +10,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use privnet_model::admin::{RefreshReport, RefreshRequest};
+use privnet_model::admin::{
+    Event as Happening, RefreshReport, RefreshRequest, RotateAnswer, RotateRequest, WhyAnswer,
+    WhyRequest,
+};
 use privnet_model::status::Status;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
@@ -37,20 +40,27 @@ pub enum Event {
     Status(oneshot::Sender<Status>),
     /// The operator wants the daemon to look again.
     Refresh(RefreshRequest, Answer),
+    /// The operator wants to know what happened lately, oldest first.
+    Journal(Answer<Vec<Happening>>),
+    /// The operator wants to know why something is or is not connected.
+    Why(WhyRequest, Answer<WhyAnswer>),
+    /// The operator wants another private key to be used.
+    RotateKey(RotateRequest, Answer<RotateAnswer>),
     /// Time to look at the tunnels.
     Observe,
     /// Time to compare the host with what it should be.
     Reconcile,
 }
 
-/// Where the answer to a refresh goes.
-pub type Answer = oneshot::Sender<Result<RefreshReport, String>>;
+/// Where the answer to a request goes, that to a refresh unless told otherwise;
+/// an error is one sentence for the operator.
+pub type Answer<T = RefreshReport> = oneshot::Sender<Result<T, String>>;
 
 /// The stream of events, and what answers the operator behind it.
 #[derive(Debug)]
 pub struct Events {
     signals: Signals,
-    requests: mpsc::Receiver<Request>,
+    requests: mpsc::Receiver<Event>,
     observe: Interval,
     reconcile: Interval,
     beat: Interval,
@@ -101,10 +111,7 @@ impl Events {
             tokio::select! {
                 biased;
                 signal = self.signals.next() => return Event::Signal(signal),
-                Some(request) = self.requests.recv() => return match request {
-                    Request::Status(answer) => Event::Status(answer),
-                    Request::Refresh(request, answer) => Event::Refresh(request, answer),
-                },
+                Some(request) = self.requests.recv() => return request,
                 _ = self.beat.tick() => self.heartbeat.beat(),
                 _ = self.observe.tick() => return Event::Observe,
                 _ = self.reconcile.tick() => return Event::Reconcile,
@@ -144,26 +151,37 @@ fn every(period: Duration) -> Interval {
     interval
 }
 
-enum Request {
-    Status(oneshot::Sender<Status>),
-    Refresh(RefreshRequest, Answer),
-}
+/// Hands the operator's requests over to the main loop, as events.
+struct Requests(mpsc::Sender<Event>);
 
-struct Requests(mpsc::Sender<Request>);
+impl Requests {
+    async fn ask<T>(&self, request: impl FnOnce(oneshot::Sender<T>) -> Event) -> Result<T, String> {
+        let (answer, answered) = oneshot::channel();
+        let sent = self.0.send(request(answer)).await;
+        sent.map_err(|_| NOT_READY.to_owned())?;
+        answered.await.map_err(|_| NOT_READY.to_owned())
+    }
+}
 
 impl AdminHandler for Requests {
     async fn status(&self) -> Result<Status, String> {
-        let (answer, status) = oneshot::channel();
-        let sent = self.0.send(Request::Status(answer)).await;
-        sent.map_err(|_| NOT_READY.to_owned())?;
-        status.await.map_err(|_| NOT_READY.to_owned())
+        self.ask(Event::Status).await
     }
 
     async fn refresh(&self, request: RefreshRequest) -> Result<RefreshReport, String> {
-        let (answer, report) = oneshot::channel();
-        let sent = self.0.send(Request::Refresh(request, answer)).await;
-        sent.map_err(|_| NOT_READY.to_owned())?;
-        report.await.map_err(|_| NOT_READY.to_owned())?
+        self.ask(|answer| Event::Refresh(request, answer)).await?
+    }
+
+    async fn events(&self) -> Result<Vec<Happening>, String> {
+        self.ask(Event::Journal).await?
+    }
+
+    async fn why(&self, request: WhyRequest) -> Result<WhyAnswer, String> {
+        self.ask(|answer| Event::Why(request, answer)).await?
+    }
+
+    async fn rotate_key(&self, request: RotateRequest) -> Result<RotateAnswer, String> {
+        self.ask(|answer| Event::RotateKey(request, answer)).await?
     }
 }
 

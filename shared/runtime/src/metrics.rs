@@ -10,7 +10,8 @@ use privnet_dataplane::Counter;
 use privnet_model::inventory::Transport;
 use privnet_model::offload::OffloadState;
 use privnet_model::status::{
-    InterfaceStatus, Origin, PartitionStatus, Status, Tunnel, TunnelState,
+    GatewayHealth, GatewayRole, GatewayStatus, InterfaceStatus, Note, Origin, PartitionStatus,
+    Role, Status, Tunnel, TunnelState,
 };
 use prometheus::proto::{self, LabelPair, Metric, MetricFamily, MetricType};
 
@@ -34,6 +35,9 @@ pub fn render(status: &Status) -> Result<String, prometheus::Error> {
         dataplane(&mut page, interface);
     }
     discovery(&mut page, &status.partitions);
+    if status.role == Role::Hub {
+        fleet(&mut page, status);
+    }
     prometheus::TextEncoder::new().encode_to_string(&page.families)
 }
 
@@ -174,6 +178,71 @@ fn discovery(page: &mut Page, partitions: &[PartitionStatus]) {
         "privnet_discovery_failures_total",
         "How often EC2 was asked and gave no complete answer.",
         each(|view| Some(number(view.failures))),
+    );
+    page.gauge(
+        "privnet_discovery_last_poll_api_calls",
+        "API requests of the last poll, retries included.",
+        each(|view| Some(f64::from(view.calls))),
+    );
+}
+
+/// What only a hub has to tell: what it keeps back, and who may talk.
+fn fleet(page: &mut Page, status: &Status) {
+    let noted = |is_it: fn(&Note) -> bool| {
+        let notes = status.tunnels.iter().flat_map(|tunnel| &tunnel.notes);
+        [(
+            Vec::new(),
+            number(notes.filter(|note| is_it(note)).count() as u64),
+        )]
+    };
+    let held = status.held_removals.map_or(0, |held| held.count);
+    page.gauge(
+        "privnet_held_removals",
+        "How many tunnels are kept though EC2 no longer names their spokes, because too many \
+         would go at once; `tunnels refresh --accept-removals` lets them go.",
+        [(Vec::new(), number(held as u64))],
+    );
+    page.gauge(
+        "privnet_absent_spokes",
+        "How many spokes EC2 no longer names whose tunnels are kept for now.",
+        noted(|note| matches!(note, Note::Absent { .. })),
+    );
+    page.gauge(
+        "privnet_quarantined_keys",
+        "How many spokes published another key that is not used while their first one is.",
+        noted(|note| matches!(note, Note::KeyQuarantined { .. })),
+    );
+    page.counter(
+        "privnet_policy_denied_packets_total",
+        "Packets that each rule of the policy denied, by its number from 1.",
+        status.policy.iter().zip(1..).map(|(rule, position)| {
+            let position: u16 = position;
+            let rule_label = labels([("rule", position.to_string().as_str())]);
+            (rule_label, number(rule.denied))
+        }),
+    );
+    let gateways = |value: fn(GatewayStatus) -> Option<f64>| {
+        let samples = status.tunnels.iter();
+        samples.filter_map(move |tunnel| Some((tunnel_labels(tunnel), value(tunnel.gateway?)?)))
+    };
+    page.gauge(
+        "privnet_gateway_active",
+        "Whether the tunnel carries its site's CIDRs, where the site has several gateways.",
+        gateways(|gateway| Some(truth(gateway.role == GatewayRole::Active))),
+    );
+    page.gauge(
+        "privnet_gateway_healthy",
+        "Whether the gateway answers probes through its tunnel.",
+        gateways(|gateway| match gateway.health {
+            GatewayHealth::Unknown => None,
+            GatewayHealth::Healthy => Some(1.0),
+            GatewayHealth::Down => Some(0.0),
+        }),
+    );
+    page.counter(
+        "privnet_gateway_failovers_total",
+        "How often its site's CIDRs were taken from a gateway because it did not answer.",
+        gateways(|gateway| Some(number(gateway.failovers))),
     );
 }
 

@@ -373,7 +373,7 @@ impl Router {
     pub fn observe<'a>(
         &mut self,
         planned: impl IntoIterator<Item = &'a PlannedTunnel>,
-    ) -> Result<()> {
+    ) -> Result<Vec<Tunnel>> {
         if let Some(tunnel) = &self.tunnel
             && tunnel.device.is_closed()
         {
@@ -381,7 +381,8 @@ impl Router {
         }
         self.meter.sample(&self.peers(), SystemTime::now());
         let before = std::mem::take(&mut self.states);
-        for tunnel in self.tunnels(planned) {
+        let tunnels = self.tunnels(planned);
+        for tunnel in &tunnels {
             // Names and keys may repeat (and are then the reason shown);
             // instances, and the names of sites, do not.
             let id = match &tunnel.instance {
@@ -401,7 +402,7 @@ impl Router {
             }
             self.states.insert(id, tunnel.state);
         }
-        Ok(())
+        Ok(tunnels)
     }
 
     /// The tunnels as they are now.

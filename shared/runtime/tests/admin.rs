@@ -12,7 +12,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use privnet_model::admin::{RefreshReport, RefreshRequest};
+use privnet_model::admin::{
+    Event, RefreshReport, RefreshRequest, RotateAnswer, RotateRequest, WhyAnswer, WhyRequest,
+};
+use privnet_model::key::PublicKey;
 use privnet_model::net::Supernet;
 use privnet_model::status::{Role, Status};
 use privnet_runtime::admin::{AdminHandler, AdminServer, BindError};
@@ -43,6 +46,8 @@ impl AdminHandler for Daemon {
             tunnels: Vec::new(),
             partitions: Vec::new(),
             next_poll: None,
+            held_removals: None,
+            policy: Vec::new(),
             problems: Vec::new(),
         })
     }
@@ -54,6 +59,36 @@ impl AdminHandler for Daemon {
         tokio::time::sleep(Duration::from_millis(100)).await;
         self.refreshed.store(true, Ordering::SeqCst);
         Ok(RefreshReport::default())
+    }
+
+    async fn events(&self) -> Result<Vec<Event>, String> {
+        Ok(vec![Event {
+            number: 3,
+            at: "2026-11-21T05:00:00Z".parse().unwrap(),
+            first: "2026-11-21T04:00:00Z".parse().unwrap(),
+            times: 2,
+            what: "tunnel spoke-a".to_owned(),
+            text: "it is up".to_owned(),
+        }])
+    }
+
+    async fn why(&self, request: WhyRequest) -> Result<WhyAnswer, String> {
+        let WhyRequest { subject, towards } = request;
+        Ok(WhyAnswer {
+            connected: towards.is_none(),
+            text: format!("{subject} towards {towards:?}"),
+        })
+    }
+
+    async fn rotate_key(&self, request: RotateRequest) -> Result<RotateAnswer, String> {
+        if request.commit {
+            return Err("no next key was made".to_owned());
+        }
+        Ok(RotateAnswer {
+            public_key: PublicKey::from_bytes([1; 32]),
+            next: Some(PublicKey::from_bytes([2; 32])),
+            text: "a next key was made".to_owned(),
+        })
     }
 }
 
@@ -137,6 +172,34 @@ async fn status_and_refresh_are_answered() {
         .unwrap_err();
     assert!(
         matches!(&error, ClientError::Api { message } if message == "not now"),
+        "{error}"
+    );
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn events_explanations_and_changes_of_keys_are_answered() {
+    let running = Running::start().await;
+    let client = AdminClient::new(&running.path);
+    let events = client.events().await.unwrap();
+    assert_eq!(events, running.daemon.events().await.unwrap());
+
+    for towards in [None, Some("10.2.0.1".to_owned())] {
+        let request = WhyRequest {
+            subject: "10.1.0.1".to_owned(),
+            towards,
+        };
+        let answer = client.why(&request).await.unwrap();
+        assert_eq!(answer, running.daemon.why(request).await.unwrap());
+    }
+
+    let request = RotateRequest::default();
+    let answer = client.rotate_key(request).await.unwrap();
+    assert_eq!(answer, running.daemon.rotate_key(request).await.unwrap());
+    let refused = client.rotate_key(RotateRequest { commit: true }).await;
+    let error = refused.unwrap_err();
+    assert!(
+        matches!(&error, ClientError::Api { message } if message == "no next key was made"),
         "{error}"
     );
     running.stop().await;
@@ -294,6 +357,13 @@ async fn every_failure_is_an_api_error_with_its_status() {
         ("GET / HTTP/1.0\r\n\r\n", 404),
         ("DELETE /v1/status HTTP/1.1\r\nHost: x\r\n\r\n", 405),
         ("GET /v1/refresh HTTP/1.1\r\nHost: x\r\n\r\n", 405),
+        ("GET /v1/why HTTP/1.1\r\nHost: x\r\n\r\n", 405),
+        // Nothing to explain.
+        ("POST /v1/why HTTP/1.1\r\nHost: x\r\n\r\n", 400),
+        (
+            "POST /v1/events HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n",
+            405,
+        ),
         (
             "POST /metrics HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n",
             405,
@@ -317,12 +387,13 @@ async fn every_failure_is_an_api_error_with_its_status() {
 }
 
 #[tokio::test]
-async fn a_refresh_without_a_body_is_the_default_one() {
+async fn a_request_without_a_body_is_the_default_one() {
     let running = Running::start().await;
-    let answer = running
-        .talk("POST /v1/refresh HTTP/1.1\r\nHost: x\r\n\r\n")
-        .await;
-    assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
+    for path in ["refresh", "rotate-key"] {
+        let request = format!("POST /v1/{path} HTTP/1.1\r\nHost: x\r\n\r\n");
+        let answer = running.talk(&request).await;
+        assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
+    }
     running.stop().await;
 }
 

@@ -17,9 +17,10 @@ Exit codes:
   2  the command line is wrong
   3  the daemon is not running
   4  no permission to use its socket
-  5  with --check: a tunnel is not up
+  5  with --check: a tunnel is not up; why: not connected
   6  no tunnel, or more than one, goes by that name; with --check: none is listed
-  7  refresh: part of it failed; what is known of the failed part stays as it is";
+  7  refresh: part of it failed; what is known of the failed part stays as it is
+  8  refresh: removals are held, because they are too many at once";
 
 /// Shows and refreshes the tunnels of this hub or spoke
 ///
@@ -68,6 +69,15 @@ pub(crate) enum Command {
     /// on and why the others are not, what was counted, and what was dropped and
     /// why.
     Show(ShowOptions),
+    /// Tell what happened lately, and why, oldest first
+    ///
+    /// What happens again is one line that says how often. The daemon keeps the
+    /// last 1000 events since it started; its log has all.
+    Events(EventsOptions),
+    /// Tell why something is or is not connected
+    ///
+    /// With a second address or name: whether the two may talk, and by which way.
+    Why(WhyOptions),
     /// Have the daemon look again now: at EC2, and at what the host really has
     Refresh(RefreshOptions),
     /// Print a completion script, to be sourced by the shell
@@ -140,7 +150,37 @@ pub(crate) struct RefreshOptions {
     /// Only tell what would change, and why
     #[arg(long)]
     pub(crate) dry_run: bool,
+    /// Let go every tunnel whose spoke EC2 no longer names, also those that are
+    /// held because they are many
+    #[arg(long)]
+    pub(crate) accept_removals: bool,
     /// Print the report as JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Clone, Args)]
+#[command(after_help = EXIT_CODES)]
+pub(crate) struct EventsOptions {
+    /// Only the last so many; 0 is none, for --follow
+    #[arg(short = 'n', long, value_name = "NUMBER", default_value_t = 50)]
+    pub(crate) lines: usize,
+    /// Go on, and print what happens, until interrupted
+    #[arg(short, long)]
+    pub(crate) follow: bool,
+    /// Print them as JSON; with --follow one line each
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Clone, Args)]
+#[command(after_help = EXIT_CODES)]
+pub(crate) struct WhyOptions {
+    /// A CIDR, an address, an instance or VPC id, or a tunnel's or site's name
+    pub(crate) subject: String,
+    /// An address or name that it should reach
+    pub(crate) towards: Option<String>,
+    /// Print the answer as JSON
     #[arg(long)]
     pub(crate) json: bool,
 }

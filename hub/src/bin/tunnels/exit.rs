@@ -18,6 +18,7 @@ pub(crate) enum Outcome {
     NotUp = 5,
     NoSuchTunnel = 6,
     Partial = 7,
+    Held = 8,
 }
 
 impl From<Outcome> for ExitCode {

@@ -5,13 +5,15 @@
 use std::collections::BTreeMap;
 
 use jiff::{SignedDuration, Timestamp};
-use privnet_model::inventory::{Partition, Transport};
+use privnet_model::admin::Event;
+use privnet_model::inventory::{Fate, HeldRemovals, Partition, Transport};
 use privnet_model::key::PublicKey;
 use privnet_model::net::Supernet;
 use privnet_model::offload::{Offload, OffloadObstacle, OffloadReport, OffloadState};
 use privnet_model::status::{
-    ExcludedCidr, Exclusion, InterfaceStatus, NatStatus, Origin, PartitionStatus, Reason, Role,
-    Status, Tunnel, TunnelState,
+    ExcludedCidr, Exclusion, GatewayHealth, GatewayRole, GatewayStatus, InterfaceStatus, Kept,
+    NatStatus, Note, Origin, PartitionStatus, Reason, Role, RuleStatus, Status, Tunnel,
+    TunnelState,
 };
 
 pub(crate) fn now() -> Timestamp {
@@ -40,6 +42,7 @@ fn tunnel(name: &str, region: &str, number: u8, cidrs: &[&str]) -> Tunnel {
         public_key: Some(PublicKey::from_bytes([number; 32])),
         state: TunnelState::Up,
         reason: None,
+        gateway: None,
         notes: Vec::new(),
         last_handshake: Some(ago(12 * i64::from(number))),
         rx_bytes: 1_234_567_890 * u64::from(number),
@@ -202,8 +205,112 @@ pub(crate) fn hub() -> Status {
             },
         ],
         next_poll: Some(now() + SignedDuration::from_secs(2_880)),
+        held_removals: None,
+        policy: Vec::new(),
         problems: Vec::new(),
     }
+}
+
+/// A hub with two gateways of one VPC and something to note of each, removals that
+/// are held, and a policy.
+pub(crate) fn gateways() -> Status {
+    let gateway = |role, health, failovers| {
+        Some(GatewayStatus {
+            role,
+            health,
+            failovers,
+        })
+    };
+    let since = ago(600);
+    let active = Tunnel {
+        gateway: gateway(GatewayRole::Active, GatewayHealth::Healthy, 2),
+        notes: vec![
+            Note::PartitionFailing { since },
+            Note::KeyQuarantined {
+                key: PublicKey::from_bytes([7; 32]),
+            },
+            Note::KeyRotating {
+                key: PublicKey::from_bytes([8; 32]),
+            },
+        ],
+        ..tunnel("web-a", "eu-west-1", 1, &["10.1.0.0/16", "10.1.0.5/32"])
+    };
+    let standby = Tunnel {
+        vpc: active.vpc.clone(),
+        gateway: gateway(GatewayRole::Standby, GatewayHealth::Healthy, 0),
+        excluded: vec![ExcludedCidr {
+            cidr: "10.1.0.0/16".parse().unwrap(),
+            why: Exclusion::CarriedBy {
+                tunnel: "web-a".to_owned(),
+            },
+        }],
+        ..tunnel("web-b", "eu-west-1", 2, &["10.1.16.5/32"])
+    };
+    let absent = Tunnel {
+        notes: vec![Note::Absent {
+            fate: Fate::Stopped,
+            since,
+            kept: Kept::TooMany,
+        }],
+        ..tunnel("payments", "us-west-2", 3, &["10.3.0.0/16"])
+    };
+    let held = HeldRemovals {
+        count: 3,
+        of: 9,
+        since,
+    };
+    let rule = |rule: &str, denied| RuleStatus {
+        rule: rule.to_owned(),
+        denied,
+    };
+    Status {
+        tunnels: vec![active, standby, absent],
+        held_removals: Some(held),
+        policy: vec![
+            rule("allow between site:web* and hub", 0),
+            rule("deny between tag:env=dev* and site:dc-east, hub", 4_711),
+        ],
+        problems: vec![held.to_string()],
+        ..hub()
+    }
+}
+
+/// What a hub's journal may hold.
+pub(crate) fn events() -> Vec<Event> {
+    let event = |number, seconds, what: &str, text: &str| Event {
+        number,
+        at: ago(seconds),
+        first: ago(seconds),
+        times: 1,
+        what: what.to_owned(),
+        text: text.to_owned(),
+    };
+    let failing = Event {
+        first: ago(43_200),
+        times: 12,
+        ..event(
+            24,
+            300,
+            "111122223333/eu-west-1",
+            "poll failed, its 3 spokes are kept: timed out",
+        )
+    };
+    vec![
+        event(
+            3,
+            90_000,
+            "tunnel analytics",
+            "add: new spoke i-0bbbbbbbbbbbbbbb2 in vpc-0aaaaaaaaaaaaaaa2",
+        ),
+        event(
+            20,
+            2_000,
+            "tunnel staging",
+            "is down: no handshake for over 3 minutes",
+        ),
+        failing,
+        event(25, 12, "tunnel analytics", "is up"),
+    ]
 }
 
 /// A spoke with one hub and NAT.

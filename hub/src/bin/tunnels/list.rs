@@ -123,6 +123,18 @@ mod tests {
     }
 
     #[test]
+    fn the_list_of_a_site_with_several_gateways_in_80_columns() {
+        let golden = include_str!("golden/gateways-80.txt");
+        assert_golden(fixture::gateways(), Room::Columns(80), golden);
+    }
+
+    #[test]
+    fn the_list_of_a_site_with_several_gateways_without_limit() {
+        let golden = include_str!("golden/gateways-wide.txt");
+        assert_golden(fixture::gateways(), Room::Unlimited, golden);
+    }
+
+    #[test]
     fn the_list_of_a_spoke_in_80_columns() {
         let golden = include_str!("golden/spoke-80.txt");
         assert_golden(fixture::spoke(), Room::Columns(80), golden);

@@ -9,6 +9,7 @@
 mod arguments;
 mod connection;
 mod escape;
+mod events;
 mod exit;
 mod filter;
 #[cfg(test)]
@@ -19,9 +20,11 @@ mod manual;
 mod output;
 mod refresh;
 mod show;
+mod signals;
 mod table;
 mod units;
 mod watch;
+mod why;
 mod width;
 
 use std::process::ExitCode;
@@ -51,6 +54,8 @@ async fn run(arguments: &Arguments, output: &Output) -> Result<Outcome, Failure>
         Command::List(options) if options.watch => watch::run(socket, &options, output).await,
         Command::List(options) => list::run(socket, &options, output).await,
         Command::Show(options) => show::run(socket, &options, output).await,
+        Command::Events(options) => events::run(socket, &options, output).await,
+        Command::Why(options) => why::run(socket, &options, output).await,
         Command::Refresh(options) => refresh::run(socket, &options, output).await,
         Command::Completions { shell } => manual::completions(shell, output),
         Command::Man { directory } => manual::pages(&directory),

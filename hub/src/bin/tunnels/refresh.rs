@@ -23,7 +23,7 @@ pub(crate) async fn run(
     let (client, _) = connection::open(socket).await?;
     let request = RefreshRequest {
         dry_run: options.dry_run,
-        accept_removals: false,
+        accept_removals: options.accept_removals,
     };
     let report = client.refresh(request).await?;
     let text = if options.json {
@@ -39,6 +39,8 @@ pub(crate) async fn run(
             .any(|partition| partition.error.is_some());
     Ok(if partial {
         Outcome::Partial
+    } else if report.held_removals.is_some() {
+        Outcome::Held
     } else {
         Outcome::Done
     })
@@ -92,6 +94,9 @@ fn render(report: &RefreshReport) -> String {
     for failure in &report.failures {
         text += &format!("{FAILED}failed{FAILED:#}: {}\n", escape(failure));
     }
+    if let Some(held) = &report.held_removals {
+        text += &format!("{FAILED}held{FAILED:#}: {held}\n");
+    }
     if report.dry_run && !report.changes.is_empty() {
         text += "\nThis was a dry run: nothing was changed.\n";
     }
@@ -102,6 +107,7 @@ fn render(report: &RefreshReport) -> String {
 mod tests {
     use anstream::adapter::strip_str;
     use privnet_model::admin::{Change, PolledPartition};
+    use privnet_model::inventory::HeldRemovals;
 
     use super::*;
 
@@ -134,6 +140,11 @@ mod tests {
                 ),
             ],
             failures: vec!["route 10.7.0.0/16: no such device".to_owned()],
+            held_removals: Some(HeldRemovals {
+                count: 12,
+                of: 40,
+                since: crate::fixture::now(),
+            }),
         }
     }
 
@@ -149,6 +160,8 @@ mod tests {
 add     tunnel spoke-c: new spoke i-0c in vpc-0c
 remove  route 10.9.0.0/16: its instance was terminated
 failed: route 10.7.0.0/16: no such device
+held: 12 of 40 tunnels would go at once, so all are kept since 2026-11-21T05:00:00Z; if they are \
+meant to go: `tunnels refresh --accept-removals`
 "
         );
     }

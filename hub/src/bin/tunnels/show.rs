@@ -7,7 +7,9 @@ use std::path::Path;
 use jiff::Timestamp;
 use privnet_model::inventory::Transport;
 use privnet_model::offload::OffloadReport;
-use privnet_model::status::{InterfaceStatus, Origin, Status, Tunnel};
+use privnet_model::status::{
+    GatewayStatus, InterfaceStatus, Origin, PartitionStatus, RuleStatus, Status, Tunnel,
+};
 use serde::Serialize;
 
 use crate::arguments::ShowOptions;
@@ -25,10 +27,10 @@ pub(crate) async fn run(
 ) -> Result<Outcome, Failure> {
     let (_, status) = connection::open(socket).await?;
     let Some(name) = &options.name else {
-        let interface = interface_of(&status)?;
+        let shown = Whole::of(&status)?;
         let text = match options.json {
-            true => json(interface)?,
-            false => render_interface(interface),
+            true => json(&shown)?,
+            false => render_interface(&shown, status.now),
         };
         output.print(&text)?;
         return Ok(Outcome::Done);
@@ -64,6 +66,25 @@ impl<'a> Shown<'a> {
         let carried = tunnel.transport != Transport::None;
         let interface = status.interface.as_ref().filter(|_| carried);
         Self { tunnel, interface }
+    }
+}
+
+/// The interface, with what a hub adds for all its tunnels.
+#[derive(Debug, Clone, Copy, Serialize)]
+struct Whole<'a> {
+    #[serde(flatten)]
+    interface: &'a InterfaceStatus,
+    policy: &'a [RuleStatus],
+    partitions: &'a [PartitionStatus],
+}
+
+impl<'a> Whole<'a> {
+    fn of(status: &'a Status) -> Result<Self, Failure> {
+        Ok(Self {
+            interface: interface_of(status)?,
+            policy: &status.policy,
+            partitions: &status.partitions,
+        })
     }
 }
 
@@ -158,6 +179,15 @@ fn render(shown: &Shown<'_>, now: Timestamp) -> String {
             "reason",
             text(tunnel.reason.as_ref().map(|reason| reason as _)),
         ),
+        ("gateway", tunnel.gateway.map_or_else(Vec::new, gateway)),
+        (
+            "notes",
+            tunnel
+                .notes
+                .iter()
+                .map(|note| escape(&note.to_string()).into_owned())
+                .collect(),
+        ),
         (
             "handshake",
             tunnel
@@ -222,7 +252,8 @@ fn render(shown: &Shown<'_>, now: Timestamp) -> String {
     page(facts)
 }
 
-fn render_interface(interface: &InterfaceStatus) -> String {
+fn render_interface(shown: &Whole<'_>, now: Timestamp) -> String {
+    let interface = shown.interface;
     page([
         ("interface", vec![escape(&interface.name).into_owned()]),
         ("public key", vec![interface.public_key.to_string()]),
@@ -231,7 +262,62 @@ fn render_interface(interface: &InterfaceStatus) -> String {
         ("offloads", offloads(&interface.offloads)),
         ("counted", counts(&interface.counters)),
         ("dropped", counts(&interface.drops)),
+        ("policy", rules(shown.policy)),
+        (
+            "polls",
+            shown
+                .partitions
+                .iter()
+                .map(|view| polls(view, now))
+                .collect(),
+        ),
     ])
+}
+
+/// Each rule by its number, as `tunnels why` names it.
+fn rules(policy: &[RuleStatus]) -> Vec<String> {
+    let rules = policy.iter().zip(1..);
+    rules
+        .map(|(rule, number)| {
+            let denied = match rule.denied {
+                0 => String::new(),
+                1 => ", 1 packet denied".to_owned(),
+                packets => format!(", {packets} packets denied"),
+            };
+            format!("{number}. {}{denied}", escape(&rule.rule))
+        })
+        .collect()
+}
+
+fn polls(view: &PartitionStatus, now: Timestamp) -> String {
+    let answered = match view.answered_at {
+        Some(time) => format!("answered {} ago", units::age(time, now)),
+        None => "not answered yet".to_owned(),
+    };
+    let PartitionStatus {
+        partition,
+        polls,
+        failures,
+        calls,
+        ..
+    } = view;
+    format!(
+        "{partition}: {polls} polls, {failures} failed, {answered}, {calls} API calls the last time"
+    )
+}
+
+fn gateway(gateway: GatewayStatus) -> Vec<String> {
+    let GatewayStatus {
+        role,
+        health,
+        failovers,
+    } = gateway;
+    let failovers = match failovers {
+        0 => String::new(),
+        1 => ", lost its site's traffic to another once".to_owned(),
+        times => format!(", lost its site's traffic to another {times} times"),
+    };
+    vec![format!("{role}, {health}{failovers}")]
 }
 
 /// Those that are on in one line, then each of the others with its reason.
@@ -308,8 +394,18 @@ mod tests {
     #[test]
     fn the_page_of_the_interface() {
         let status = fixture::hub();
-        let page = render_interface(interface_of(&status).unwrap());
+        let page = render_interface(&Whole::of(&status).unwrap(), status.now);
         assert_golden(&page, include_str!("golden/show-interface.txt"));
+    }
+
+    #[test]
+    fn the_page_of_a_gateway_and_of_a_policy() {
+        let status = fixture::gateways();
+        let shown = Shown::of(named(&status.tunnels, "web-a"), &status);
+        let page = render(&shown, status.now);
+        assert_golden(&page, include_str!("golden/show-gateway.txt"));
+        let page = render_interface(&Whole::of(&status).unwrap(), status.now);
+        assert_golden(&page, include_str!("golden/show-policy.txt"));
     }
 
     #[test]
@@ -375,6 +471,10 @@ mod tests {
         let mut status = fixture::hub();
         status.tunnels[1].name = "\x1b[2J\nstate: up".to_owned();
         let hostile = "\x1b[2J".to_owned();
+        status.policy = vec![RuleStatus {
+            rule: hostile.clone(),
+            denied: 1,
+        }];
         if let Some(interface) = &mut status.interface {
             interface.drops.insert(hostile.clone(), 1);
             let error = hostile.clone();
@@ -388,7 +488,7 @@ mod tests {
             "{page}"
         );
         assert!(page.contains("(\\u{1b}[2J)"), "{page}");
-        let page = render_interface(interface_of(&status).unwrap());
+        let page = render_interface(&Whole::of(&status).unwrap(), status.now);
         assert!(!page.contains('\x1b'), "{page}");
     }
 }

@@ -7,7 +7,7 @@ use std::collections::HashSet;
 
 use anstyle::{AnsiColor, Style};
 use jiff::Timestamp;
-use privnet_model::status::{Tunnel, TunnelState};
+use privnet_model::status::{Exclusion, GatewayHealth, GatewayRole, Note, Tunnel, TunnelState};
 
 use crate::escape::escape;
 use crate::units;
@@ -85,10 +85,19 @@ const LADDER: [Layout; 11] = [
 /// strip.
 pub(crate) fn render(tunnels: &[Tunnel], now: Timestamp, room: Room) -> String {
     let names = distinct_names(tunnels);
+    let detail = match room {
+        Room::Unlimited => Detail::All,
+        Room::Columns(_) => Detail::First,
+    };
     let rows: Vec<Row<'_>> = tunnels
         .iter()
         .zip(&names)
-        .map(|(tunnel, name)| Row { tunnel, name, now })
+        .map(|(tunnel, name)| Row {
+            tunnel,
+            name,
+            now,
+            detail,
+        })
         .collect();
     let Room::Columns(limit) = room else {
         return fitted(&rows, &FULL, usize::MAX).unwrap_or_default();
@@ -224,6 +233,7 @@ struct Row<'a> {
     tunnel: &'a Tunnel,
     name: &'a str,
     now: Timestamp,
+    detail: Detail,
 }
 
 impl Row<'_> {
@@ -246,6 +256,8 @@ impl Row<'_> {
             AllCidrs | FirstCidr => or_dash(tunnel.cidrs.first()),
             Transport => tunnel.transport.to_string(),
             Endpoint => or_dash(tunnel.endpoint.as_ref()),
+            // The mark says that there is more to know than the state.
+            State if !notes(tunnel).is_empty() => format!("{}*", tunnel.state),
             State => tunnel.state.to_string(),
             Handshake => match tunnel.last_handshake {
                 Some(time) => format!("{} ago", units::age(time, self.now)),
@@ -267,17 +279,37 @@ impl Row<'_> {
         }
     }
 
-    /// Why it is not up, and which CIDR of the site it does not carry.
+    /// Why it is not up, which CIDR of the site it does not carry, and what else
+    /// there is to know: all of it, or the first of each.
     fn reason(&self) -> String {
-        let reason = self.tunnel.reason.as_ref().map(ToString::to_string);
-        let left_out = self.tunnel.excluded.first().map(|first| {
-            let more = match self.tunnel.excluded.len() - 1 {
-                0 => String::new(),
-                more => format!(" (and {more} more, see `tunnels show`)"),
-            };
-            format!("without {}: {}{more}", first.cidr, first.why)
-        });
-        let parts: Vec<String> = reason.into_iter().chain(left_out).collect();
+        let (tunnel, detail) = (self.tunnel, self.detail);
+        let left_out = || match detail {
+            Detail::All => {
+                let all = tunnel.excluded.iter();
+                all.map(|it| format!("without {}: {}", it.cidr, it.why))
+                    .collect()
+            }
+            Detail::First => tunnel.excluded.first().map_or_else(Vec::new, |first| {
+                let more = more(tunnel.excluded.len() - 1);
+                vec![format!("without {}: {}{more}", first.cidr, first.why)]
+            }),
+        };
+        let notes = notes(tunnel);
+        let notes = match (detail, notes.as_slice()) {
+            (Detail::First, [first, others @ ..]) => {
+                vec![format!("{first}{}", more(others.len()))]
+            }
+            (Detail::First, []) | (Detail::All, _) => {
+                notes.iter().map(ToString::to_string).collect()
+            }
+        };
+        let mut parts: Vec<String> = tunnel.reason.iter().map(ToString::to_string).collect();
+        match standby(tunnel) {
+            // What it does not carry is what makes it a standby.
+            Some(standby) => parts.push(standby),
+            None => parts.extend(left_out()),
+        }
+        parts.extend(notes);
         escape(&parts.join("; ")).into_owned()
     }
 
@@ -288,6 +320,51 @@ impl Row<'_> {
             _ => Style::new(),
         }
     }
+}
+
+/// How much is told of what does not fit into a column of its own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Detail {
+    First,
+    All,
+}
+
+fn more(count: usize) -> String {
+    match count {
+        0 => String::new(),
+        more => format!(" (and {more} more, see `tunnels show`)"),
+    }
+}
+
+/// What there is to note of this tunnel. That its whole partition fails is told
+/// above the table.
+fn notes(tunnel: &Tunnel) -> Vec<&Note> {
+    let own = |note: &&Note| !matches!(note, Note::PartitionFailing { .. });
+    tunnel.notes.iter().filter(own).collect()
+}
+
+/// That another gateway carries its site's CIDRs, if so.
+fn standby(tunnel: &Tunnel) -> Option<String> {
+    let gateway = tunnel.gateway?;
+    if gateway.role != GatewayRole::Standby {
+        return None;
+    }
+    let other = tunnel
+        .excluded
+        .iter()
+        .find_map(|left_out| match &left_out.why {
+            Exclusion::CarriedBy { tunnel } => Some(format!(" for {tunnel}")),
+            Exclusion::OutsidePrivnet
+            | Exclusion::OverlapsHubVpc { .. }
+            | Exclusion::OverlapsSite { .. } => None,
+        });
+    let other = other.unwrap_or_default();
+    // What is down says so by its state.
+    let health = match gateway.health {
+        GatewayHealth::Healthy | GatewayHealth::Unknown => format!(" ({})", gateway.health),
+        GatewayHealth::Down => String::new(),
+    };
+    Some(format!("standby{other}{health}"))
 }
 
 /// The colour that goes with a state.
@@ -344,6 +421,24 @@ mod tests {
                 );
             }
         }
+    }
+
+    #[test]
+    fn of_several_notes_a_terminal_gets_the_first_and_a_pipe_all() {
+        let tunnels = fixture::gateways().tunnels;
+        let notes: Vec<String> = tunnels[0].notes.iter().map(ToString::to_string).collect();
+        let wide = plain(&tunnels, Room::Unlimited);
+        assert!(
+            notes.len() == 2 && wide.contains(&notes.join("; ")),
+            "{wide}"
+        );
+        let narrow = plain(&tunnels, Room::Columns(400));
+        let told = format!("{first} (and 1 more, see `tunnels show`)");
+        assert!(
+            narrow.contains(&told) && !narrow.contains(second.as_str()),
+            "{narrow}"
+        );
+        assert!(!wide.contains(failing.as_str()), "{wide}");
     }
 
     #[test]

@@ -4,18 +4,17 @@
 //! A daemon that goes away is waited for: it may be restarting. Only at the
 //! start a daemon that does not run is an error, as without `--watch`.
 
-use std::io;
 use std::path::Path;
 use std::time::Duration;
 
 use privnet_model::status::Status;
 use privnet_runtime::client::{AdminClient, ClientError};
-use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::arguments::ListOptions;
 use crate::escape::{escape, escape_json};
 use crate::exit::{Failure, Outcome};
 use crate::output::{Output, Reader};
+use crate::signals::{Signals, Told};
 use crate::table::Room;
 use crate::width::wrap;
 use crate::{connection, list};
@@ -28,12 +27,7 @@ pub(crate) async fn run(
     options: &ListOptions,
     output: &Output,
 ) -> Result<Outcome, Failure> {
-    let mut signals = Signals::listen().map_err(|error| {
-        Failure::new(
-            Outcome::Error,
-            format!("cannot listen for signals: {error}"),
-        )
-    })?;
+    let mut signals = Signals::listen()?;
     let (client, status) = tokio::select! {
         opened = connection::open(socket) => opened?,
         () = signals.stopped() => return Ok(Outcome::Done),
@@ -188,40 +182,6 @@ impl Display for Lines<'_> {
         };
         self.output.print(&(text + "\n"))
     }
-}
-
-struct Signals {
-    interrupt: Signal,
-    terminate: Signal,
-    resize: Signal,
-}
-
-impl Signals {
-    fn listen() -> io::Result<Self> {
-        Ok(Self {
-            interrupt: signal(SignalKind::interrupt())?,
-            terminate: signal(SignalKind::terminate())?,
-            resize: signal(SignalKind::window_change())?,
-        })
-    }
-
-    async fn next(&mut self) -> Told {
-        tokio::select! {
-            _ = self.interrupt.recv() => Told::Stop,
-            _ = self.terminate.recv() => Told::Stop,
-            _ = self.resize.recv() => Told::Resized,
-        }
-    }
-
-    async fn stopped(&mut self) {
-        while self.next().await != Told::Stop {}
-    }
-}
-
-#[derive(PartialEq, Eq)]
-enum Told {
-    Stop,
-    Resized,
 }
 
 #[cfg(test)]

@@ -5,11 +5,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use privnet_model::inventory::Partition;
+use privnet_model::inventory::{Fate, HeldRemovals, Partition};
 use privnet_model::key::PublicKey;
 use privnet_model::net::Supernet;
 use privnet_model::offload::{Offload, OffloadObstacle};
-use privnet_model::status::{NatStatus, Reason, Role};
+use privnet_model::status::{Kept, NatStatus, Reason, RuleStatus};
 
 use super::*;
 
@@ -38,12 +38,44 @@ fn tunnel(name: &str, number: u8) -> Tunnel {
         public_key: Some(PublicKey::from_bytes([number; 32])),
         state: TunnelState::Up,
         reason: None,
+        gateway: None,
         notes: Vec::new(),
         last_handshake: Some("2026-11-21T04:59:48.5Z".parse().unwrap()),
         rx_bytes: 1_234_567_890_123,
         tx_bytes: 98_765,
         rx_rate: 3_400_000.0,
         tx_rate: 41_000.0,
+    }
+}
+
+/// One of several gateways of its site, with something to note of it.
+fn shared(name: &str, number: u8) -> Tunnel {
+    let since = "2026-11-21T04:00:00Z".parse().unwrap();
+    Tunnel {
+        gateway: Some(GatewayStatus {
+            role: GatewayRole::Active,
+            health: GatewayHealth::Healthy,
+            failovers: 2,
+        }),
+        notes: vec![
+            Note::KeyQuarantined {
+                key: PublicKey::from_bytes([8; 32]),
+            },
+            Note::Absent {
+                fate: Fate::Stopped,
+                since,
+                kept: Kept::TooMany,
+            },
+            Note::PartitionFailing { since },
+        ],
+        ..tunnel(name, number)
+    }
+}
+
+fn rule(denied: u64) -> RuleStatus {
+    RuleStatus {
+        rule: "deny between any and hub".to_owned(),
+        denied,
     }
 }
 
@@ -94,7 +126,7 @@ fn hub() -> Status {
             drops: counts([("no_route", 17), ("replayed", 0)]),
         }),
         nat: None,
-        tunnels: vec![site, tunnel("prod-web", 1), waiting, gateway],
+        tunnels: vec![site, shared("prod-web", 1), waiting, gateway],
         partitions: vec![
             PartitionStatus {
                 partition: partition("eu-west-1"),
@@ -118,6 +150,12 @@ fn hub() -> Status {
             },
         ],
         next_poll: None,
+        held_removals: Some(HeldRemovals {
+            count: 12,
+            of: 20,
+            since: "2026-11-21T04:00:00Z".parse().unwrap(),
+        }),
+        policy: [0, 4_711].map(rule).to_vec(),
         problems: vec!["something".to_owned()],
     }
 }
@@ -230,6 +268,46 @@ fn every_page_keeps_the_rules_of_the_format() {
         ..hub()
     };
     check(&render(&bare).unwrap());
+}
+
+#[test]
+fn a_gateway_is_healthy_or_not_once_that_is_known() {
+    let healthy = |health| {
+        let mut status = hub();
+        status.tunnels[1].gateway.as_mut().unwrap().health = health;
+        let page = render(&status).unwrap();
+        check(&page);
+        let line = page
+            .lines()
+            .find(|line| line.starts_with("privnet_gateway_healthy"));
+        line.map(|line| line.rsplit_once(' ').unwrap().1.to_owned())
+    };
+    assert_eq!(healthy(GatewayHealth::Unknown), None);
+    assert_eq!(healthy(GatewayHealth::Healthy).as_deref(), Some("1"));
+    assert_eq!(healthy(GatewayHealth::Down).as_deref(), Some("0"));
+}
+
+#[test]
+fn what_only_a_hub_knows_is_on_no_spokes_page() {
+    let page = render(&spoke()).unwrap();
+    for name in [
+        "held_removals",
+        "quarantined",
+        "policy",
+        "gateway",
+        "absent",
+    ] {
+        assert!(!page.contains(&format!("privnet_{name}")), "{page}");
+    }
+    let calm = Status {
+        held_removals: None,
+        ..hub()
+    };
+    assert!(
+        render(&calm)
+            .unwrap()
+            .contains("\nprivnet_held_removals 0\n")
+    );
 }
 
 #[test]
