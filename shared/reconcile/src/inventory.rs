@@ -191,7 +191,7 @@ impl TakenIn<'_> {
         let before = self.view.absent.get(instance);
         let since = before.map_or(self.now, |absence| absence.since);
         let answers = match fate {
-            Fate::Tagless => 0,
+            Fate::Tagless | Fate::Unclear => 0,
             Fate::Terminated | Fate::Stopped | Fate::Untagged | Fate::NotFound => before
                 .map_or(0, |absence| absence.answers)
                 .saturating_add(1),
@@ -203,7 +203,7 @@ impl TakenIn<'_> {
             .is_some_and(|pin| pin::is_alive(pin, self.alive));
         let kept = match fate {
             Fate::Terminated => None,
-            Fate::Tagless => Some(Kept::TagsMissing),
+            Fate::Tagless | Fate::Unclear => Some(Kept::TagsMissing),
             Fate::Stopped | Fate::Untagged | Fate::NotFound if handshakes => Some(Kept::Handshakes),
             Fate::Stopped | Fate::Untagged | Fate::NotFound => {
                 (answers < 2).then_some(Kept::SecondAnswer)
