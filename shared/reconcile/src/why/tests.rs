@@ -68,6 +68,8 @@ impl Scene {
             tunnels: tunnels.collect(),
             partitions: Vec::new(),
             next_poll: None,
+            held_removals: None,
+            policy: Vec::new(),
             problems: Vec::new(),
         };
         let hub_cidrs = ["10.0.0.0/16".parse().unwrap()];

@@ -43,7 +43,7 @@ impl Traffic {
         let end = self.world.now + time;
         while self.world.now < end {
             self.steps += 1;
-            if self.steps % 2 == 0 {
+            if self.steps.is_multiple_of(2) {
                 self.send(0);
                 self.send(1);
             }
