@@ -20,6 +20,7 @@ use privnet_reconcile::fleet::{Carried, Fleet, FleetInput, Site};
 use privnet_reconcile::health::HealthChange;
 use privnet_reconcile::inventory::{Removed, Sweep, keep_configured};
 use privnet_reconcile::memory::Memory;
+use privnet_reconcile::policy::Policy;
 use privnet_reconcile::{alive, pin};
 use privnet_runtime::command::{ConfigFile, Daemon};
 use privnet_runtime::events::{Answer, Event, Events};
@@ -31,6 +32,7 @@ use privnet_runtime::service;
 use privnet_runtime::signals::Signal;
 use tracing::{error, info, warn};
 
+use self::reload::load_sites;
 use crate::cache::{Cache, Cached};
 use crate::gateways::Gateways;
 use crate::journal::{Journal, View, Watch};
@@ -38,6 +40,11 @@ use crate::poll::{Ended, Poll, Waiting, known};
 use crate::restart::needs_restart;
 use crate::strangers::Strangers;
 use crate::tally::Tally;
+
+mod answers;
+mod decision;
+mod reload;
+mod report;
 
 /// At most one early poll in this time, however many unknown spokes knock.
 const KNOCK_PAUSE: Duration = Duration::from_secs(10);
@@ -74,6 +81,8 @@ pub struct Hub {
     /// The keys that were alive at the last decision.
     alive: BTreeSet<PublicKey>,
     gateways: Gateways,
+    policy: Policy,
+    policy_problem: Option<String>,
     /// Where sites without an endpoint were heard before the restart.
     remembered: BTreeMap<PublicKey, SocketAddr>,
 }
@@ -173,6 +182,8 @@ impl Daemon for Hub {
             alive_before: memory.alive,
             alive: BTreeSet::new(),
             gateways,
+            policy: Policy::default(),
+            policy_problem: None,
             remembered,
         };
         hub.take_inventory(inventory, &[]);
@@ -205,7 +216,9 @@ impl Daemon for Hub {
                     Event::Journal(answer) => {
                         let _ = answer.send(Ok(self.journal.events()));
                     }
-                    Event::Why(_, answer) => refuse(answer, NO_EXPLANATION),
+                    Event::Why(request, answer) => {
+                        let _ = answer.send(Ok(self.why(&request)));
+                    }
                     Event::RotateKey(_, answer) => refuse(answer, NO_ROTATION),
                     Event::Observe => self.observe().await?,
                     Event::Reconcile => {
@@ -264,231 +277,6 @@ impl Hub {
         Ok(())
     }
 
-    async fn polled(&mut self, ended: Ended) {
-        self.last_poll = Some(Instant::now());
-        let polled = match ended.result {
-            Ok(polled) => polled,
-            Err(problem) => {
-                error!(%problem, "no answer from EC2; every tunnel stays");
-                self.clock.failed();
-                self.tally.broke_off(self.configured(&self.inventory));
-                for waiting in ended.waiting {
-                    let _ = waiting.answer.send(Err(problem.clone()));
-                }
-                return;
-            }
-        };
-        self.tally.answered(&polled.answers);
-        let failed = polled.answers.iter().any(|answer| answer.answer.is_err());
-        // Who only asks what would be, accepts nothing for others.
-        let accept_removals = ended.waiting.iter().any(|waiting| {
-            waiting.request.accept_removals && (!ended.apply || !waiting.request.dry_run)
-        });
-        let absorbed = Sweep::begin(&self.inventory, accept_removals).absorb(
-            self.inventory.clone(),
-            polled.answers,
-            &self.alive(),
-            Timestamp::now(),
-        );
-        let removed = absorbed.removed;
-        // The config may have changed while the poll was under way.
-        let configured = self.configured(&absorbed.inventory);
-        let (inventory, _) = keep_configured(absorbed.inventory, &configured);
-        if !ended.apply {
-            let next = self.decide(&inventory, self.router.identity());
-            let changes = explain::changes(&self.fleet, &next, &removed);
-            let host = self.router.preview(self.desired(&next)).await;
-            let report = |host: &[Change]| RefreshReport {
-                dry_run: true,
-                partitions: partitions(&inventory),
-                changes: changes.iter().chain(host).cloned().collect(),
-                failures: Vec::new(),
-                held_removals: inventory.held_removals,
-            };
-            match host {
-                Ok(host) => answer(ended.waiting, &report(&host)),
-                Err(error) => answer(
-                    ended.waiting,
-                    &RefreshReport {
-                        failures: vec![format!("{error:#}")],
-                        ..report(&[])
-                    },
-                ),
-            }
-            return;
-        }
-        match polled.identity {
-            Ok(identity) => self.router.set_identity(identity),
-            Err(error) => self.router.metadata_failed(&error),
-        }
-        for (partition, view) in &inventory.partitions {
-            if let Some(error) = &view.error {
-                warn!(%partition, %error, spokes = view.spokes.len(), "poll failed; its tunnels stay");
-            }
-        }
-        // A VPC without CIDRs is one that EC2 does not describe yet.
-        let undescribed = inventory
-            .spokes()
-            .any(|(_, spoke)| spoke.vpc.is_some() && spoke.cidrs.is_empty());
-        if failed || undescribed {
-            self.clock.failed();
-        } else {
-            self.clock.succeeded();
-        }
-        let tunnels = self.take_inventory(inventory, &removed);
-        let (host, failures) = self.reconcile().await;
-        self.save();
-        // Who knocked before this answer was asked for or is now known.
-        self.router.knocks();
-        service::status(&self.summary());
-        let report = RefreshReport {
-            dry_run: false,
-            partitions: partitions(&self.inventory),
-            changes: tunnels.into_iter().chain(host).collect(),
-            failures,
-            held_removals: self.inventory.held_removals,
-        };
-        answer(ended.waiting, &report);
-    }
-
-    /// Decides anew, and tells and logs what that changes.
-    fn take_inventory(&mut self, inventory: Inventory, removed: &[Removed]) -> Vec<Change> {
-        let configured = self.configured(&inventory);
-        let (inventory, dropped) = keep_configured(inventory, &configured);
-        for partition in dropped {
-            warn!(%partition, "no longer in the config: its tunnels go");
-        }
-        let fleet = self.decide(&inventory, self.router.identity());
-        let changes = explain::changes(&self.fleet, &fleet, removed);
-        for change in &changes {
-            info!(action = %change.action, what = change.what, why = change.why, "plan");
-        }
-        self.journal.record_changes(Timestamp::now(), &changes);
-        self.inventory = inventory;
-        self.carried = fleet.carried();
-        self.fleet = fleet;
-        self.alive = self.alive();
-        self.gateways.watch(&self.fleet);
-        changes
-    }
-
-    fn configured(&self, inventory: &Inventory) -> BTreeSet<Partition> {
-        self.discovery.partitions(&known(inventory))
-    }
-
-    fn decide(&self, inventory: &Inventory, identity: &Identity) -> Fleet {
-        Fleet::decide(FleetInput {
-            privnet: &self.config.privnet,
-            hub_keys: &[self.public_key],
-            hub_vpc: &identity.vpc,
-            hub_cidrs: &identity.vpc_cidrs,
-            sites: &self.sites,
-            inventory,
-            trust: &self.config.trust,
-            carried: &self.carried,
-            alive: &self.alive(),
-            health: self.gateways.health(),
-            preshared: &|_| None,
-        })
-    }
-
-    /// The keys whose tunnels carry traffic.
-    fn alive(&self) -> BTreeSet<PublicKey> {
-        let peers = self.router.peers();
-        alive::keys(
-            &peers,
-            &self.alive_before,
-            self.started.into(),
-            SystemTime::now(),
-        )
-    }
-
-    async fn gateways_changed(&mut self, changes: &[HealthChange]) {
-        for HealthChange { tunnel, from, to } in changes {
-            if let Some(tunnel) = self.fleet.tunnels.get(tunnel) {
-                info!(tunnel = tunnel.name, %from, "gateway is {to}");
-            }
-        }
-        self.settle().await;
-    }
-
-    /// Decides anew by who is alive and well now, and has the packets follow at
-    /// once: a spoke whose key is silent gets the one it published, a site that is
-    /// silent loses what another wants, a gateway takes over from another.
-    async fn settle(&mut self) {
-        let destinations: BTreeSet<IpNet> = self.fleet.cidrs().collect();
-        let inventory = std::mem::take(&mut self.inventory);
-        self.take_inventory(inventory, &[]);
-        if self.fleet.cidrs().collect::<BTreeSet<_>>() != destinations {
-            self.reconcile().await;
-            return;
-        }
-        // Routes stay as they are, and a failover does not wait for a look at them.
-        self.router.want(self.desired(&self.fleet));
-        if let Err(error) = self.router.apply_peers().await {
-            warn!("{error:#}; trying again with the next look at the host");
-        }
-    }
-
-    fn desired(&self, fleet: &Fleet) -> Desired {
-        let mut peers = fleet.peers();
-        for (key, peer) in &mut peers {
-            if peer.endpoint.is_none() {
-                peer.endpoint = self.remembered.get(key).copied();
-            }
-        }
-        Desired {
-            peers,
-            destinations: fleet.cidrs().collect(),
-        }
-    }
-
-    async fn reconcile(&mut self) -> (Vec<Change>, Vec<String>) {
-        self.router.want(self.desired(&self.fleet));
-        self.router.reconcile().await
-    }
-
-    async fn reload(&mut self) {
-        service::reloading();
-        match self.read_config() {
-            Ok((config, sites)) => {
-                for key in needs_restart(&self.config, &config) {
-                    warn!(
-                        key,
-                        "changed in the config file; it takes effect at a restart"
-                    );
-                }
-                self.discovery =
-                    Discovery::new(&self.sdk, self.router.identity(), &config.discovery);
-                self.clock = PollClock::new(config.discovery.interval);
-                self.router.set_config(config.privnet.clone(), None);
-                self.config = HubConfig {
-                    privnet: config.privnet,
-                    discovery: config.discovery,
-                    trust: config.trust,
-                    policy: config.policy,
-                    sites: config.sites,
-                    ..self.config.clone()
-                };
-                self.sites = sites;
-                self.take_inventory(self.inventory.clone(), &[]);
-                self.reconcile().await;
-                info!("config read again");
-            }
-            Err(error) => {
-                error!("the config file is not taken, the one before stays in force: {error:#}");
-                self.poll.request();
-            }
-        }
-        service::ready(&self.summary());
-    }
-
-    fn read_config(&self) -> Result<(HubConfig, Vec<Site>)> {
-        let config = self.file.read::<Self>()?;
-        let sites = load_sites(&config.sites)?;
-        Ok((config, sites))
-    }
-
     fn save(&mut self) {
         let heard = self
             .router
@@ -506,41 +294,8 @@ impl Hub {
         self.cache_problem = problem;
     }
 
-    fn status(&self) -> Status {
-        let mut tunnels = self.router.tunnels(self.fleet.tunnels.values());
-        self.watch.count_failovers(&mut tunnels);
-        Status {
-            role: Role::Hub,
-            version: env!("CARGO_PKG_VERSION").to_owned(),
-            started: self.started,
-            now: Timestamp::now(),
-            instance: Some(self.router.identity().instance.clone()),
-            privnet: self.config.privnet.clone(),
-            interface: self.router.interface_status(),
-            nat: None,
-            tunnels,
-            partitions: self.tally.status(&self.inventory),
-            next_poll: Some(self.clock.due_at()),
-            held_removals: self.inventory.held_removals,
-            policy: Vec::new(),
-            problems: self
-                .router
-                .problems()
-                .chain(&self.cache_problem)
-                .chain(self.gateways.problem())
-                .cloned()
-                .chain(self.inventory.held_removals.map(|held| held.to_string()))
-                .collect(),
-        }
-    }
-
-    fn summary(&self) -> String {
-        let tunnels = self.fleet.peers().len();
-        format!("{tunnels} tunnels configured")
-    }
 }
 
-const NO_EXPLANATION: &str = "this hub cannot explain yet: `tunnels show` has the facts";
 const NO_ROTATION: &str = "this hub cannot change its key while it runs";
 
 fn refuse<T>(answer: Answer<T>, why: &str) {
@@ -564,45 +319,3 @@ async fn who_am_i(imds: &Imds, cached: Option<&Cached>) -> Result<Identity> {
     Ok(cached.identity.clone())
 }
 
-fn load_sites(sites: &[SiteConfig]) -> Result<Vec<Site>> {
-    sites
-        .iter()
-        .map(|config| {
-            let preshared_key = config
-                .preshared_key
-                .as_deref()
-                .map(key_file::read_preshared_key)
-                .transpose()
-                .with_context(|| format!("site {}: preshared_key", config.name))?;
-            Ok(Site {
-                config: config.clone(),
-                preshared_key,
-            })
-        })
-        .collect()
-}
-
-fn partitions(inventory: &Inventory) -> Vec<PolledPartition> {
-    inventory
-        .partitions
-        .iter()
-        .map(|(partition, view)| PolledPartition {
-            partition: partition.to_string(),
-            spokes: view.spokes.len(),
-            error: view.error.clone(),
-        })
-        .collect()
-}
-
-fn answer(waiting: Vec<Waiting>, report: &RefreshReport) {
-    for Waiting {
-        request: RefreshRequest { dry_run, .. },
-        answer,
-    } in waiting
-    {
-        let _ = answer.send(Ok(RefreshReport {
-            dry_run,
-            ..report.clone()
-        }));
-    }
-}

@@ -1,0 +1,154 @@
+//! Deciding anew: when something is known that was not, when somebody fell silent or
+//! came back, when a gateway became well or sick. What is decided is
+//! `privnet_reconcile`'s; here it is asked, told and put in force.
+
+use std::collections::BTreeSet;
+use std::time::SystemTime;
+
+use ipnet::IpNet;
+use jiff::Timestamp;
+use privnet_model::admin::Change;
+use privnet_model::inventory::{Identity, Inventory, Partition};
+use privnet_model::key::PublicKey;
+use privnet_reconcile::fleet::{Fleet, FleetInput};
+use privnet_reconcile::health::HealthChange;
+use privnet_reconcile::inventory::{Removed, keep_configured};
+use privnet_reconcile::policy::{Policy, PolicyInput};
+use privnet_reconcile::{alive, explain};
+use privnet_runtime::router::Desired;
+use tracing::{info, warn};
+
+use super::Hub;
+use crate::poll::known;
+
+impl Hub {
+    /// Decides anew, and tells and logs what that changes.
+    pub(super) fn take_inventory(&mut self, inventory: Inventory, removed: &[Removed]) -> Vec<Change> {
+        let configured = self.configured(&inventory);
+        let (inventory, dropped) = keep_configured(inventory, &configured);
+        for partition in dropped {
+            warn!(%partition, "no longer in the config: its tunnels go");
+        }
+        let fleet = self.decide(&inventory, self.router.identity());
+        let changes = explain::changes(&self.fleet, &fleet, removed);
+        for change in &changes {
+            info!(action = %change.action, what = change.what, why = change.why, "plan");
+        }
+        self.journal.record_changes(Timestamp::now(), &changes);
+        self.inventory = inventory;
+        self.carried = fleet.carried();
+        self.fleet = fleet;
+        self.enforce_policy();
+        self.alive = self.alive();
+        self.gateways.watch(&self.fleet);
+        changes
+    }
+
+    pub(super) fn configured(&self, inventory: &Inventory) -> BTreeSet<Partition> {
+        self.discovery.partitions(&known(inventory))
+    }
+
+    pub(super) fn decide(&self, inventory: &Inventory, identity: &Identity) -> Fleet {
+        Fleet::decide(FleetInput {
+            privnet: &self.config.privnet,
+            hub_keys: &[self.public_key],
+            hub_vpc: &identity.vpc,
+            hub_cidrs: &identity.vpc_cidrs,
+            sites: &self.sites,
+            inventory,
+            trust: &self.config.trust,
+            carried: &self.carried,
+            alive: &self.alive(),
+            health: self.gateways.health(),
+            preshared: &|_| None,
+        })
+    }
+
+    /// Compiles the policy for the sites that there are, and has the data plane keep
+    /// to it before any peer is added because of them. One that cannot be compiled
+    /// leaves the one before in force.
+    fn enforce_policy(&mut self) {
+        let compiled = Policy::compile(PolicyInput {
+            rules: &self.config.policy,
+            fleet: &self.fleet,
+            inventory: &self.inventory,
+            hub_cidrs: &self.router.identity().vpc_cidrs,
+            control: HUB_ADDRESS.into(),
+        });
+        let enforced = match compiled {
+            Ok(policy) if policy.table() == self.policy.table() => {
+                self.policy = policy;
+                Ok(())
+            }
+            Ok(policy) => self.router.set_policy(policy.table()).map(|()| {
+                self.policy = policy;
+            }),
+            Err(error) => Err(error.into()),
+        };
+        let problem = enforced.err().map(|error| {
+            format!("the policy before stays in force, the new one cannot be: {error:#}")
+        });
+        if let Some(problem) = &problem
+            && self.policy_problem.as_ref() != Some(problem)
+        {
+            warn!("{problem}");
+        }
+        self.policy_problem = problem;
+    }
+
+    /// The keys whose tunnels carry traffic.
+    pub(super) fn alive(&self) -> BTreeSet<PublicKey> {
+        let peers = self.router.peers();
+        alive::keys(
+            &peers,
+            &self.alive_before,
+            self.started.into(),
+            SystemTime::now(),
+        )
+    }
+
+    pub(super) async fn gateways_changed(&mut self, changes: &[HealthChange]) {
+        for HealthChange { tunnel, from, to } in changes {
+            if let Some(tunnel) = self.fleet.tunnels.get(tunnel) {
+                info!(tunnel = tunnel.name, %from, "gateway is {to}");
+            }
+        }
+        self.settle().await;
+    }
+
+    /// Decides anew by who is alive and well now, and has the packets follow at
+    /// once: a spoke whose key is silent gets the one it published, a site that is
+    /// silent loses what another wants, a gateway takes over from another.
+    pub(super) async fn settle(&mut self) {
+        let destinations: BTreeSet<IpNet> = self.fleet.cidrs().collect();
+        let inventory = std::mem::take(&mut self.inventory);
+        self.take_inventory(inventory, &[]);
+        if self.fleet.cidrs().collect::<BTreeSet<_>>() != destinations {
+            self.reconcile().await;
+            return;
+        }
+        // Routes stay as they are, and a failover does not wait for a look at them.
+        self.router.want(self.desired(&self.fleet));
+        if let Err(error) = self.router.apply_peers().await {
+            warn!("{error:#}; trying again with the next look at the host");
+        }
+    }
+
+    pub(super) fn desired(&self, fleet: &Fleet) -> Desired {
+        let mut peers = fleet.peers();
+        for (key, peer) in &mut peers {
+            if peer.endpoint.is_none() {
+                peer.endpoint = self.remembered.get(key).copied();
+            }
+        }
+        Desired {
+            peers,
+            destinations: fleet.cidrs().collect(),
+        }
+    }
+
+    pub(super) async fn reconcile(&mut self) -> (Vec<Change>, Vec<String>) {
+        self.router.want(self.desired(&self.fleet));
+        self.router.reconcile().await
+    }
+}

@@ -1,0 +1,73 @@
+//! The config file, read again.
+
+use anyhow::{Context, Result};
+use privnet_ec2::Discovery;
+use privnet_model::config::hub::{HubConfig, SiteConfig};
+use privnet_reconcile::fleet::Site;
+use privnet_runtime::poll_clock::PollClock;
+use privnet_runtime::{key_file, service};
+use tracing::{error, info, warn};
+
+use super::Hub;
+use crate::restart::needs_restart;
+
+impl Hub {
+    pub(super) async fn reload(&mut self) {
+        service::reloading();
+        match self.read_config() {
+            Ok((config, sites)) => {
+                for key in needs_restart(&self.config, &config) {
+                    warn!(
+                        key,
+                        "changed in the config file; it takes effect at a restart"
+                    );
+                }
+                self.discovery =
+                    Discovery::new(&self.sdk, self.router.identity(), &config.discovery);
+                self.clock = PollClock::new(config.discovery.interval);
+                self.router.set_config(config.privnet.clone(), None);
+                self.config = HubConfig {
+                    privnet: config.privnet,
+                    discovery: config.discovery,
+                    trust: config.trust,
+                    policy: config.policy,
+                    sites: config.sites,
+                    ..self.config.clone()
+                };
+                self.sites = sites;
+                self.take_inventory(self.inventory.clone(), &[]);
+                self.reconcile().await;
+                info!("config read again");
+            }
+            Err(error) => {
+                error!("the config file is not taken, the one before stays in force: {error:#}");
+                self.poll.request();
+            }
+        }
+        service::ready(&self.summary());
+    }
+
+    fn read_config(&self) -> Result<(HubConfig, Vec<Site>)> {
+        let config = self.file.read::<Self>()?;
+        let sites = load_sites(&config.sites)?;
+        Ok((config, sites))
+    }
+}
+
+pub(super) fn load_sites(sites: &[SiteConfig]) -> Result<Vec<Site>> {
+    sites
+        .iter()
+        .map(|config| {
+            let preshared_key = config
+                .preshared_key
+                .as_deref()
+                .map(key_file::read_preshared_key)
+                .transpose()
+                .with_context(|| format!("site {}: preshared_key", config.name))?;
+            Ok(Site {
+                config: config.clone(),
+                preshared_key,
+            })
+        })
+        .collect()
+}
