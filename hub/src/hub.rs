@@ -8,12 +8,14 @@ use std::time::{Duration, Instant, SystemTime};
 use anyhow::{Context, Result};
 use ipnet::IpNet;
 use jiff::Timestamp;
-use privnet_ec2::{Discovery, Imds, SdkContext};
+use privnet_ec2::{Discovery, Imds, ParameterStore, ProofCourier, SdkContext};
 use privnet_model::admin::{Change, PolledPartition, RefreshReport, RefreshRequest};
 use privnet_model::config::ConfigErrors;
 use privnet_model::config::hub::{HubConfig, SiteConfig};
+use privnet_model::enrol::{HUB, HUB_ADDRESS};
 use privnet_model::inventory::{Identity, Inventory, Partition};
 use privnet_model::key::PublicKey;
+use privnet_model::secret::{FleetSecret, TunnelSecrets};
 use privnet_model::status::{Role, Status};
 use privnet_reconcile::explain;
 use privnet_reconcile::fleet::{Carried, Fleet, FleetInput, Site};
@@ -23,15 +25,18 @@ use privnet_reconcile::memory::Memory;
 use privnet_reconcile::{alive, pin};
 use privnet_runtime::command::{ConfigFile, Daemon};
 use privnet_runtime::events::{Answer, Event, Events};
+use privnet_runtime::fleet_secret::{FleetSecretWatch, changed};
 use privnet_runtime::key_file;
 use privnet_runtime::poll_clock::PollClock;
 use privnet_runtime::probe::Prober;
 use privnet_runtime::router::{Desired, Router, TunnelInterface};
 use privnet_runtime::service;
 use privnet_runtime::signals::Signal;
+use privnet_runtime::tunnel_port::{Call, TunnelPort};
 use tracing::{error, info, warn};
 
 use crate::cache::{Cache, Cached};
+use crate::enrolment::{Enrolment, Judged};
 use crate::gateways::Gateways;
 use crate::journal::{Journal, View, Watch};
 use crate::poll::{Ended, Poll, Waiting, known};
@@ -65,6 +70,8 @@ pub struct Hub {
     watch: Watch,
     last_poll: Option<Instant>,
     strangers: Strangers,
+    enrolment: Enrolment,
+    fleet_secret: Option<FleetSecretWatch>,
     cache: Cache,
     cache_problem: Option<String>,
     /// Who carried what, as decided last.
@@ -129,6 +136,7 @@ impl Daemon for Hub {
         let sdk = SdkContext::load(&identity.region).await;
         let discovery = Discovery::new(&sdk, &identity, &config.discovery);
         let gateways = Gateways::new(Prober::new(&config.interface, None));
+        let courier = ProofCourier::new(&sdk, &identity.region);
         let router = Router::open(
             config.privnet.clone(),
             identity,
@@ -141,13 +149,16 @@ impl Daemon for Hub {
                 workers: config.workers,
                 offloads: config.offloads,
                 relay: true,
+                addresses: vec![HUB_ADDRESS.into()],
             }),
         )
         .await?;
+        events.take_calls(TunnelPort::bind(&config.interface, HUB.into())?);
         let memory = cached.as_ref().map(|cached| cached.memory.clone());
         let memory = memory.unwrap_or_default();
         let inventory = memory.inventory();
         let remembered = cached.map(|cached| cached.endpoints()).unwrap_or_default();
+        let fleet_secret = fleet_secret(&config, router.identity(), None);
         let mut hub = Self {
             clock: PollClock::new(config.discovery.interval),
             config,
@@ -167,6 +178,8 @@ impl Daemon for Hub {
             watch: Watch::default(),
             last_poll: None,
             strangers: Strangers::default(),
+            enrolment: Enrolment::new(courier),
+            fleet_secret,
             cache,
             cache_problem: None,
             carried: memory.carried,
@@ -192,6 +205,11 @@ impl Daemon for Hub {
                     self.clock.started();
                     self.poll.request();
                 }
+                judged = self.enrolment.judged() => self.judged(judged).await,
+                () = changed(&mut self.fleet_secret) => {
+                    self.take_inventory(self.inventory.clone(), &[]);
+                    self.reconcile().await;
+                }
                 event = events.next() => match event {
                     Event::Signal(Signal::Stop) => {
                         info!("told to stop");
@@ -211,6 +229,7 @@ impl Daemon for Hub {
                     Event::Reconcile => {
                         self.router.reconcile().await;
                     }
+                    Event::Call(call) => self.called(call).await,
                 },
             }
         }
@@ -262,6 +281,35 @@ impl Hub {
             }
         }
         Ok(())
+    }
+
+    /// A spoke calls through its tunnel.
+    async fn called(&mut self, call: Call) {
+        let Self {
+            enrolment,
+            fleet,
+            inventory,
+            public_key,
+            config,
+            ..
+        } = self;
+        if enrolment.called(call, fleet, inventory, public_key, config.trust.proof) {
+            self.take_up().await;
+        }
+    }
+
+    /// STS has said who signed a spoke's proof.
+    async fn judged(&mut self, judged: Judged) {
+        if judged.note(&mut self.inventory) {
+            self.take_up().await;
+        }
+    }
+
+    /// Brings about what follows from something that a spoke said.
+    async fn take_up(&mut self) {
+        self.take_inventory(self.inventory.clone(), &[]);
+        self.reconcile().await;
+        self.save();
     }
 
     async fn polled(&mut self, ended: Ended) {
@@ -376,6 +424,13 @@ impl Hub {
         self.discovery.partitions(&known(inventory))
     }
 
+    /// The preshared keys of the tunnel to the spoke with this public key, once the
+    /// fleet's secret is known.
+    fn preshared(&self, spoke: &PublicKey) -> Option<TunnelSecrets> {
+        let secret = self.fleet_secret.as_ref()?.secret()?;
+        Some(secret.tunnel(spoke, &self.public_key))
+    }
+
     fn decide(&self, inventory: &Inventory, identity: &Identity) -> Fleet {
         Fleet::decide(FleetInput {
             privnet: &self.config.privnet,
@@ -388,7 +443,7 @@ impl Hub {
             carried: &self.carried,
             alive: &self.alive(),
             health: self.gateways.health(),
-            preshared: &|_| None,
+            preshared: &|spoke| Some(self.preshared(spoke)?.current),
         })
     }
 
@@ -432,10 +487,22 @@ impl Hub {
 
     fn desired(&self, fleet: &Fleet) -> Desired {
         let mut peers = fleet.peers();
+        let is_site = |key: &PublicKey| {
+            let mut sites = self.sites.iter();
+            sites.any(|site| site.config.public_key == *key)
+        };
         for (key, peer) in &mut peers {
             if peer.endpoint.is_none() {
                 peer.endpoint = self.remembered.get(key).copied();
             }
+            if !is_site(key) {
+                let keys = self.preshared(key);
+                peer.also_preshared_key = keys.and_then(|keys| keys.previous);
+            }
+        }
+        if self.fleet_secret.is_some() {
+            // While the secret is not known, no tunnel is better than one without it.
+            peers.retain(|key, peer| is_site(key) || peer.preshared_key.is_some());
         }
         Desired {
             peers,
@@ -462,6 +529,14 @@ impl Hub {
                     Discovery::new(&self.sdk, self.router.identity(), &config.discovery);
                 self.clock = PollClock::new(config.discovery.interval);
                 self.router.set_config(config.privnet.clone(), None);
+                let secret = &config.trust.preshared_key;
+                if *secret != self.config.trust.preshared_key {
+                    // Until the new place has been read, the old one's is in force.
+                    let known = self.fleet_secret.as_ref().and_then(FleetSecretWatch::secret);
+                    self.fleet_secret = fleet_secret(&config, self.router.identity(), known);
+                } else if let Some(secret) = &self.fleet_secret {
+                    secret.again();
+                }
                 self.config = HubConfig {
                     privnet: config.privnet,
                     discovery: config.discovery,
@@ -509,6 +584,8 @@ impl Hub {
     fn status(&self) -> Status {
         let mut tunnels = self.router.tunnels(self.fleet.tunnels.values());
         self.watch.count_failovers(&mut tunnels);
+        let secret_problem = self.fleet_secret.as_ref();
+        let secret_problem = secret_problem.and_then(FleetSecretWatch::problem);
         Status {
             role: Role::Hub,
             version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -530,6 +607,7 @@ impl Hub {
                 .chain(self.gateways.problem())
                 .cloned()
                 .chain(self.inventory.held_removals.map(|held| held.to_string()))
+                .chain(secret_problem)
                 .collect(),
         }
     }
@@ -580,6 +658,24 @@ fn load_sites(sites: &[SiteConfig]) -> Result<Vec<Site>> {
             })
         })
         .collect()
+}
+
+/// Looks after the fleet's secret, if the config names one.
+fn fleet_secret(
+    config: &HubConfig,
+    identity: &Identity,
+    known: Option<FleetSecret>,
+) -> Option<FleetSecretWatch> {
+    let source = config.trust.preshared_key.clone()?;
+    let store = ParameterStore::from_env(&identity.region);
+    let watch = FleetSecretWatch::start(source, known, move |name| {
+        let store = store.clone();
+        async move {
+            let secret = store.fleet_secret(&name).await;
+            secret.map_err(|error| error.to_string())
+        }
+    });
+    Some(watch)
 }
 
 fn partitions(inventory: &Inventory) -> Vec<PolledPartition> {

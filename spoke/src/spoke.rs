@@ -1,22 +1,26 @@
 //! The spoke: its state, and the loop that owns it.
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use anyhow::{Result, bail};
 use jiff::Timestamp;
-use privnet_ec2::{Imds, ImdsError};
+use privnet_ec2::{Imds, ImdsError, ParameterStore};
 use privnet_model::admin::RefreshReport;
 use privnet_model::config::ConfigErrors;
 use privnet_model::config::spoke::{HubPeerConfig, NatConfig, SpokeConfig};
+use privnet_model::enrol::HUB_ADDRESS;
 use privnet_model::inventory::{Identity, Transport};
+use privnet_model::key::{PresharedKey, PublicKey};
 use privnet_model::peer::PeerConfig;
+use privnet_model::secret::FleetSecret;
 use privnet_model::status::{Origin, Role, Status};
 use privnet_reconcile::fleet::PlannedTunnel;
 use privnet_runtime::command::{ConfigFile, Daemon};
 use privnet_runtime::events::{Answer, Event, Events};
+use privnet_runtime::fleet_secret::{FleetSecretWatch, changed};
 use privnet_runtime::key_file;
 use privnet_runtime::router::{Desired, Router, TunnelInterface};
 use privnet_runtime::service;
@@ -25,11 +29,14 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, Interval, MissedTickBehavior};
 use tracing::{error, info, warn};
 
+use crate::enrol::{Enrolment, Tunnel};
 use crate::publish::{Published, Publisher};
 
 /// How long a spoke waits for its metadata service before it gives up and is
 /// started anew.
 const METADATA_PATIENCE: Duration = Duration::from_secs(60);
+/// After this time WireGuard itself no longer uses a session (`REJECT_AFTER_TIME`).
+const STALE: Duration = Duration::from_secs(180);
 /// How often it asks whether its VPC has gained or lost a CIDR.
 const METADATA_INTERVAL: Duration = Duration::from_secs(60);
 
@@ -41,7 +48,12 @@ pub struct Spoke {
     imds: Imds,
     router: Router,
     hubs: Vec<PlannedTunnel>,
+    public_key: Option<PublicKey>,
     publisher: Option<Publisher>,
+    fleet_secret: Option<FleetSecretWatch>,
+    enrolment: Option<Enrolment>,
+    /// Whether there was a session with the hub at the last look.
+    was_up: bool,
     asking: Option<JoinHandle<Result<Identity, ImdsError>>>,
     ask: Interval,
     waiting: Vec<(bool, Answer)>,
@@ -85,6 +97,7 @@ impl Daemon for Spoke {
                 workers: config.workers,
                 offloads: config.offloads,
                 relay: false,
+                addresses: Vec::new(),
             }),
         };
         let public_key = tunnel.as_ref().map(|tunnel| tunnel.private_key.public());
@@ -131,18 +144,23 @@ impl Daemon for Spoke {
         ask.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut spoke = Self {
             hubs: hubs(&config),
-            config,
-            file,
             started: Timestamp::now(),
             imds,
+            fleet_secret: fleet_secret(&config, router.identity(), None),
+            enrolment: None,
+            was_up: false,
             router,
+            public_key,
             publisher,
             asking: None,
             ask,
             waiting: Vec::new(),
+            config,
+            file,
         };
         spoke.router.want(spoke.desired());
         spoke.router.reconcile().await;
+        spoke.enrol();
         service::ready(&spoke.summary());
         Ok(Some(spoke))
     }
@@ -152,6 +170,10 @@ impl Daemon for Spoke {
             tokio::select! {
                 identity = answered(&mut self.asking) => self.told(identity).await,
                 _ = self.ask.tick() => self.ask_metadata(),
+                () = changed(&mut self.fleet_secret) => {
+                    self.router.want(self.desired());
+                    self.router.reconcile().await;
+                }
                 event = events.next() => match event {
                     Event::Signal(Signal::Stop) => {
                         info!("told to stop");
@@ -170,10 +192,13 @@ impl Daemon for Spoke {
                     Event::RotateKey(_, answer) => refuse(answer, NO_ROTATION),
                     Event::Observe => {
                         self.router.observe(&self.hubs)?;
+                        self.greet();
                     }
                     Event::Reconcile => {
                         self.router.reconcile().await;
                     }
+                    // A spoke has no port inside its tunnel.
+                    Event::Call(call) => drop(call),
                 },
             }
         }
@@ -215,10 +240,10 @@ impl Spoke {
         }
         let (changes, failed) = self.router.reconcile().await;
         failures.extend(failed);
-        if !waiting.is_empty()
-            && let Some(publisher) = &self.publisher
-        {
-            publisher.again();
+        if !waiting.is_empty() {
+            self.publisher.iter().for_each(Publisher::again);
+            self.enrolment.iter().for_each(Enrolment::again);
+            self.fleet_secret.iter().for_each(FleetSecretWatch::again);
         }
         answer(waiting, &changes, &failures);
     }
@@ -245,6 +270,17 @@ impl Spoke {
                 if same_transport {
                     self.config.hubs = config.hubs;
                 }
+                if self.config.preshared_key != config.preshared_key {
+                    self.config.preshared_key = config.preshared_key;
+                    // Until the new place has been read, the old one's is in force.
+                    let known = self.fleet_secret.as_ref().and_then(FleetSecretWatch::secret);
+                    let identity = self.router.identity();
+                    self.fleet_secret = fleet_secret(&self.config, identity, known);
+                } else if let Some(secret) = &self.fleet_secret {
+                    secret.again();
+                }
+                self.config.prove = config.prove;
+                self.enrol();
                 self.hubs = hubs(&self.config);
                 self.router.want(self.desired());
                 self.router.reconcile().await;
@@ -262,31 +298,73 @@ impl Spoke {
     }
 
     fn desired(&self) -> Desired {
-        let privnet = self.config.privnet.nets();
+        // The hub's own address inside the tunnel is not in the privnet.
+        let mut destinations = self.config.privnet.nets().to_vec();
+        destinations.push(IpAddr::from(HUB_ADDRESS).into());
         let peers: BTreeMap<_, _> = self
             .config
             .hubs
             .iter()
-            .map(|hub| {
+            .filter_map(|hub| {
+                let (preshared_key, also_preshared_key) = self.preshared_keys(hub)?;
                 let peer = PeerConfig {
-                    preshared_key: None,
+                    preshared_key,
+                    also_preshared_key,
                     endpoint: Some(hub.endpoint),
                     keepalive: hub.keepalive,
-                    allowed_ips: privnet.iter().copied().collect(),
+                    allowed_ips: destinations.iter().copied().collect(),
                     ..PeerConfig::default()
                 };
-                (hub.public_key, peer)
+                Some((hub.public_key, peer))
             })
             .collect();
-        let destinations = if peers.is_empty() {
-            Vec::new()
-        } else {
-            privnet.to_vec()
-        };
+        if peers.is_empty() {
+            destinations.clear();
+        }
         Desired {
             peers,
             destinations,
         }
+    }
+
+    /// The preshared keys of the tunnel to this hub, the one in use and the one
+    /// before, if there are to be any; `None` while they are not known. Without
+    /// them the hub would not answer.
+    fn preshared_keys(
+        &self,
+        hub: &HubPeerConfig,
+    ) -> Option<(Option<PresharedKey>, Option<PresharedKey>)> {
+        let Some(watch) = &self.fleet_secret else {
+            return Some((None, None));
+        };
+        let keys = watch.secret()?.tunnel(&self.public_key?, &hub.public_key);
+        Some((Some(keys.current), keys.previous))
+    }
+
+    /// A tunnel that has come up is used at once: the hub may wait for a proof.
+    fn greet(&mut self) {
+        let now = SystemTime::now();
+        let fresh = |at: SystemTime| now.duration_since(at).is_ok_and(|age| age < STALE);
+        let mut peers = self.router.peers().into_iter();
+        let up = peers.any(|peer| peer.last_handshake.is_some_and(fresh));
+        if up && !self.was_up {
+            self.enrolment.iter().for_each(Enrolment::again);
+        }
+        self.was_up = up;
+    }
+
+    /// Starts to prove to the hub who we are, as far as it wants that and the
+    /// config allows it; anew after either key has changed.
+    fn enrol(&mut self) {
+        self.enrolment = match (self.config.hubs.as_slice(), self.public_key) {
+            ([hub], Some(own_key)) if self.config.prove => Some(Enrolment::start(Tunnel {
+                interface: self.config.interface.clone(),
+                region: self.router.identity().region.clone(),
+                own_key,
+                hub_key: hub.public_key,
+            })),
+            _ => None,
+        };
     }
 
     fn status(&self) -> Status {
@@ -309,6 +387,8 @@ impl Spoke {
                 .problems()
                 .cloned()
                 .chain(self.publisher.as_ref().and_then(Publisher::problem))
+                .chain(self.fleet_secret.as_ref().and_then(FleetSecretWatch::problem))
+                .chain(self.enrolment.as_ref().and_then(Enrolment::problem))
                 .collect(),
         }
     }
@@ -336,6 +416,24 @@ async fn answered(
         Ok(Err(error)) => Err(format!("{:#}", anyhow::Error::from(error))),
         Err(error) => Err(format!("asking the metadata service broke off: {error}")),
     }
+}
+
+/// Looks after the fleet's secret, if the config names one.
+fn fleet_secret(
+    config: &SpokeConfig,
+    identity: &Identity,
+    known: Option<FleetSecret>,
+) -> Option<FleetSecretWatch> {
+    let source = config.preshared_key.clone()?;
+    let store = ParameterStore::from_env(&identity.region);
+    let watch = FleetSecretWatch::start(source, known, move |name| {
+        let store = store.clone();
+        async move {
+            let secret = store.fleet_secret(&name).await;
+            secret.map_err(|error| error.to_string())
+        }
+    });
+    Some(watch)
 }
 
 /// The hubs as tunnels: what the operator sees on a spoke.
