@@ -668,14 +668,7 @@ fn fleet_secret(
 ) -> Option<FleetSecretWatch> {
     let source = config.trust.preshared_key.clone()?;
     let store = ParameterStore::from_env(&identity.region);
-    let watch = FleetSecretWatch::start(source, known, move |name| {
-        let store = store.clone();
-        async move {
-            let secret = store.fleet_secret(&name).await;
-            secret.map_err(|error| error.to_string())
-        }
-    });
-    Some(watch)
+    Some(FleetSecretWatch::start(source, known, store.reader()))
 }
 
 fn partitions(inventory: &Inventory) -> Vec<PolledPartition> {

@@ -41,7 +41,7 @@ pub use discovery::Discovery;
 pub use error::{Ec2Error, Operation, Reason};
 pub use imds::{Imds, ImdsError};
 pub use proof::{ProofCourier, ProofSigner, StsAnswer};
-pub use secret::{ParameterStore, SecretFetchError, SecretFetchReason};
+pub use secret::{ParameterStore, SecretFetchError, SecretFetchReason, SecretRead};
 pub use signed::CallError;
 pub use tags::{Published, TagPublisher};
 

@@ -4,6 +4,7 @@
 //! asks keeps what was known before, and comes again.
 
 use std::fmt;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -31,6 +32,9 @@ pub struct ParameterStore {
     context: Arc<OnceCell<SdkContext>>,
     region: Region,
 }
+
+/// A secret that is being read.
+pub type SecretRead = Pin<Box<dyn Future<Output = Result<FleetSecret, String>> + Send>>;
 
 /// Why the secret could not be had from the Parameter Store.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -91,7 +95,19 @@ impl ParameterStore {
         }
     }
 
-    /// The fleet's secret under this name, of at most 10 s.
+    /// Reads secrets by name, for those who know nothing of AWS; an error is one
+    /// sentence.
+    pub fn reader(self) -> impl Fn(String) -> SecretRead + Send + Sync + 'static {
+        move |name| {
+            let store = self.clone();
+            Box::pin(async move {
+                let secret = store.fleet_secret(&name).await;
+                secret.map_err(|error| error.to_string())
+            })
+        }
+    }
+
+    /// The fleet's secret under this name, within 10 s.
     ///
     /// # Errors
     /// There is none, or it cannot be had now. The text never holds any of it.
