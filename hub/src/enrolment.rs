@@ -253,10 +253,7 @@ impl Judged {
             }
             // STS did not say: that is not held against the spoke.
             Err(error) if error.is_temporary() => (None, Err(refused(&caller, error))),
-            Err(error) => (
-                Some(Err(error.to_string())),
-                Err(refused(&caller, error)),
-            ),
+            Err(error) => (Some(Err(error.to_string())), Err(refused(&caller, error))),
         };
         let has_news = noted.is_some();
         let known = noted.is_none_or(|noted| {
@@ -471,7 +468,10 @@ mod tests {
         assert_eq!((changed, me.unwrap().next_key), (false, Some(key(7))));
         for taken in [HUB, key(7), key(1)] {
             let (changed, refused) = known.next(2, taken).await;
-            assert!(!changed && matches!(refused, Err(Refusal::Never(_))), "{refused:?}");
+            assert!(
+                !changed && matches!(refused, Err(Refusal::Never(_))),
+                "{refused:?}"
+            );
         }
         // The key in use takes it back.
         let (changed, me) = known.next(1, key(1)).await;
@@ -485,7 +485,10 @@ mod tests {
         assert!(known.next(1, key(7)).await.0);
         let next = NextKey { public_key: key(8) };
         let (changed, refused) = known.call(1, Question::NextKey(next), false).await;
-        assert!(!changed && matches!(refused, Err(Refusal::Later(_))), "{refused:?}");
+        assert!(
+            !changed && matches!(refused, Err(Refusal::Later(_))),
+            "{refused:?}"
+        );
         let next = NextKey { public_key: key(6) };
         let (changed, _) = known.call(2, Question::NextKey(next), false).await;
         assert!(changed, "another spoke waits for it");

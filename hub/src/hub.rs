@@ -15,7 +15,6 @@ use privnet_model::config::hub::{HubConfig, SiteConfig};
 use privnet_model::enrol::{HUB, HUB_ADDRESS};
 use privnet_model::inventory::{Identity, Inventory, Partition};
 use privnet_model::key::PublicKey;
-use privnet_model::secret::{FleetSecret, TunnelSecrets};
 use privnet_model::status::{Role, Status};
 use privnet_reconcile::explain;
 use privnet_reconcile::fleet::{Carried, Fleet, FleetInput, Site};
@@ -25,7 +24,7 @@ use privnet_reconcile::memory::Memory;
 use privnet_reconcile::{alive, pin};
 use privnet_runtime::command::{ConfigFile, Daemon};
 use privnet_runtime::events::{Answer, Event, Events};
-use privnet_runtime::fleet_secret::{FleetSecretWatch, changed};
+use privnet_runtime::fleet_secret::{Preshared, TunnelKeys};
 use privnet_runtime::key_file;
 use privnet_runtime::poll_clock::PollClock;
 use privnet_runtime::probe::Prober;
@@ -71,7 +70,7 @@ pub struct Hub {
     last_poll: Option<Instant>,
     strangers: Strangers,
     enrolment: Enrolment,
-    fleet_secret: Option<FleetSecretWatch>,
+    preshared: Preshared,
     cache: Cache,
     cache_problem: Option<String>,
     /// Who carried what, as decided last.
@@ -158,7 +157,9 @@ impl Daemon for Hub {
         let memory = memory.unwrap_or_default();
         let inventory = memory.inventory();
         let remembered = cached.map(|cached| cached.endpoints()).unwrap_or_default();
-        let fleet_secret = fleet_secret(&config, router.identity(), None);
+        let mut preshared = Preshared::default();
+        let store = ParameterStore::from_env(&router.identity().region);
+        preshared.configure(config.trust.preshared_key.as_ref(), store.reader());
         let mut hub = Self {
             clock: PollClock::new(config.discovery.interval),
             config,
@@ -179,7 +180,7 @@ impl Daemon for Hub {
             last_poll: None,
             strangers: Strangers::default(),
             enrolment: Enrolment::new(courier),
-            fleet_secret,
+            preshared,
             cache,
             cache_problem: None,
             carried: memory.carried,
@@ -206,7 +207,7 @@ impl Daemon for Hub {
                     self.poll.request();
                 }
                 judged = self.enrolment.judged() => self.judged(judged).await,
-                () = changed(&mut self.fleet_secret) => {
+                () = self.preshared.changed() => {
                     self.take_inventory(self.inventory.clone(), &[]);
                     self.reconcile().await;
                 }
@@ -424,13 +425,6 @@ impl Hub {
         self.discovery.partitions(&known(inventory))
     }
 
-    /// The preshared keys of the tunnel to the spoke with this public key, once the
-    /// fleet's secret is known.
-    fn preshared(&self, spoke: &PublicKey) -> Option<TunnelSecrets> {
-        let secret = self.fleet_secret.as_ref()?.secret()?;
-        Some(secret.tunnel(spoke, &self.public_key))
-    }
-
     fn decide(&self, inventory: &Inventory, identity: &Identity) -> Fleet {
         Fleet::decide(FleetInput {
             privnet: &self.config.privnet,
@@ -443,7 +437,10 @@ impl Hub {
             carried: &self.carried,
             alive: &self.alive(),
             health: self.gateways.health(),
-            preshared: &|spoke| Some(self.preshared(spoke)?.current),
+            preshared: &|spoke| match self.preshared.keys(spoke, &self.public_key) {
+                TunnelKeys::Known(keys) => Some(keys.current),
+                TunnelKeys::None | TunnelKeys::Unknown => None,
+            },
         })
     }
 
@@ -495,15 +492,22 @@ impl Hub {
             if peer.endpoint.is_none() {
                 peer.endpoint = self.remembered.get(key).copied();
             }
-            if !is_site(key) {
-                let keys = self.preshared(key);
-                peer.also_preshared_key = keys.and_then(|keys| keys.previous);
+        }
+        // While the secret is not known, no tunnel is better than one without it.
+        peers.retain(|key, peer| {
+            let keys = match is_site(key) {
+                true => TunnelKeys::None,
+                false => self.preshared.keys(key, &self.public_key),
+            };
+            match keys {
+                TunnelKeys::None => true,
+                TunnelKeys::Unknown => false,
+                TunnelKeys::Known(keys) => {
+                    peer.also_preshared_key = keys.previous;
+                    true
+                }
             }
-        }
-        if self.fleet_secret.is_some() {
-            // While the secret is not known, no tunnel is better than one without it.
-            peers.retain(|key, peer| is_site(key) || peer.preshared_key.is_some());
-        }
+        });
         Desired {
             peers,
             destinations: fleet.cidrs().collect(),
@@ -529,14 +533,9 @@ impl Hub {
                     Discovery::new(&self.sdk, self.router.identity(), &config.discovery);
                 self.clock = PollClock::new(config.discovery.interval);
                 self.router.set_config(config.privnet.clone(), None);
-                let secret = &config.trust.preshared_key;
-                if *secret != self.config.trust.preshared_key {
-                    // Until the new place has been read, the old one's is in force.
-                    let known = self.fleet_secret.as_ref().and_then(FleetSecretWatch::secret);
-                    self.fleet_secret = fleet_secret(&config, self.router.identity(), known);
-                } else if let Some(secret) = &self.fleet_secret {
-                    secret.again();
-                }
+                let store = ParameterStore::from_env(&self.router.identity().region);
+                let secret = config.trust.preshared_key.as_ref();
+                self.preshared.configure(secret, store.reader());
                 self.config = HubConfig {
                     privnet: config.privnet,
                     discovery: config.discovery,
@@ -584,8 +583,6 @@ impl Hub {
     fn status(&self) -> Status {
         let mut tunnels = self.router.tunnels(self.fleet.tunnels.values());
         self.watch.count_failovers(&mut tunnels);
-        let secret_problem = self.fleet_secret.as_ref();
-        let secret_problem = secret_problem.and_then(FleetSecretWatch::problem);
         Status {
             role: Role::Hub,
             version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -607,7 +604,7 @@ impl Hub {
                 .chain(self.gateways.problem())
                 .cloned()
                 .chain(self.inventory.held_removals.map(|held| held.to_string()))
-                .chain(secret_problem)
+                .chain(self.preshared.problem())
                 .collect(),
         }
     }
@@ -658,17 +655,6 @@ fn load_sites(sites: &[SiteConfig]) -> Result<Vec<Site>> {
             })
         })
         .collect()
-}
-
-/// Looks after the fleet's secret, if the config names one.
-fn fleet_secret(
-    config: &HubConfig,
-    identity: &Identity,
-    known: Option<FleetSecret>,
-) -> Option<FleetSecretWatch> {
-    let source = config.trust.preshared_key.clone()?;
-    let store = ParameterStore::from_env(&identity.region);
-    Some(FleetSecretWatch::start(source, known, store.reader()))
 }
 
 fn partitions(inventory: &Inventory) -> Vec<PolledPartition> {

@@ -68,7 +68,10 @@ impl Enrolment {
     ///
     /// # Errors
     /// The hub did not take note of it: keep the key in use.
-    #[expect(dead_code, reason = "the rotation of keys, which is built on it, comes after it")]
+    #[expect(
+        dead_code,
+        reason = "the rotation of keys, which is built on it, comes after it"
+    )]
     pub(crate) fn announce_next_key(
         &self,
         key: PublicKey,
@@ -94,7 +97,9 @@ async fn announce(
                 Err(error @ (HubCallError::Refused(_) | HubCallError::Protocol(_))) => {
                     return Err(error);
                 }
-                Err(error) => debug!(%error, retry_in = ?pause, "the hub does not know the next key yet"),
+                Err(error) => {
+                    debug!(%error, retry_in = ?pause, "the hub does not know the next key yet")
+                }
             }
             sleep(pause).await;
             pause = (pause * 2).min(LONGEST_PAUSE);
@@ -156,10 +161,14 @@ async fn tried(tunnel: &Tunnel, client: &HubClient, signer: &ProofSigner) -> Res
         ProofState::NotWanted | ProofState::Accepted => return Ok(()),
         ProofState::Wanted => {}
     }
-    let no_proof = |why: &dyn std::fmt::Display| Failure::NoProof(format!("proof to the hub: {why}"));
+    let no_proof =
+        |why: &dyn std::fmt::Display| Failure::NoProof(format!("proof to the hub: {why}"));
     let signed = signer.sign(&tunnel.own_key, &tunnel.hub_key).await;
     let proof = signed.map_err(|error| no_proof(&format!("cannot be signed: {error}")))?;
-    let me = client.prove(&proof).await.map_err(|error| no_proof(&error))?;
+    let me = client
+        .prove(&proof)
+        .await
+        .map_err(|error| no_proof(&error))?;
     match me.proof {
         ProofState::Accepted => {
             info!("the hub knows which instance this is");

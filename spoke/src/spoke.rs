@@ -13,14 +13,13 @@ use privnet_model::config::ConfigErrors;
 use privnet_model::config::spoke::{HubPeerConfig, NatConfig, SpokeConfig};
 use privnet_model::enrol::HUB_ADDRESS;
 use privnet_model::inventory::{Identity, Transport};
-use privnet_model::key::{PresharedKey, PublicKey};
+use privnet_model::key::PublicKey;
 use privnet_model::peer::PeerConfig;
-use privnet_model::secret::FleetSecret;
 use privnet_model::status::{Origin, Role, Status};
 use privnet_reconcile::fleet::PlannedTunnel;
 use privnet_runtime::command::{ConfigFile, Daemon};
 use privnet_runtime::events::{Answer, Event, Events};
-use privnet_runtime::fleet_secret::{FleetSecretWatch, changed};
+use privnet_runtime::fleet_secret::{Preshared, TunnelKeys};
 use privnet_runtime::key_file;
 use privnet_runtime::router::{Desired, Router, TunnelInterface};
 use privnet_runtime::service;
@@ -50,7 +49,7 @@ pub struct Spoke {
     hubs: Vec<PlannedTunnel>,
     public_key: Option<PublicKey>,
     publisher: Option<Publisher>,
-    fleet_secret: Option<FleetSecretWatch>,
+    preshared: Preshared,
     enrolment: Option<Enrolment>,
     /// Whether there was a session with the hub at the last look.
     was_up: bool,
@@ -146,7 +145,7 @@ impl Daemon for Spoke {
             hubs: hubs(&config),
             started: Timestamp::now(),
             imds,
-            fleet_secret: fleet_secret(&config, router.identity(), None),
+            preshared: Preshared::default(),
             enrolment: None,
             was_up: false,
             router,
@@ -158,6 +157,7 @@ impl Daemon for Spoke {
             config,
             file,
         };
+        spoke.look_after_secret();
         spoke.router.want(spoke.desired());
         spoke.router.reconcile().await;
         spoke.enrol();
@@ -170,7 +170,7 @@ impl Daemon for Spoke {
             tokio::select! {
                 identity = answered(&mut self.asking) => self.told(identity).await,
                 _ = self.ask.tick() => self.ask_metadata(),
-                () = changed(&mut self.fleet_secret) => {
+                () = self.preshared.changed() => {
                     self.router.want(self.desired());
                     self.router.reconcile().await;
                 }
@@ -243,7 +243,7 @@ impl Spoke {
         if !waiting.is_empty() {
             self.publisher.iter().for_each(Publisher::again);
             self.enrolment.iter().for_each(Enrolment::again);
-            self.fleet_secret.iter().for_each(FleetSecretWatch::again);
+            self.preshared.again();
         }
         answer(waiting, &changes, &failures);
     }
@@ -270,15 +270,8 @@ impl Spoke {
                 if same_transport {
                     self.config.hubs = config.hubs;
                 }
-                if self.config.preshared_key != config.preshared_key {
-                    self.config.preshared_key = config.preshared_key;
-                    // Until the new place has been read, the old one's is in force.
-                    let known = self.fleet_secret.as_ref().and_then(FleetSecretWatch::secret);
-                    let identity = self.router.identity();
-                    self.fleet_secret = fleet_secret(&self.config, identity, known);
-                } else if let Some(secret) = &self.fleet_secret {
-                    secret.again();
-                }
+                self.config.preshared_key = config.preshared_key;
+                self.look_after_secret();
                 self.config.prove = config.prove;
                 self.enrol();
                 self.hubs = hubs(&self.config);
@@ -306,7 +299,13 @@ impl Spoke {
             .hubs
             .iter()
             .filter_map(|hub| {
-                let (preshared_key, also_preshared_key) = self.preshared_keys(hub)?;
+                let keys = self.preshared.keys(&self.public_key?, &hub.public_key);
+                let (preshared_key, also_preshared_key) = match keys {
+                    TunnelKeys::None => (None, None),
+                    // Without them the hub would not answer.
+                    TunnelKeys::Unknown => return None,
+                    TunnelKeys::Known(keys) => (Some(keys.current), keys.previous),
+                };
                 let peer = PeerConfig {
                     preshared_key,
                     also_preshared_key,
@@ -327,18 +326,10 @@ impl Spoke {
         }
     }
 
-    /// The preshared keys of the tunnel to this hub, the one in use and the one
-    /// before, if there are to be any; `None` while they are not known. Without
-    /// them the hub would not answer.
-    fn preshared_keys(
-        &self,
-        hub: &HubPeerConfig,
-    ) -> Option<(Option<PresharedKey>, Option<PresharedKey>)> {
-        let Some(watch) = &self.fleet_secret else {
-            return Some((None, None));
-        };
-        let keys = watch.secret()?.tunnel(&self.public_key?, &hub.public_key);
-        Some((Some(keys.current), keys.previous))
+    fn look_after_secret(&mut self) {
+        let store = ParameterStore::from_env(&self.router.identity().region);
+        let source = self.config.preshared_key.as_ref();
+        self.preshared.configure(source, store.reader());
     }
 
     /// A tunnel that has come up is used at once: the hub may wait for a proof.
@@ -387,7 +378,7 @@ impl Spoke {
                 .problems()
                 .cloned()
                 .chain(self.publisher.as_ref().and_then(Publisher::problem))
-                .chain(self.fleet_secret.as_ref().and_then(FleetSecretWatch::problem))
+                .chain(self.preshared.problem())
                 .chain(self.enrolment.as_ref().and_then(Enrolment::problem))
                 .collect(),
         }
@@ -416,17 +407,6 @@ async fn answered(
         Ok(Err(error)) => Err(format!("{:#}", anyhow::Error::from(error))),
         Err(error) => Err(format!("asking the metadata service broke off: {error}")),
     }
-}
-
-/// Looks after the fleet's secret, if the config names one.
-fn fleet_secret(
-    config: &SpokeConfig,
-    identity: &Identity,
-    known: Option<FleetSecret>,
-) -> Option<FleetSecretWatch> {
-    let source = config.preshared_key.clone()?;
-    let store = ParameterStore::from_env(&identity.region);
-    Some(FleetSecretWatch::start(source, known, store.reader()))
 }
 
 /// The hubs as tunnels: what the operator sees on a spoke.

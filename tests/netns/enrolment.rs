@@ -110,9 +110,15 @@ pub(crate) fn a_fleet_secret_lets_in_who_has_it_and_changes_without_a_lost_packe
     // Both call from the start on, and the one with another secret is not let in.
     let b = world.host("host-b")?.instance.address;
     let answered = world.namespace("host-a")?.ping(b, 20)?;
-    ensure!(answered == 0, "{answered} of 20 pings to host-b were answered");
+    ensure!(
+        answered == 0,
+        "{answered} of 20 pings to host-b were answered"
+    );
     let status = world.daemon("hub")?.status()?;
-    let b = status.tunnels.iter().find(|tunnel| tunnel.name == "spoke-b");
+    let b = status
+        .tunnels
+        .iter()
+        .find(|tunnel| tunnel.name == "spoke-b");
     let handshake = b.and_then(|tunnel| tunnel.last_handshake);
     ensure!(handshake.is_none(), "spoke-b has {b:?}");
     // With the right one it is.
@@ -140,7 +146,10 @@ pub(crate) fn a_fleet_secret_lets_in_who_has_it_and_changes_without_a_lost_packe
 pub(crate) fn a_hub_that_wants_proofs_lets_in_who_gives_one() -> Result<()> {
     let mut world = World::build(&topology::demo())?;
     start_spokes(&mut world)?;
-    let config = format!("{}\n[trust]\nproof = true\n", hub_config(world.host("hub")?));
+    let config = format!(
+        "{}\n[trust]\nproof = true\n",
+        hub_config(world.host("hub")?)
+    );
     world.start("hub", &config)?;
     wait_until_up(&world, &["spoke-a", "spoke-b"], PATIENCE)?;
     reach_each_other(&world, "host-a", "host-b")?;
@@ -158,12 +167,22 @@ pub(crate) fn a_spoke_that_gives_no_proof_is_kept_out() -> Result<()> {
     start_spokes(&mut world)?;
     world.stop("spoke-b")?;
     let key = hub_public_key(world.host("hub")?)?;
-    let config = spoke_config(world.host("spoke-b")?, &format!("{HUB_PUBLIC}:{PORT}"), &key);
+    let config = spoke_config(
+        world.host("spoke-b")?,
+        &format!("{HUB_PUBLIC}:{PORT}"),
+        &key,
+    );
     world.start("spoke-b", &format!("prove = false\n{config}"))?;
-    let config = format!("{}\n[trust]\nproof = true\n", hub_config(world.host("hub")?));
+    let config = format!(
+        "{}\n[trust]\nproof = true\n",
+        hub_config(world.host("hub")?)
+    );
     world.start("hub", &config)?;
     let status = wait_until_up(&world, &["spoke-a"], PATIENCE)?;
-    let b = status.tunnels.iter().find(|tunnel| tunnel.name == "spoke-b");
+    let b = status
+        .tunnels
+        .iter()
+        .find(|tunnel| tunnel.name == "spoke-b");
     let b = b.context("spoke-b is not listed")?;
     let reason = b.reason.as_ref().map(ToString::to_string);
     ensure!(
@@ -177,6 +196,9 @@ pub(crate) fn a_spoke_that_gives_no_proof_is_kept_out() -> Result<()> {
     ensure!(answer.contains("\"wanted\""), "{answer}");
     let b = world.host("host-b")?.instance.address;
     let answered = world.namespace("host-a")?.ping(b, 3)?;
-    ensure!(answered == 0, "{answered} of 3 pings to host-b were answered");
+    ensure!(
+        answered == 0,
+        "{answered} of 3 pings to host-b were answered"
+    );
     nothing_leaked(&world)
 }

@@ -134,7 +134,10 @@ impl Ec2 {
     /// called as the instance.
     pub fn assume(&self, region: &Region, role: &str, instance: &InstanceId) -> Result<IamRole> {
         let arn = format!("arn:aws:iam::{ACCOUNT}:role/{role}");
-        let session = [("RoleArn", arn.as_str()), ("RoleSessionName", instance.as_str())];
+        let session = [
+            ("RoleArn", arn.as_str()),
+            ("RoleSessionName", instance.as_str()),
+        ];
         let answer = self.call_of(("sts", "2011-06-15"), region, "AssumeRole", &session)?;
         Ok(IamRole {
             name: role.to_owned(),

@@ -335,7 +335,9 @@ impl DeserializeResponse for Untouched {
         _: &HttpResponse,
         _: &ConfigBag,
     ) -> Result<Output, OrchestratorError<Error>> {
-        Err(OrchestratorError::other("the body was read before its time"))
+        Err(OrchestratorError::other(
+            "the body was read before its time",
+        ))
     }
 }
 
@@ -389,6 +391,9 @@ mod tests {
         };
         let shown = format!("{request:?}");
         assert!(shown.contains("sts.eu-west-1"), "{shown}");
-        assert!(!shown.contains("c2Vj") && !shown.contains("secret"), "{shown}");
+        assert!(
+            !shown.contains("c2Vj") && !shown.contains("secret"),
+            "{shown}"
+        );
     }
 }

@@ -243,10 +243,7 @@ mod tests {
                 &format!("{SECRET}\nshort"),
                 SecretError::Short { line: 2, bytes: 5 },
             ),
-            (
-                &format!("{SECRET}\n{BEFORE}\n{SECRET}"),
-                SecretError::Lines,
-            ),
+            (&format!("{SECRET}\n{BEFORE}\n{SECRET}"), SecretError::Lines),
             (&format!("{SECRET}\u{e9}"), SecretError::NotText { line: 1 }),
             (&format!("{SECRET}\u{7}x"), SecretError::NotText { line: 1 }),
             (

@@ -302,7 +302,10 @@ mod tests {
             .iter()
             .map(|(interface, address)| format!("{address} {interface}"))
             .collect();
-        assert_eq!(addresses, ["10.2.0.10/32 privnet0", "169.254.77.1/32 privnet0"]);
+        assert_eq!(
+            addresses,
+            ["10.2.0.10/32 privnet0", "169.254.77.1/32 privnet0"]
+        );
         let spoke = host(&[], &[IpNet::from(address)]);
         assert_eq!(spoke.addresses.len(), 1);
         let routes = routes(&spoke).join("\n");

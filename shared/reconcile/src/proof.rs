@@ -123,7 +123,9 @@ pub enum ProofError {
     #[error("the proof is {0} s old, at most 300 are allowed; compare the clocks")]
     Expired(i64),
     /// It is from the future.
-    #[error("the proof is {0} s ahead of the hub's clock, at most 60 are allowed; compare the clocks")]
+    #[error(
+        "the proof is {0} s ahead of the hub's clock, at most 60 are allowed; compare the clocks"
+    )]
     Early(i64),
     /// It was there before.
     #[error("the proof was used before")]

@@ -117,7 +117,8 @@ impl Events {
         let (sender, calls) = mpsc::channel(CALLS);
         self.calls = Some(calls);
         let stop = closed(self.stop_servers.subscribe());
-        self.servers.spawn(port.serve(Arc::new(Calls(sender)), stop));
+        self.servers
+            .spawn(port.serve(Arc::new(Calls(sender)), stop));
     }
 
     /// The next event. Calls of spokes come last: however many call, beats and the

@@ -7,7 +7,8 @@
 use std::time::Duration;
 
 use privnet_model::config::hub::SecretSource;
-use privnet_model::secret::FleetSecret;
+use privnet_model::key::PublicKey;
+use privnet_model::secret::{FleetSecret, TunnelSecrets};
 use tokio::sync::{mpsc, watch};
 use tokio::time::{sleep, timeout};
 use tracing::{info, warn};
@@ -34,19 +35,84 @@ const PACE: Pace = Pace {
     patience: Duration::from_secs(30),
 };
 
+/// The preshared keys of a daemon's tunnels, if its config names a fleet secret.
+#[derive(Debug, Default)]
+pub struct Preshared {
+    source: Option<SecretSource>,
+    watch: Option<FleetSecretWatch>,
+}
+
+/// What is known of the preshared keys of one tunnel.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum TunnelKeys {
+    /// It has none.
+    None,
+    /// It has some, which are not known so far: without them it is not set up.
+    Unknown,
+    /// These.
+    Known(TunnelSecrets),
+}
+
+impl Preshared {
+    /// By what the config says now. Until a new source has been read, what the old
+    /// one said is in force; from the same one it is read again. `fetch` gets the
+    /// secret that SSM has under a name, or says in one sentence why not. Within a
+    /// Tokio runtime only.
+    pub fn configure<F, A>(&mut self, source: Option<&SecretSource>, fetch: F)
+    where
+        F: Fn(String) -> A + Send + Sync + 'static,
+        A: Future<Output = Result<FleetSecret, String>> + Send + 'static,
+    {
+        if self.source.as_ref() == source {
+            return self.again();
+        }
+        let known = self.watch.as_ref().and_then(FleetSecretWatch::secret);
+        self.source = source.cloned();
+        let start = |source| FleetSecretWatch::start(source, known, fetch);
+        self.watch = self.source.clone().map(start);
+    }
+
+    /// Those of the tunnel between these two.
+    pub fn keys(&self, spoke: &PublicKey, hub: &PublicKey) -> TunnelKeys {
+        match &self.watch {
+            None => TunnelKeys::None,
+            Some(watch) => match watch.secret() {
+                None => TunnelKeys::Unknown,
+                Some(secret) => TunnelKeys::Known(secret.tunnel(spoke, hub)),
+            },
+        }
+    }
+
+    /// Reads the secret again, now.
+    pub fn again(&self) {
+        self.watch.iter().for_each(FleetSecretWatch::again);
+    }
+
+    /// Why the secret could not be read last.
+    pub fn problem(&self) -> Option<String> {
+        self.watch.as_ref().and_then(FleetSecretWatch::problem)
+    }
+
+    /// Done when the keys are others than at the last call. Cancel-safe.
+    pub async fn changed(&mut self) {
+        match &mut self.watch {
+            Some(watch) => watch.changed().await,
+            None => std::future::pending().await,
+        }
+    }
+}
+
 /// The task that looks. It ends when this is dropped.
 #[derive(Debug)]
-pub struct FleetSecretWatch {
+struct FleetSecretWatch {
     again: mpsc::Sender<()>,
     secret: watch::Receiver<Option<FleetSecret>>,
     problem: watch::Receiver<Option<String>>,
 }
 
 impl FleetSecretWatch {
-    /// Starts to look; `known` is the secret until then, as another source had it,
-    /// and `fetch` gets the one that SSM has under a name, or says in one sentence
-    /// why not. Within a Tokio runtime only.
-    pub fn start<F, A>(source: SecretSource, known: Option<FleetSecret>, fetch: F) -> Self
+    /// Starts to look; `known` is the secret until then, as another source had it.
+    fn start<F, A>(source: SecretSource, known: Option<FleetSecret>, fetch: F) -> Self
     where
         F: Fn(String) -> A + Send + Sync + 'static,
         A: Future<Output = Result<FleetSecret, String>> + Send + 'static,
@@ -54,12 +120,7 @@ impl FleetSecretWatch {
         Self::at_pace(PACE, source, known, fetch)
     }
 
-    fn at_pace<F, A>(
-        pace: Pace,
-        source: SecretSource,
-        known: Option<FleetSecret>,
-        fetch: F,
-    ) -> Self
+    fn at_pace<F, A>(pace: Pace, source: SecretSource, known: Option<FleetSecret>, fetch: F) -> Self
     where
         F: Fn(String) -> A + Send + Sync + 'static,
         A: Future<Output = Result<FleetSecret, String>> + Send + 'static,
@@ -76,35 +137,27 @@ impl FleetSecretWatch {
     }
 
     /// The secret, once it is known.
-    pub fn secret(&self) -> Option<FleetSecret> {
+    fn secret(&self) -> Option<FleetSecret> {
         self.secret.borrow().clone()
     }
 
     /// Why the last look brought nothing.
-    pub fn problem(&self) -> Option<String> {
+    fn problem(&self) -> Option<String> {
         self.problem.borrow().clone()
     }
 
     /// Looks now.
-    pub fn again(&self) {
+    fn again(&self) {
         // A full channel means that it is about to happen anyway.
         let _ = self.again.try_send(());
     }
 
     /// Done when there is another secret than at the last call. Cancel-safe.
-    pub async fn changed(&mut self) {
+    async fn changed(&mut self) {
         if self.secret.changed().await.is_err() {
             // The task ends with the daemon only.
             std::future::pending().await
         }
-    }
-}
-
-/// As [`FleetSecretWatch::changed`]; never, where there is no secret.
-pub async fn changed(watch: &mut Option<FleetSecretWatch>) {
-    match watch {
-        Some(watch) => watch.changed().await,
-        None => std::future::pending().await,
     }
 }
 
@@ -177,9 +230,15 @@ where
         // A local file, of a few bytes.
         SecretSource::File(path) => key_file::read_fleet_secret(path)
             .map_err(|error| format!("{:#}", anyhow::Error::from(error))),
-        SecretSource::Ssm(name) => timeout(patience, fetch(name.clone()))
-            .await
-            .unwrap_or_else(|_| Err(format!("SSM parameter {name}: no answer within {patience:?}"))),
+        SecretSource::Ssm(name) => {
+            timeout(patience, fetch(name.clone()))
+                .await
+                .unwrap_or_else(|_| {
+                    Err(format!(
+                        "SSM parameter {name}: no answer within {patience:?}"
+                    ))
+                })
+        }
     }
 }
 
@@ -237,6 +296,37 @@ mod tests {
             (told, problem) => told.is_none() && problem.is_none(),
         };
         within(watch.problem.wait_for(expected)).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_tunnel_has_the_old_places_keys_until_the_new_one_is_read() {
+        let directory = tempfile::tempdir().unwrap();
+        let (first, second) = (directory.path().join("one"), directory.path().join("other"));
+        fs::write(&first, ONE).unwrap();
+        let [spoke, hub] = [[1; 32], [2; 32]].map(PublicKey::from_bytes);
+        let keys = |secret: &str| {
+            let secret: FleetSecret = secret.parse().unwrap();
+            TunnelKeys::Known(secret.tunnel(&spoke, &hub))
+        };
+        let mut preshared = Preshared::default();
+        preshared.configure(None, no_store);
+        assert_eq!(preshared.keys(&spoke, &hub), TunnelKeys::None);
+        preshared.configure(Some(&SecretSource::File(first)), no_store);
+        assert_eq!(preshared.keys(&spoke, &hub), TunnelKeys::Unknown);
+        within(preshared.changed()).await;
+        assert_eq!(preshared.keys(&spoke, &hub), keys(ONE));
+
+        let source = SecretSource::File(second.clone());
+        preshared.configure(Some(&source), no_store);
+        assert_eq!(preshared.keys(&spoke, &hub), keys(ONE));
+        fs::write(&second, OTHER).unwrap();
+        // The same place: read again at once.
+        preshared.configure(Some(&source), no_store);
+        within(preshared.changed()).await;
+        assert_eq!(preshared.keys(&spoke, &hub), keys(OTHER));
+        assert_eq!(preshared.problem(), None);
+        preshared.configure(None, no_store);
+        assert_eq!(preshared.keys(&spoke, &hub), TunnelKeys::None);
     }
 
     #[tokio::test]

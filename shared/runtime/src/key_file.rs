@@ -427,7 +427,11 @@ mod tests {
             Err(KeyFileError::Missing { .. })
         ));
         let secret = "correct horse battery staple, and some more";
-        fs::write(&path, format!("{secret}\nwhat the fleet had before this day\n")).unwrap();
+        fs::write(
+            &path,
+            format!("{secret}\nwhat the fleet had before this day\n"),
+        )
+        .unwrap();
         let read = read_fleet_secret(&path).unwrap();
         assert!(read.is_changing());
         for content in [

@@ -134,7 +134,10 @@ async fn a_call_comes_with_its_source_and_its_question() {
         ..accepted
     };
     call.answer.send(Ok(named)).unwrap();
-    assert_eq!(within(asked).await.unwrap(), (Ok(ME), Ok(accepted), Ok(named)));
+    assert_eq!(
+        within(asked).await.unwrap(),
+        (Ok(ME), Ok(accepted), Ok(named))
+    );
 
     let mut other = port.connect(Ipv4Addr::new(127, 0, 0, 2)).await;
     let request = b"GET /v1/me HTTP/1.1\r\nHost: privnet\r\nX-Forwarded-For: 10.9.9.9\r\n\r\n";
@@ -169,7 +172,10 @@ async fn a_refusal_says_whether_to_come_again() {
     let asked = tokio::spawn(async move { client.me().await });
     drop(port.call().await);
     let dropped = within(asked).await.unwrap();
-    assert!(matches!(dropped, Err(HubCallError::Later(_))), "{dropped:?}");
+    assert!(
+        matches!(dropped, Err(HubCallError::Later(_))),
+        "{dropped:?}"
+    );
 }
 
 #[tokio::test]
@@ -272,7 +278,10 @@ async fn an_interface_that_is_not_there_is_an_error_that_names_it() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let lost = HubClient::new("privnet-none", address).me().await;
-    assert!(matches!(lost, Err(HubCallError::Unreachable(_))), "{lost:?}");
+    assert!(
+        matches!(lost, Err(HubCallError::Unreachable(_))),
+        "{lost:?}"
+    );
 }
 
 #[tokio::test]
@@ -284,7 +293,8 @@ async fn a_hub_that_answers_nonsense_is_not_believed() {
     for answer in [
         "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}".to_owned(),
         "HTTP/1.1 403 Forbidden\r\nContent-Length: 5\r\n\r\nnever".to_owned(),
-        "HTTP/1.1 302 Found\r\nLocation: http://127.0.0.1:9/\r\nContent-Length: 0\r\n\r\n".to_owned(),
+        "HTTP/1.1 302 Found\r\nLocation: http://127.0.0.1:9/\r\nContent-Length: 0\r\n\r\n"
+            .to_owned(),
         "SSH-2.0-OpenSSH_9.2\r\n".to_owned(),
         String::new(),
         long,
@@ -298,7 +308,9 @@ async fn a_hub_that_answers_nonsense_is_not_believed() {
             let _ = stream.read(&mut request).await;
             let _ = stream.write_all(text.as_bytes()).await;
         });
-        let error = within(HubClient::new("lo", address).me()).await.unwrap_err();
+        let error = within(HubClient::new("lo", address).me())
+            .await
+            .unwrap_err();
         assert!(
             matches!(
                 error,

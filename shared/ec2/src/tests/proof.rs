@@ -99,7 +99,9 @@ fn checked(courier: &ProofCourier, proof: &Proof, names: &Names) -> Result<Check
 
 async fn judged(courier: &ProofCourier, proof: &Proof, names: &Names) -> Result<(), ProofError> {
     let checked = checked(courier, proof, names)?;
-    let said = courier.ask(checked.url, checked.headers, checked.body).await;
+    let said = courier
+        .ask(checked.url, checked.headers, checked.body)
+        .await;
     let said = said.map_err(|error| ProofError::NoAnswer(error.to_string()))?;
     judge(said.status, &said.body, names.claim(), checked.partition)
 }

@@ -54,7 +54,10 @@ async fn a_secure_string_is_decrypted_and_whatever_else_there_is_is_refused() {
         let error = store.fleet_secret(name).await.unwrap_err();
         let shown = format!("{error} {error:?}");
         assert!(shown.contains(said) && shown.contains(name), "{shown}");
-        assert!(!shown.contains("hunter2") && !shown.contains("horse"), "{shown}");
+        assert!(
+            !shown.contains("hunter2") && !shown.contains("horse"),
+            "{shown}"
+        );
     }
 }
 
@@ -80,7 +83,11 @@ async fn a_refusal_is_told_for_what_it_is() {
         (503, "<html>", "HTTP status 503"),
         (302, "", "HTTP status 302"),
         (200, "{}", "makes no sense"),
-        (200, r#"{"Parameter":{"Type":"SecureString"}}"#, "makes no sense"),
+        (
+            200,
+            r#"{"Parameter":{"Type":"SecureString"}}"#,
+            "makes no sense",
+        ),
     ] {
         let server = Server::start(move |_| Reply::Answer {
             status,
@@ -95,7 +102,10 @@ async fn a_refusal_is_told_for_what_it_is() {
         let requests = server.requests();
         assert_eq!(requests.len(), 1, "{status} {body}");
         let request = &requests[0];
-        assert_eq!((request.method.as_str(), request.path.as_str()), ("POST", "/"));
+        assert_eq!(
+            (request.method.as_str(), request.path.as_str()),
+            ("POST", "/")
+        );
         assert_eq!(request.region(), "eu-west-1");
         assert_eq!(request.headers["x-amz-target"], "AmazonSSM.GetParameter");
         let signed = &request.headers["authorization"];

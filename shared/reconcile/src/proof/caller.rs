@@ -46,7 +46,9 @@ pub fn judge(
         return Err(not_an_instance());
     }
     // One answer, told three times.
-    if account != assumed.account.as_str() || user.split_once(':').map(|it| it.1) != Some(assumed.session) {
+    if account != assumed.account.as_str()
+        || user.split_once(':').map(|it| it.1) != Some(assumed.session)
+    {
         return Err(ProofError::Unreadable("it contradicts itself"));
     }
     let instance: InstanceId = assumed.session.parse().map_err(|_| not_an_instance())?;

@@ -95,14 +95,13 @@ mod tests {
             assert_eq!(replays.admit(&one, &proof, at(second)), Ok(()));
         }
         let more = proof("more", at(320));
-        assert_eq!(
-            replays.admit(&one, &more, at(20)),
-            Err(ProofError::TooMany)
-        );
+        assert_eq!(replays.admit(&one, &more, at(20)), Err(ProofError::TooMany));
         assert_eq!(replays.admit(&other, &more, at(20)), Ok(()));
         // The first is too old by then.
         assert_eq!(replays.admit(&one, &more, at(301)), Ok(()));
-        replays.admit(&other, &proof("last", at(2000)), at(1000)).unwrap();
+        replays
+            .admit(&other, &proof("last", at(2000)), at(1000))
+            .unwrap();
         assert_eq!(replays.used.len(), 1);
     }
 }

@@ -38,7 +38,9 @@ impl Names {
 }
 
 fn authorization(credential: &str, signed: &str, signature: &str) -> String {
-    format!("AWS4-HMAC-SHA256 Credential={credential}, SignedHeaders={signed}, Signature={signature}")
+    format!(
+        "AWS4-HMAC-SHA256 Credential={credential}, SignedHeaders={signed}, Signature={signature}"
+    )
 }
 
 fn good() -> Proof {
@@ -51,7 +53,10 @@ fn good() -> Proof {
             "authorization",
             authorization(CREDENTIAL, SIGNED, SIGNATURE),
         ),
-        ("x-amz-security-token", "IQoJb3JpZ2luX2VjEXAMPLE//8=".to_owned()),
+        (
+            "x-amz-security-token",
+            "IQoJb3JpZ2luX2VjEXAMPLE//8=".to_owned(),
+        ),
     ];
     Proof {
         url: URL.to_owned(),
@@ -91,7 +96,10 @@ fn a_good_proof_becomes_the_request_to_send() {
     assert_eq!(checked.expires, at("2026-11-21T11:05:00Z"));
     assert_eq!(checked.partition, Some("aws"));
     let shown = format!("{checked:?} {proof:?}");
-    assert!(!shown.contains("IQoJ") && !shown.contains("ASIA"), "{shown}");
+    assert!(
+        !shown.contains("IQoJ") && !shown.contains("ASIA"),
+        "{shown}"
+    );
 }
 
 #[test]
@@ -185,10 +193,7 @@ fn only_the_one_question_is_sent() {
             method: method.to_owned(),
             ..good()
         };
-        assert_eq!(
-            checked(&proof),
-            Err(ProofError::Malformed("it is no POST"))
-        );
+        assert_eq!(checked(&proof), Err(ProofError::Malformed("it is no POST")));
     }
     let json = with("content-type", "application/x-amz-json-1.1");
     assert_eq!(checked(&json), Err(ProofError::Question));
@@ -228,7 +233,10 @@ fn every_header_is_signed_and_there_is_no_other() {
         ("content-length", "0"),
         ("X-Amz-Date", DATE),
         ("x-amz-date", DATE),
-        (SPOKE_KEY_HEADER, "BwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwc="),
+        (
+            SPOKE_KEY_HEADER,
+            "BwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwc=",
+        ),
         ("", ""),
     ] {
         let mut proof = good();
@@ -249,7 +257,13 @@ fn every_header_is_signed_and_there_is_no_other() {
             "{missing}"
         );
     }
-    for value in ["a\r\nhost: evil.example", "a\nb", "a\0b", "\u{e9}", "a\u{7f}"] {
+    for value in [
+        "a\r\nhost: evil.example",
+        "a\nb",
+        "a\0b",
+        "\u{e9}",
+        "a\u{7f}",
+    ] {
         let result = checked(&with("x-amz-security-token", value));
         assert_eq!(
             result,
@@ -263,13 +277,37 @@ fn an_authorization_is_for_sts_in_the_region_and_on_the_day_of_the_proof() {
     let scope = ProofError::Malformed("a scope that is not its own");
     let form = ProofError::Malformed("an authorization that is not AWS's");
     for (credential, signature, error) in [
-        ("ASIAIOSFODNN7EXAMPLE/20261121/us-east-1/sts/aws4_request", SIGNATURE, &scope),
-        ("ASIAIOSFODNN7EXAMPLE/20261120/eu-west-1/sts/aws4_request", SIGNATURE, &scope),
-        ("ASIAIOSFODNN7EXAMPLE/2026/eu-west-1/sts/aws4_request", SIGNATURE, &scope),
-        ("ASIAIOSFODNN7EXAMPLE/20261121/eu-west-1/iam/aws4_request", SIGNATURE, &form),
-        ("ASIAIOSFODNN7EXAMPLE/20261121/eu-west-1/sts", SIGNATURE, &form),
+        (
+            "ASIAIOSFODNN7EXAMPLE/20261121/us-east-1/sts/aws4_request",
+            SIGNATURE,
+            &scope,
+        ),
+        (
+            "ASIAIOSFODNN7EXAMPLE/20261120/eu-west-1/sts/aws4_request",
+            SIGNATURE,
+            &scope,
+        ),
+        (
+            "ASIAIOSFODNN7EXAMPLE/2026/eu-west-1/sts/aws4_request",
+            SIGNATURE,
+            &scope,
+        ),
+        (
+            "ASIAIOSFODNN7EXAMPLE/20261121/eu-west-1/iam/aws4_request",
+            SIGNATURE,
+            &form,
+        ),
+        (
+            "ASIAIOSFODNN7EXAMPLE/20261121/eu-west-1/sts",
+            SIGNATURE,
+            &form,
+        ),
         ("ASIA/20261121/eu-west-1/sts/aws4_request", SIGNATURE, &form),
-        ("ASIAIOSFODNN7EXAM LE/20261121/eu-west-1/sts/aws4_request", SIGNATURE, &form),
+        (
+            "ASIAIOSFODNN7EXAM LE/20261121/eu-west-1/sts/aws4_request",
+            SIGNATURE,
+            &form,
+        ),
         (CREDENTIAL, &SIGNATURE[1..], &form),
         (CREDENTIAL, &SIGNATURE.to_uppercase(), &form),
         (CREDENTIAL, &format!("{SIGNATURE}, x=y"), &form),
@@ -278,7 +316,12 @@ fn an_authorization_is_for_sts_in_the_region_and_on_the_day_of_the_proof() {
         let result = checked(&with("authorization", &authorization));
         assert_eq!(result.as_ref(), Err(error), "{credential} {signature}");
     }
-    for text in ["", "Bearer x", "AWS4-HMAC-SHA256", "AWS4-ECDSA-P256-SHA256 Credential=a"] {
+    for text in [
+        "",
+        "Bearer x",
+        "AWS4-HMAC-SHA256",
+        "AWS4-ECDSA-P256-SHA256 Credential=a",
+    ] {
         assert_eq!(checked(&with("authorization", text)).as_ref(), Err(&form));
     }
 }
@@ -294,12 +337,24 @@ fn a_proof_is_good_for_five_minutes() {
     assert_eq!(at("2026-11-21T11:05:01Z"), Err(ProofError::Expired(301)));
     assert_eq!(at("2026-11-21T10:59:00Z"), Ok(()));
     assert_eq!(at("2026-11-21T10:58:59Z"), Err(ProofError::Early(61)));
-    assert_eq!(at("2027-11-21T11:00:00Z"), Err(ProofError::Expired(31_536_000)));
-    for date in ["", "20261121T110000", "20261131T110000Z", "20261121T250000Z", "2026-11-21T11:00Z"] {
+    assert_eq!(
+        at("2027-11-21T11:00:00Z"),
+        Err(ProofError::Expired(31_536_000))
+    );
+    for date in [
+        "",
+        "20261121T110000",
+        "20261131T110000Z",
+        "20261121T250000Z",
+        "2026-11-21T11:00Z",
+    ] {
         let day = date.get(..8).unwrap_or_default();
         let credential = CREDENTIAL.replace("20261121", day);
         let mut proof = with("x-amz-date", date);
-        let header = proof.headers.iter_mut().find(|(name, _)| name == "authorization");
+        let header = proof
+            .headers
+            .iter_mut()
+            .find(|(name, _)| name == "authorization");
         header.unwrap().1 = authorization(&credential, SIGNED, SIGNATURE);
         let result = checked(&proof);
         assert!(
@@ -395,7 +450,10 @@ fn an_answer_that_is_not_what_was_asked_for_is_no_proof() {
         good.replace(ARN, &format!("{ARN}<b/>")),
         good.replace("<Arn>", &"<x>".repeat(50)),
         format!("{good}{good}"),
-        good.replace("<ResponseMetadata>", &format!("{}<ResponseMetadata>", "<x/>".repeat(200))),
+        good.replace(
+            "<ResponseMetadata>",
+            &format!("{}<ResponseMetadata>", "<x/>".repeat(200)),
+        ),
         good[..good.len() / 2].to_owned(),
     ] {
         let error = judged(200, &body);
@@ -417,7 +475,11 @@ fn a_refusal_of_sts_is_told_from_a_failure() {
              <Type>Sender</Type><Code>{code}</Code><Message>m</Message></Error></ErrorResponse>"
         )
     };
-    for code in ["SignatureDoesNotMatch", "InvalidClientTokenId", "ExpiredToken"] {
+    for code in [
+        "SignatureDoesNotMatch",
+        "InvalidClientTokenId",
+        "ExpiredToken",
+    ] {
         let refused = judged(403, &error(code));
         assert_eq!(refused, Err(ProofError::Refused(code.to_owned())));
     }
@@ -434,7 +496,10 @@ fn a_refusal_of_sts_is_told_from_a_failure() {
     }
     // Even if it says who it is.
     let refused = judged(403, &answer(ARN, USER, "111122223333"));
-    assert!(matches!(refused, Err(ProofError::Refused(_))), "{refused:?}");
+    assert!(
+        matches!(refused, Err(ProofError::Refused(_))),
+        "{refused:?}"
+    );
 }
 
 proptest! {
