@@ -8,10 +8,11 @@ use std::time::{Duration, Instant, SystemTime};
 use anyhow::{Context, Result};
 use ipnet::IpNet;
 use jiff::Timestamp;
-use privnet_ec2::{Discovery, Imds, SdkContext};
+use privnet_ec2::{Discovery, Imds, ParameterStore, ProofCourier, SdkContext};
 use privnet_model::admin::{Change, PolledPartition, RefreshReport, RefreshRequest};
 use privnet_model::config::ConfigErrors;
 use privnet_model::config::hub::{HubConfig, SiteConfig};
+use privnet_model::enrol::{HUB, HUB_ADDRESS};
 use privnet_model::inventory::{Identity, Inventory, Partition};
 use privnet_model::key::PublicKey;
 use privnet_model::status::{Role, Status};
@@ -24,16 +25,19 @@ use privnet_reconcile::policy::Policy;
 use privnet_reconcile::{alive, pin};
 use privnet_runtime::command::{ConfigFile, Daemon};
 use privnet_runtime::events::{Answer, Event, Events};
+use privnet_runtime::fleet_secret::{Preshared, TunnelKeys};
 use privnet_runtime::key_file;
 use privnet_runtime::poll_clock::PollClock;
 use privnet_runtime::probe::Prober;
 use privnet_runtime::router::{Desired, Router, TunnelInterface};
 use privnet_runtime::service;
 use privnet_runtime::signals::Signal;
+use privnet_runtime::tunnel_port::{Call, TunnelPort};
 use tracing::{error, info, warn};
 
 use self::reload::load_sites;
 use crate::cache::{Cache, Cached};
+use crate::enrolment::{Enrolment, Judged};
 use crate::gateways::Gateways;
 use crate::journal::{Journal, View, Watch};
 use crate::poll::{Ended, Poll, Waiting, known};
@@ -72,6 +76,8 @@ pub struct Hub {
     watch: Watch,
     last_poll: Option<Instant>,
     strangers: Strangers,
+    enrolment: Enrolment,
+    preshared: Preshared,
     cache: Cache,
     cache_problem: Option<String>,
     /// Who carried what, as decided last.
@@ -137,7 +143,8 @@ impl Daemon for Hub {
         );
         let sdk = SdkContext::load(&identity.region).await;
         let discovery = Discovery::new(&sdk, &identity, &config.discovery);
-        let gateways = Gateways::new(Prober::new(&config.interface, None));
+        let gateways = Gateways::new(Prober::new(&config.interface, Some(HUB_ADDRESS)));
+        let courier = ProofCourier::new(&sdk, &identity.region);
         let router = Router::open(
             config.privnet.clone(),
             identity,
@@ -150,13 +157,18 @@ impl Daemon for Hub {
                 workers: config.workers,
                 offloads: config.offloads,
                 relay: true,
+                addresses: vec![HUB_ADDRESS.into()],
             }),
         )
         .await?;
+        events.take_calls(TunnelPort::bind(&config.interface, HUB.into())?);
         let memory = cached.as_ref().map(|cached| cached.memory.clone());
         let memory = memory.unwrap_or_default();
         let inventory = memory.inventory();
         let remembered = cached.map(|cached| cached.endpoints()).unwrap_or_default();
+        let mut preshared = Preshared::default();
+        let store = ParameterStore::from_env(&router.identity().region);
+        preshared.configure(config.trust.preshared_key.as_ref(), store.reader());
         let mut hub = Self {
             clock: PollClock::new(config.discovery.interval),
             config,
@@ -176,6 +188,8 @@ impl Daemon for Hub {
             watch: Watch::default(),
             last_poll: None,
             strangers: Strangers::default(),
+            enrolment: Enrolment::new(courier),
+            preshared,
             cache,
             cache_problem: None,
             carried: memory.carried,
@@ -203,6 +217,11 @@ impl Daemon for Hub {
                     self.clock.started();
                     self.poll.request();
                 }
+                judged = self.enrolment.judged() => self.judged(judged).await,
+                () = self.preshared.changed() => {
+                    self.take_inventory(self.inventory.clone(), &[]);
+                    self.reconcile().await;
+                }
                 event = events.next() => match event {
                     Event::Signal(Signal::Stop) => {
                         info!("told to stop");
@@ -224,6 +243,7 @@ impl Daemon for Hub {
                     Event::Reconcile => {
                         self.router.reconcile().await;
                     }
+                    Event::Call(call) => self.called(call).await,
                 },
             }
         }
@@ -275,6 +295,35 @@ impl Hub {
             }
         }
         Ok(())
+    }
+
+    /// A spoke calls through its tunnel.
+    async fn called(&mut self, call: Call) {
+        let Self {
+            enrolment,
+            fleet,
+            inventory,
+            public_key,
+            config,
+            ..
+        } = self;
+        if enrolment.called(call, fleet, inventory, public_key, config.trust.proof) {
+            self.take_up().await;
+        }
+    }
+
+    /// STS has said who signed a spoke's proof.
+    async fn judged(&mut self, judged: Judged) {
+        if judged.note(&mut self.inventory) {
+            self.take_up().await;
+        }
+    }
+
+    /// Brings about what follows from something that a spoke said.
+    async fn take_up(&mut self) {
+        self.take_inventory(self.inventory.clone(), &[]);
+        self.reconcile().await;
+        self.save();
     }
 
     fn save(&mut self) {

@@ -9,6 +9,7 @@
 #![forbid(unsafe_code)]
 
 mod cache;
+mod enrolment;
 mod gateways;
 mod hub;
 mod journal;

@@ -5,6 +5,7 @@
 
 #![forbid(unsafe_code)]
 
+mod enrol;
 mod publish;
 mod spoke;
 

@@ -1,22 +1,25 @@
 //! The spoke: its state, and the loop that owns it.
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use anyhow::{Result, bail};
 use jiff::Timestamp;
-use privnet_ec2::{Imds, ImdsError};
+use privnet_ec2::{Imds, ImdsError, ParameterStore};
 use privnet_model::admin::RefreshReport;
 use privnet_model::config::ConfigErrors;
 use privnet_model::config::spoke::{HubPeerConfig, NatConfig, SpokeConfig};
+use privnet_model::enrol::HUB_ADDRESS;
 use privnet_model::inventory::{Identity, Transport};
+use privnet_model::key::PublicKey;
 use privnet_model::peer::PeerConfig;
 use privnet_model::status::{Origin, Role, Status};
 use privnet_reconcile::fleet::PlannedTunnel;
 use privnet_runtime::command::{ConfigFile, Daemon};
 use privnet_runtime::events::{Answer, Event, Events};
+use privnet_runtime::fleet_secret::{Preshared, TunnelKeys};
 use privnet_runtime::key_file;
 use privnet_runtime::router::{Desired, Router, TunnelInterface};
 use privnet_runtime::service;
@@ -25,11 +28,14 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, Interval, MissedTickBehavior};
 use tracing::{error, info, warn};
 
+use crate::enrol::{Enrolment, Tunnel};
 use crate::publish::{Published, Publisher};
 
 /// How long a spoke waits for its metadata service before it gives up and is
 /// started anew.
 const METADATA_PATIENCE: Duration = Duration::from_secs(60);
+/// After this time WireGuard itself no longer uses a session (`REJECT_AFTER_TIME`).
+const STALE: Duration = Duration::from_secs(180);
 /// How often it asks whether its VPC has gained or lost a CIDR.
 const METADATA_INTERVAL: Duration = Duration::from_secs(60);
 
@@ -41,7 +47,12 @@ pub struct Spoke {
     imds: Imds,
     router: Router,
     hubs: Vec<PlannedTunnel>,
+    public_key: Option<PublicKey>,
     publisher: Option<Publisher>,
+    preshared: Preshared,
+    enrolment: Option<Enrolment>,
+    /// Whether there was a session with the hub at the last look.
+    was_up: bool,
     asking: Option<JoinHandle<Result<Identity, ImdsError>>>,
     ask: Interval,
     waiting: Vec<(bool, Answer)>,
@@ -85,6 +96,7 @@ impl Daemon for Spoke {
                 workers: config.workers,
                 offloads: config.offloads,
                 relay: false,
+                addresses: Vec::new(),
             }),
         };
         let public_key = tunnel.as_ref().map(|tunnel| tunnel.private_key.public());
@@ -131,18 +143,24 @@ impl Daemon for Spoke {
         ask.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut spoke = Self {
             hubs: hubs(&config),
-            config,
-            file,
             started: Timestamp::now(),
             imds,
+            preshared: Preshared::default(),
+            enrolment: None,
+            was_up: false,
             router,
+            public_key,
             publisher,
             asking: None,
             ask,
             waiting: Vec::new(),
+            config,
+            file,
         };
+        spoke.look_after_secret();
         spoke.router.want(spoke.desired());
         spoke.router.reconcile().await;
+        spoke.enrol();
         service::ready(&spoke.summary());
         Ok(Some(spoke))
     }
@@ -152,6 +170,10 @@ impl Daemon for Spoke {
             tokio::select! {
                 identity = answered(&mut self.asking) => self.told(identity).await,
                 _ = self.ask.tick() => self.ask_metadata(),
+                () = self.preshared.changed() => {
+                    self.router.want(self.desired());
+                    self.router.reconcile().await;
+                }
                 event = events.next() => match event {
                     Event::Signal(Signal::Stop) => {
                         info!("told to stop");
@@ -170,10 +192,13 @@ impl Daemon for Spoke {
                     Event::RotateKey(_, answer) => refuse(answer, NO_ROTATION),
                     Event::Observe => {
                         self.router.observe(&self.hubs)?;
+                        self.greet();
                     }
                     Event::Reconcile => {
                         self.router.reconcile().await;
                     }
+                    // A spoke has no port inside its tunnel.
+                    Event::Call(call) => drop(call),
                 },
             }
         }
@@ -215,10 +240,10 @@ impl Spoke {
         }
         let (changes, failed) = self.router.reconcile().await;
         failures.extend(failed);
-        if !waiting.is_empty()
-            && let Some(publisher) = &self.publisher
-        {
-            publisher.again();
+        if !waiting.is_empty() {
+            self.publisher.iter().for_each(Publisher::again);
+            self.enrolment.iter().for_each(Enrolment::again);
+            self.preshared.again();
         }
         answer(waiting, &changes, &failures);
     }
@@ -245,6 +270,10 @@ impl Spoke {
                 if same_transport {
                     self.config.hubs = config.hubs;
                 }
+                self.config.preshared_key = config.preshared_key;
+                self.look_after_secret();
+                self.config.prove = config.prove;
+                self.enrol();
                 self.hubs = hubs(&self.config);
                 self.router.want(self.desired());
                 self.router.reconcile().await;
@@ -262,31 +291,71 @@ impl Spoke {
     }
 
     fn desired(&self) -> Desired {
-        let privnet = self.config.privnet.nets();
+        // The hub's own address inside the tunnel is not in the privnet.
+        let mut destinations = self.config.privnet.nets().to_vec();
+        destinations.push(IpAddr::from(HUB_ADDRESS).into());
         let peers: BTreeMap<_, _> = self
             .config
             .hubs
             .iter()
-            .map(|hub| {
+            .filter_map(|hub| {
+                let keys = self.preshared.keys(&self.public_key?, &hub.public_key);
+                let (preshared_key, also_preshared_key) = match keys {
+                    TunnelKeys::None => (None, None),
+                    // Without them the hub would not answer.
+                    TunnelKeys::Unknown => return None,
+                    TunnelKeys::Known(keys) => (Some(keys.current), keys.previous),
+                };
                 let peer = PeerConfig {
-                    preshared_key: None,
+                    preshared_key,
+                    also_preshared_key,
                     endpoint: Some(hub.endpoint),
                     keepalive: hub.keepalive,
-                    allowed_ips: privnet.iter().copied().collect(),
+                    allowed_ips: destinations.iter().copied().collect(),
                     ..PeerConfig::default()
                 };
-                (hub.public_key, peer)
+                Some((hub.public_key, peer))
             })
             .collect();
-        let destinations = if peers.is_empty() {
-            Vec::new()
-        } else {
-            privnet.to_vec()
-        };
+        if peers.is_empty() {
+            destinations.clear();
+        }
         Desired {
             peers,
             destinations,
         }
+    }
+
+    fn look_after_secret(&mut self) {
+        let store = ParameterStore::from_env(&self.router.identity().region);
+        let source = self.config.preshared_key.as_ref();
+        self.preshared.configure(source, store.reader());
+    }
+
+    /// A tunnel that has come up is used at once: the hub may wait for a proof.
+    fn greet(&mut self) {
+        let now = SystemTime::now();
+        let fresh = |at: SystemTime| now.duration_since(at).is_ok_and(|age| age < STALE);
+        let mut peers = self.router.peers().into_iter();
+        let up = peers.any(|peer| peer.last_handshake.is_some_and(fresh));
+        if up && !self.was_up {
+            self.enrolment.iter().for_each(Enrolment::again);
+        }
+        self.was_up = up;
+    }
+
+    /// Starts to prove to the hub who we are, as far as it wants that and the
+    /// config allows it; anew after either key has changed.
+    fn enrol(&mut self) {
+        self.enrolment = match (self.config.hubs.as_slice(), self.public_key) {
+            ([hub], Some(own_key)) if self.config.prove => Some(Enrolment::start(Tunnel {
+                interface: self.config.interface.clone(),
+                region: self.router.identity().region.clone(),
+                own_key,
+                hub_key: hub.public_key,
+            })),
+            _ => None,
+        };
     }
 
     fn status(&self) -> Status {
@@ -309,6 +378,8 @@ impl Spoke {
                 .problems()
                 .cloned()
                 .chain(self.publisher.as_ref().and_then(Publisher::problem))
+                .chain(self.preshared.problem())
+                .chain(self.enrolment.as_ref().and_then(Enrolment::problem))
                 .collect(),
         }
     }

@@ -11,6 +11,7 @@
 mod bad_input;
 mod demo_network;
 mod dropin;
+mod enrolment;
 mod failover;
 mod hub_faults;
 mod offload_matrix;
@@ -82,6 +83,10 @@ const TESTS: &[Test] = tests![
     dropin::a_peer_that_roams_between_families_and_ports_is_followed,
     dropin::answers_come_from_the_address_that_was_asked_until_it_is_gone,
     dropin::a_link_local_endpoint_is_on_the_interface_that_it_names,
+    enrolment::the_hub_answers_inside_its_tunnels_alone_and_knows_who_asks,
+    enrolment::a_fleet_secret_lets_in_who_has_it_and_changes_without_a_lost_packet,
+    enrolment::a_hub_that_wants_proofs_lets_in_who_gives_one,
+    enrolment::a_spoke_that_gives_no_proof_is_kept_out,
     hub_faults::no_failure_of_the_api_removes_a_tunnel,
     hub_faults::an_answer_cut_off_between_its_pages_removes_nothing,
     hub_faults::a_region_that_fails_keeps_its_tunnels_while_others_change,

@@ -57,7 +57,20 @@ pub struct Metadata {
     /// Its public address.
     pub public_address: Option<Ipv4Addr>,
     /// The role of its instance profile; without one there are no credentials.
-    pub iam_role: Option<String>,
+    pub iam_role: Option<IamRole>,
+}
+
+/// A role, and the credentials that EC2 gives an instance of it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct IamRole {
+    /// Its name.
+    pub name: String,
+    /// The access key, which names the instance to STS.
+    pub access_key: String,
+    /// The secret key.
+    pub secret_key: String,
+    /// The session token.
+    pub token: String,
 }
 
 impl Metadata {
@@ -113,10 +126,10 @@ impl Metadata {
             );
         }
         if let Some(role) = &self.iam_role {
-            put("meta-data/iam/info", self.iam_info(role).to_string());
+            put("meta-data/iam/info", self.iam_info(&role.name).to_string());
             put(
-                &format!("meta-data/iam/security-credentials/{role}"),
-                credentials().to_string(),
+                &format!("meta-data/iam/security-credentials/{}", role.name),
+                role.credentials().to_string(),
             );
         }
         put(
@@ -151,16 +164,18 @@ impl Metadata {
     }
 }
 
-fn credentials() -> serde_json::Value {
-    serde_json::json!({
-        "Code": "Success",
-        "LastUpdated": "2026-01-01T00:00:00Z",
-        "Type": "AWS-HMAC",
-        "AccessKeyId": "ASIASIMULATEDWORLD00",
-        "SecretAccessKey": "simulated",
-        "Token": "simulated",
-        "Expiration": "2099-01-01T00:00:00Z",
-    })
+impl IamRole {
+    fn credentials(&self) -> serde_json::Value {
+        serde_json::json!({
+            "Code": "Success",
+            "LastUpdated": "2026-01-01T00:00:00Z",
+            "Type": "AWS-HMAC",
+            "AccessKeyId": self.access_key,
+            "SecretAccessKey": self.secret_key,
+            "Token": self.token,
+            "Expiration": "2099-01-01T00:00:00Z",
+        })
+    }
 }
 
 fn lines<T: ToString>(items: &[T]) -> String {
@@ -295,7 +310,12 @@ mod tests {
             mac: "06:00:0a:02:00:0a".to_owned(),
             private_address: "10.2.0.10".parse().unwrap(),
             public_address: None,
-            iam_role: Some("privnet-spoke".to_owned()),
+            iam_role: Some(IamRole {
+                name: "privnet-spoke".to_owned(),
+                access_key: "ASIAIOSFODNN7EXAMPLE".to_owned(),
+                secret_key: "secret".to_owned(),
+                token: "token".to_owned(),
+            }),
         }
     }
 

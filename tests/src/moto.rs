@@ -13,6 +13,7 @@ use anyhow::{Context, Result, bail};
 use ipnet::Ipv4Net;
 use privnet_model::id::{InstanceId, Region, VpcId};
 
+use crate::imds::IamRole;
 use crate::namespace::Namespace;
 use crate::process::{Process, wait_until};
 use crate::programs;
@@ -91,7 +92,17 @@ impl Ec2 {
         action: &str,
         parameters: &[(&str, &str)],
     ) -> Result<String> {
-        let mut form = vec![("Action", action), ("Version", API_VERSION)];
+        self.call_of(("ec2", API_VERSION), region, action, parameters)
+    }
+
+    fn call_of(
+        &self,
+        (service, version): (&str, &str),
+        region: &Region,
+        action: &str,
+        parameters: &[(&str, &str)],
+    ) -> Result<String> {
+        let mut form = vec![("Action", action), ("Version", version)];
         form.extend_from_slice(parameters);
         let mut answer = self
             .agent
@@ -99,7 +110,7 @@ impl Ec2 {
             .header(
                 "Authorization",
                 format!(
-                    "AWS4-HMAC-SHA256 Credential=WORLD/20260101/{region}/ec2/aws4_request, \
+                    "AWS4-HMAC-SHA256 Credential=WORLD/20260101/{region}/{service}/aws4_request, \
                      SignedHeaders=host, Signature=0"
                 ),
             )
@@ -117,6 +128,23 @@ impl Ec2 {
             );
         }
         Ok(text)
+    }
+
+    /// What EC2 gives an instance that has a role: credentials whose session is
+    /// called as the instance.
+    pub fn assume(&self, region: &Region, role: &str, instance: &InstanceId) -> Result<IamRole> {
+        let arn = format!("arn:aws:iam::{ACCOUNT}:role/{role}");
+        let session = [
+            ("RoleArn", arn.as_str()),
+            ("RoleSessionName", instance.as_str()),
+        ];
+        let answer = self.call_of(("sts", "2011-06-15"), region, "AssumeRole", &session)?;
+        Ok(IamRole {
+            name: role.to_owned(),
+            access_key: text_of(&answer, "AccessKeyId")?,
+            secret_key: text_of(&answer, "SecretAccessKey")?,
+            token: text_of(&answer, "SessionToken")?,
+        })
     }
 
     /// Makes a VPC with these CIDRs; the first is the primary one.

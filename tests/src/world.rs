@@ -160,6 +160,14 @@ impl World {
         let launched = self
             .ec2
             .launch(&vpc.region, subnet_id, instance.address, &tags)?;
+        let role = match instance.role {
+            Role::Hub => Some("privnet-hub"),
+            Role::Spoke | Role::NatHub => Some("privnet-spoke"),
+            Role::Host => None,
+        };
+        let iam_role = role
+            .map(|role| self.ec2.assume(&vpc.region, role, &launched.id))
+            .transpose()?;
         let network = self.vpc(vpc.name)?;
         let metadata = Metadata {
             instance: launched.id.clone(),
@@ -174,11 +182,7 @@ impl World {
             mac: mac(instance.address),
             private_address: instance.address,
             public_address: None,
-            iam_role: match instance.role {
-                Role::Hub => Some("privnet-hub".to_owned()),
-                Role::Spoke | Role::NatHub => Some("privnet-spoke".to_owned()),
-                Role::Host => None,
-            },
+            iam_role,
         };
         let namespace = Namespace::add(instance.name)?;
         connect_instance(&network.router, subnet_number, subnet, &namespace, instance)?;

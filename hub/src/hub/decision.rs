@@ -8,6 +8,7 @@ use std::time::SystemTime;
 use ipnet::IpNet;
 use jiff::Timestamp;
 use privnet_model::admin::Change;
+use privnet_model::enrol::HUB_ADDRESS;
 use privnet_model::inventory::{Identity, Inventory, Partition};
 use privnet_model::key::PublicKey;
 use privnet_reconcile::fleet::{Fleet, FleetInput};
@@ -15,6 +16,7 @@ use privnet_reconcile::health::HealthChange;
 use privnet_reconcile::inventory::{Removed, keep_configured};
 use privnet_reconcile::policy::{Policy, PolicyInput};
 use privnet_reconcile::{alive, explain};
+use privnet_runtime::fleet_secret::TunnelKeys;
 use privnet_runtime::router::Desired;
 use tracing::{info, warn};
 
@@ -60,7 +62,10 @@ impl Hub {
             carried: &self.carried,
             alive: &self.alive(),
             health: self.gateways.health(),
-            preshared: &|_| None,
+            preshared: &|spoke| match self.preshared.keys(spoke, &self.public_key) {
+                TunnelKeys::Known(keys) => Some(keys.current),
+                TunnelKeys::None | TunnelKeys::Unknown => None,
+            },
         })
     }
 
@@ -136,11 +141,30 @@ impl Hub {
 
     pub(super) fn desired(&self, fleet: &Fleet) -> Desired {
         let mut peers = fleet.peers();
+        let is_site = |key: &PublicKey| {
+            let mut sites = self.sites.iter();
+            sites.any(|site| site.config.public_key == *key)
+        };
         for (key, peer) in &mut peers {
             if peer.endpoint.is_none() {
                 peer.endpoint = self.remembered.get(key).copied();
             }
         }
+        // While the secret is not known, no tunnel is better than one without it.
+        peers.retain(|key, peer| {
+            let keys = match is_site(key) {
+                true => TunnelKeys::None,
+                false => self.preshared.keys(key, &self.public_key),
+            };
+            match keys {
+                TunnelKeys::None => true,
+                TunnelKeys::Unknown => false,
+                TunnelKeys::Known(keys) => {
+                    peer.also_preshared_key = keys.previous;
+                    true
+                }
+            }
+        });
         Desired {
             peers,
             destinations: fleet.cidrs().collect(),

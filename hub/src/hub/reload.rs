@@ -1,7 +1,7 @@
 //! The config file, read again.
 
 use anyhow::{Context, Result};
-use privnet_ec2::Discovery;
+use privnet_ec2::{Discovery, ParameterStore};
 use privnet_model::config::hub::{HubConfig, SiteConfig};
 use privnet_reconcile::fleet::Site;
 use privnet_runtime::poll_clock::PollClock;
@@ -26,6 +26,9 @@ impl Hub {
                     Discovery::new(&self.sdk, self.router.identity(), &config.discovery);
                 self.clock = PollClock::new(config.discovery.interval);
                 self.router.set_config(config.privnet.clone(), None);
+                let store = ParameterStore::from_env(&self.router.identity().region);
+                let secret = config.trust.preshared_key.as_ref();
+                self.preshared.configure(secret, store.reader());
                 self.config = HubConfig {
                     privnet: config.privnet,
                     discovery: config.discovery,

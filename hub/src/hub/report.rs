@@ -33,6 +33,7 @@ impl Hub {
                 .chain(&self.policy_problem)
                 .cloned()
                 .chain(self.inventory.held_removals.map(|held| held.to_string()))
+                .chain(self.preshared.problem())
                 .collect(),
         }
     }

@@ -25,7 +25,7 @@ use crate::completeness::{Completeness, RetryCutShort};
 const ATTEMPTS: u32 = 5;
 
 /// EC2 endpoints accept within milliseconds, those of far regions within 0.3 s.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
+pub(crate) const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// The SDK, set up. Cheap to clone; clones share connections and credentials.
 #[derive(Debug, Clone)]
@@ -106,6 +106,13 @@ impl SdkContext {
     }
 }
 
+impl SdkContext {
+    /// The settings, for requests that no SDK crate makes.
+    pub(crate) fn config(&self) -> &SdkConfig {
+        &self.config
+    }
+}
+
 /// TLS by rustls on ring, which boringtun brings anyway. Speaks plain HTTP too,
 /// for the metadata service and for test endpoints.
 pub(crate) fn http_client() -> SharedHttpClient {
@@ -168,6 +175,13 @@ impl SdkContext {
             .retry_config(RetryConfig::disabled())
             .credentials_provider(credentials);
         Self::from_loader(loader).await
+    }
+
+    pub(crate) async fn for_test_as(
+        endpoint: &str,
+        credentials: aws_credential_types::Credentials,
+    ) -> Self {
+        Self::from_loader(test_loader(endpoint, 1).credentials_provider(credentials)).await
     }
 
     /// For one endpoint, with nowhere to take credentials from.

@@ -1,5 +1,5 @@
 //! Everything that Privnet asks AWS: which spokes run where, who this instance
-//! is, and which tags it carries.
+//! is, which tags it carries, and what secret the fleet shares.
 //!
 //! This is the only crate that depends on the AWS SDK, whose compile time is
 //! thereby paid in one place; no SDK type leaves it. It decides nothing: it
@@ -12,6 +12,9 @@
 //! | who and where am I | [`Imds::identity`] |
 //! | which spokes run, and what became of others | [`Discovery::poll`] |
 //! | publish key, port and transport | [`TagPublisher::publish`] |
+//! | prove which instance this is | [`ProofSigner::sign`] |
+//! | ask STS whether a proof holds | [`ProofCourier::ask`] |
+//! | the fleet's secret in the Parameter Store | [`ParameterStore::fleet_secret`] |
 
 #![forbid(unsafe_code)]
 
@@ -24,9 +27,12 @@ mod error;
 mod filter;
 mod imds;
 mod pages;
+mod proof;
 mod question;
 mod record;
 mod role;
+mod secret;
+mod signed;
 mod tags;
 
 pub use account::Known;
@@ -34,6 +40,9 @@ pub use context::SdkContext;
 pub use discovery::Discovery;
 pub use error::{Ec2Error, Operation, Reason};
 pub use imds::{Imds, ImdsError};
+pub use proof::{ProofCourier, ProofSigner, StsAnswer};
+pub use secret::{ParameterStore, SecretFetchError, SecretFetchReason, SecretRead};
+pub use signed::CallError;
 pub use tags::{Published, TagPublisher};
 
 #[cfg(test)]

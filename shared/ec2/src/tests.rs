@@ -12,4 +12,6 @@ mod hostile;
 mod imds;
 mod memory;
 mod moto;
+mod proof;
+mod secret;
 mod server;

@@ -10,6 +10,7 @@
 
 pub mod admin;
 pub mod config;
+pub mod enrol;
 pub mod id;
 pub mod inventory;
 pub mod key;
@@ -17,4 +18,5 @@ pub mod net;
 pub mod offload;
 pub mod peer;
 pub mod policy;
+pub mod secret;
 pub mod status;

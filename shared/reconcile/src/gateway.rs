@@ -42,6 +42,8 @@ pub struct TunnelInput<'a> {
     pub interface: &'a InterfaceName,
     /// Its MTU.
     pub mtu: u16,
+    /// Its addresses, beside the instance's own.
+    pub addresses: &'a [IpAddr],
     /// What is routed into it.
     pub destinations: &'a [IpNet],
     /// The addresses that the tunnel itself talks to.
@@ -66,8 +68,10 @@ pub fn desired(input: GatewayInput<'_>) -> DesiredHost {
         // The instance's own address, once more, so that what the kernel sends
         // into the tunnel by itself (ICMP errors) has a source that the far
         // end can answer.
-        let own = IpNet::from(input.identity.private_address);
-        host.addresses.insert((tunnel.interface.clone(), own));
+        for address in [&[input.identity.private_address], tunnel.addresses].concat() {
+            let address = IpNet::from(address);
+            host.addresses.insert((tunnel.interface.clone(), address));
+        }
         host.routes.extend(tunnel_routes(&input, tunnel));
     }
     host
@@ -164,6 +168,8 @@ fn tunnel_routes<'a>(
 #[cfg(test)]
 mod tests {
     #![expect(clippy::unwrap_used, reason = "a test that fails should panic")]
+    use privnet_model::enrol::HUB_ADDRESS;
+
     use super::*;
 
     fn identity() -> Identity {
@@ -197,6 +203,7 @@ mod tests {
             tunnel: tunnel.then_some(TunnelInput {
                 interface: &interface,
                 mtu: 1440,
+                addresses: &[],
                 destinations: privnet.nets(),
                 endpoints,
             }),
@@ -239,6 +246,7 @@ mod tests {
                 tunnel: Some(TunnelInput {
                     interface: &interface,
                     mtu: 1440,
+                    addresses: &[],
                     destinations: privnet.nets(),
                     endpoints: &[],
                 }),
@@ -264,6 +272,47 @@ mod tests {
         );
         let outside = host(true, None, &["198.51.100.100".parse().unwrap()]);
         assert!(!routes(&outside).join(" ").contains("198.51.100.100"));
+    }
+
+    #[test]
+    fn the_hub_has_its_address_inside_the_tunnels_and_a_spoke_a_route_to_it() {
+        let uplink = InterfaceName::new("ens5").unwrap();
+        let interface = InterfaceName::new("privnet0").unwrap();
+        let privnet = Supernet::new(nets(&["10.0.0.0/8"])).unwrap();
+        let address = IpAddr::from(HUB_ADDRESS);
+        let host = |addresses: &[IpAddr], destinations: &[IpNet]| {
+            desired(GatewayInput {
+                privnet: &privnet,
+                identity: &identity(),
+                uplink: &uplink,
+                router: Some("10.2.0.1".parse().unwrap()),
+                tunnel: Some(TunnelInput {
+                    interface: &interface,
+                    mtu: 1440,
+                    addresses,
+                    destinations,
+                    endpoints: &[],
+                }),
+                nat: None,
+            })
+        };
+        let hub = host(&[address], &[]);
+        let addresses: Vec<String> = hub
+            .addresses
+            .iter()
+            .map(|(interface, address)| format!("{address} {interface}"))
+            .collect();
+        assert_eq!(
+            addresses,
+            ["10.2.0.10/32 privnet0", "169.254.77.1/32 privnet0"]
+        );
+        let spoke = host(&[], &[IpNet::from(address)]);
+        assert_eq!(spoke.addresses.len(), 1);
+        let routes = routes(&spoke).join("\n");
+        assert!(
+            routes.contains("169.254.77.1/32 dev privnet0"),
+            "no way to the hub:\n{routes}"
+        );
     }
 
     #[test]

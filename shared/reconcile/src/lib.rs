@@ -19,6 +19,7 @@ pub mod observe;
 pub mod peer;
 pub mod pin;
 pub mod policy;
+pub mod proof;
 pub mod route;
 pub mod ruleset;
 pub mod sysctl;

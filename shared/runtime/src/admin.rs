@@ -296,7 +296,7 @@ pub(crate) async fn metrics<H: AdminHandler>(State(handler): State<Arc<H>>) -> R
 
 /// The message in a request's body; `empty` is what a request without one means.
 async fn message<T: DeserializeOwned>(request: Request, empty: Option<T>) -> Result<T, Response> {
-    let body = body_of(request).await?;
+    let body = body_of(request, MAX_BODY_BYTES).await?;
     match empty {
         Some(empty) if body.is_empty() => Ok(empty),
         _ => serde_json::from_slice(&body).map_err(|error| {
@@ -306,13 +306,14 @@ async fn message<T: DeserializeOwned>(request: Request, empty: Option<T>) -> Res
     }
 }
 
-async fn body_of(request: Request) -> Result<Bytes, Response> {
-    let body = Limited::new(request.into_body(), MAX_BODY_BYTES);
+/// The body of a request, of at most so many bytes; else the answer that says why.
+pub(crate) async fn body_of(request: Request, most: usize) -> Result<Bytes, Response> {
+    let body = Limited::new(request.into_body(), most);
     match timeout(PATIENCE, body.collect()).await {
         Ok(Ok(body)) => Ok(body.to_bytes()),
         Ok(Err(error)) if error.is::<http_body_util::LengthLimitError>() => Err(failure(
             StatusCode::PAYLOAD_TOO_LARGE,
-            format!("a request has at most {MAX_BODY_BYTES} bytes"),
+            format!("a request has at most {most} bytes"),
         )),
         Ok(Err(error)) => Err(failure(
             StatusCode::BAD_REQUEST,
@@ -335,7 +336,7 @@ pub(crate) fn failure(status: StatusCode, error: String) -> Response {
     json(status, &ApiError { error })
 }
 
-fn json(status: StatusCode, value: &impl Serialize) -> Response {
+pub(crate) fn json(status: StatusCode, value: &impl Serialize) -> Response {
     match serde_json::to_vec(value) {
         Ok(mut body) => {
             // For those who read it with curl.

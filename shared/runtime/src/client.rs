@@ -8,11 +8,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use http_body_util::{BodyExt, Full, Limited};
-use hyper::body::Bytes;
-use hyper::client::conn::http1;
-use hyper::{Method, Request, StatusCode, header};
-use hyper_util::rt::TokioIo;
+use hyper::{Method, StatusCode};
 use privnet_model::admin::{
     ApiError, Event, RefreshReport, RefreshRequest, RotateAnswer, RotateRequest, WhyAnswer,
     WhyRequest,
@@ -22,6 +18,8 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::net::UnixStream;
 use tokio::time::{sleep, timeout};
+
+use crate::http;
 
 /// A status of 10,000 tunnels is about 10 MB.
 const MAX_ANSWER_BYTES: usize = 128 * 1024 * 1024;
@@ -175,30 +173,8 @@ impl AdminClient {
         body: Vec<u8>,
     ) -> Result<A, ClientError> {
         let stream = self.connect().await?;
-        let (mut sender, connection) = http1::handshake(TokioIo::new(stream))
-            .await
-            .map_err(|error| self.protocol(error))?;
-        let request = Request::builder()
-            .method(method)
-            .uri(path)
-            .header(header::HOST, "privnet")
-            .header(header::CONTENT_TYPE, "application/json")
-            .body(Full::new(Bytes::from(body)))
-            .map_err(|error| self.protocol(error))?;
-        let answer = async {
-            let response = sender
-                .send_request(request)
-                .await
-                .map_err(|error| self.protocol(error))?;
-            let status = response.status();
-            let body = Limited::new(response.into_body(), MAX_ANSWER_BYTES)
-                .collect()
-                .await
-                .map_err(|error| self.protocol(error))?
-                .to_bytes();
-            Ok((status, body))
-        };
-        let (status, body) = drive(connection, answer).await?;
+        let exchange = http::exchange(stream, method, path, body, MAX_ANSWER_BYTES);
+        let (status, body) = exchange.await.map_err(|error| self.protocol(error))?;
         if status == StatusCode::OK {
             return serde_json::from_slice(&body).map_err(|error| self.protocol(error));
         }
@@ -236,18 +212,5 @@ impl AdminClient {
             path: self.path.clone(),
             problem: problem.to_string(),
         }
-    }
-}
-
-/// Runs the connection beside the exchange, in this same task, so that nothing
-/// of a request outlives its caller.
-async fn drive<T>(connection: impl Future, exchange: impl Future<Output = T>) -> T {
-    let mut connection = std::pin::pin!(connection);
-    let mut exchange = std::pin::pin!(exchange);
-    tokio::select! {
-        biased;
-        result = &mut exchange => result,
-        // Closed: whatever is left of the answer is in the buffers by now.
-        _ = &mut connection => exchange.await,
     }
 }

@@ -23,6 +23,7 @@ use crate::admin::{AdminHandler, AdminServer};
 use crate::metrics_port::MetricsPort;
 use crate::service::{self, Heartbeat};
 use crate::signals::{Signal, Signals};
+use crate::tunnel_port::{Call, CallHandler, TunnelPort};
 
 /// How often the tunnels are looked at: rates, changes of state, knocks.
 const OBSERVE: Duration = Duration::from_secs(2);
@@ -30,6 +31,8 @@ const OBSERVE: Duration = Duration::from_secs(2);
 const RECONCILE: Duration = Duration::from_secs(30);
 /// Requests waiting for the loop; more have to wait to be sent.
 const REQUESTS: usize = 32;
+/// Calls of spokes waiting for the loop; more are told to come again.
+const CALLS: usize = 256;
 
 /// One reason to do something.
 #[derive(Debug)]
@@ -50,6 +53,8 @@ pub enum Event {
     Observe,
     /// Time to compare the host with what it should be.
     Reconcile,
+    /// A spoke calls through its tunnel.
+    Call(Call),
 }
 
 /// Where the answer to a request goes, that to a refresh unless told otherwise;
@@ -61,6 +66,7 @@ pub type Answer<T = RefreshReport> = oneshot::Sender<Result<T, String>>;
 pub struct Events {
     signals: Signals,
     requests: mpsc::Receiver<Event>,
+    calls: Option<mpsc::Receiver<Call>>,
     observe: Interval,
     reconcile: Interval,
     beat: Interval,
@@ -96,6 +102,7 @@ impl Events {
         Ok(Self {
             signals,
             requests,
+            calls: None,
             observe: every(OBSERVE),
             reconcile: every(RECONCILE),
             beat: every(heartbeat.period()),
@@ -105,7 +112,17 @@ impl Events {
         })
     }
 
-    /// The next event. Cancel-safe.
+    /// Takes the calls of spokes as well, at this port.
+    pub fn take_calls(&mut self, port: TunnelPort) {
+        let (sender, calls) = mpsc::channel(CALLS);
+        self.calls = Some(calls);
+        let stop = closed(self.stop_servers.subscribe());
+        self.servers
+            .spawn(port.serve(Arc::new(Calls(sender)), stop));
+    }
+
+    /// The next event. Calls of spokes come last: however many call, beats and the
+    /// operator go before. Cancel-safe.
     pub async fn next(&mut self) -> Event {
         loop {
             tokio::select! {
@@ -115,6 +132,7 @@ impl Events {
                 _ = self.beat.tick() => self.heartbeat.beat(),
                 _ = self.observe.tick() => return Event::Observe,
                 _ = self.reconcile.tick() => return Event::Reconcile,
+                Some(call) = next_call(&mut self.calls) => return Event::Call(call),
             }
         }
     }
@@ -129,12 +147,14 @@ impl Events {
     pub async fn close(self) {
         let Self {
             requests,
+            calls,
             stop_servers,
             mut servers,
             ..
         } = self;
         // Whoever still waits for an answer is told that there is none.
         drop(requests);
+        drop(calls);
         drop(stop_servers);
         while servers.join_next().await.is_some() {}
     }
@@ -143,6 +163,13 @@ impl Events {
 /// Done when the other end is dropped.
 async fn closed(mut stop: watch::Receiver<()>) {
     while stop.changed().await.is_ok() {}
+}
+
+async fn next_call(calls: &mut Option<mpsc::Receiver<Call>>) -> Option<Call> {
+    match calls {
+        Some(calls) => calls.recv().await,
+        None => std::future::pending().await,
+    }
 }
 
 fn every(period: Duration) -> Interval {
@@ -182,6 +209,14 @@ impl AdminHandler for Requests {
 
     async fn rotate_key(&self, request: RotateRequest) -> Result<RotateAnswer, String> {
         self.ask(|answer| Event::RotateKey(request, answer)).await?
+    }
+}
+
+struct Calls(mpsc::Sender<Call>);
+
+impl CallHandler for Calls {
+    fn take(&self, call: Call) -> bool {
+        self.0.try_send(call).is_ok()
     }
 }
 

@@ -1,5 +1,6 @@
 //! HTTP/1.1 with limits, for the daemons' own listeners: how many clients are
-//! served, how long each may take, one request for each.
+//! served, how long each may take, one request for each; and for those who ask
+//! there: one request, and an answer of bounded length.
 //!
 //! A client that hangs costs nothing but its place. What is answered is the
 //! router's; nothing here knows what is asked.
@@ -10,7 +11,12 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::body::Body;
+use http_body_util::{BodyExt, Full, Limited};
+use hyper::body::Bytes;
+use hyper::client::conn::http1 as client;
+use hyper::header::{CONTENT_TYPE, HOST};
 use hyper::server::conn::http1;
+use hyper::{Method, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -20,8 +26,6 @@ use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 use tracing::{debug, warn};
 
-/// Clients served at once; the next wait in the listener's backlog.
-const MAX_CLIENTS: usize = 32;
 /// How long a client may take to send its request, and again to read the answer.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(5);
 /// How long a stop waits for answers under way.
@@ -32,28 +36,37 @@ pub(crate) trait Listener: Send + Sync + 'static {
     /// A client's connection.
     type Stream: AsyncRead + AsyncWrite + Unpin + Send + 'static;
 
+    /// Who a client is; it goes with each request as an extension, and is held
+    /// for as long as the connection lasts.
+    type Client: Clone + Send + Sync + 'static;
+
     /// What it is, for the log.
     const NAME: &'static str;
 
+    /// Clients served at once; the next wait in the listener's backlog.
+    const MAX_CLIENTS: usize = 32;
+
     /// The next client.
-    fn accept(&self) -> impl Future<Output = io::Result<Self::Stream>> + Send;
+    fn accept(&self) -> impl Future<Output = io::Result<(Self::Stream, Self::Client)>> + Send;
 }
 
 impl Listener for UnixListener {
     type Stream = UnixStream;
+    type Client = ();
     const NAME: &'static str = "admin socket";
 
-    async fn accept(&self) -> io::Result<UnixStream> {
-        Self::accept(self).await.map(|(stream, _)| stream)
+    async fn accept(&self) -> io::Result<(UnixStream, ())> {
+        Self::accept(self).await.map(|(stream, _)| (stream, ()))
     }
 }
 
 impl Listener for TcpListener {
     type Stream = TcpStream;
+    type Client = ();
     const NAME: &'static str = "metrics port";
 
-    async fn accept(&self) -> io::Result<TcpStream> {
-        Self::accept(self).await.map(|(stream, _)| stream)
+    async fn accept(&self) -> io::Result<(TcpStream, ())> {
+        Self::accept(self).await.map(|(stream, _)| (stream, ()))
     }
 }
 
@@ -65,7 +78,7 @@ pub(crate) async fn serve<L: Listener>(
     stop: impl Future<Output = ()>,
     closed: impl FnOnce(),
 ) {
-    let places = Arc::new(Semaphore::new(MAX_CLIENTS));
+    let places = Arc::new(Semaphore::new(L::MAX_CLIENTS));
     let mut clients = JoinSet::new();
     let accept = async {
         loop {
@@ -73,10 +86,10 @@ pub(crate) async fn serve<L: Listener>(
                 return;
             };
             match listener.accept().await {
-                Ok(stream) => {
+                Ok((stream, client)) => {
                     let router = router.clone();
                     clients.spawn(async move {
-                        serve_client(stream, router).await;
+                        serve_client(stream, client, router).await;
                         drop(place);
                     });
                 }
@@ -104,10 +117,15 @@ pub(crate) async fn serve<L: Listener>(
 
 /// One request, one answer: a client that keeps its connection would keep its
 /// place, and a local socket costs next to nothing to connect to again.
-async fn serve_client(stream: impl AsyncRead + AsyncWrite + Unpin, router: Router) {
+async fn serve_client<C: Clone + Send + Sync + 'static>(
+    stream: impl AsyncRead + AsyncWrite + Unpin,
+    client: C,
+    router: Router,
+) {
     let answered = Arc::new(Notify::new());
     let told = Arc::clone(&answered);
-    let service = hyper::service::service_fn(move |request: hyper::Request<_>| {
+    let service = hyper::service::service_fn(move |mut request: hyper::Request<_>| {
+        request.extensions_mut().insert(client.clone());
         let answer = hyper::service::Service::call(
             &TowerToHyperService::new(router.clone()),
             request.map(Body::new::<hyper::body::Incoming>),
@@ -133,5 +151,46 @@ async fn serve_client(stream: impl AsyncRead + AsyncWrite + Unpin, router: Route
             debug!(%error, "a client of the daemon went wrong");
         },
         () = unread => debug!("a client of the daemon did not read its answer"),
+    }
+}
+
+/// Why there is no answer.
+pub(crate) type ExchangeError = Box<dyn std::error::Error + Send + Sync>;
+
+/// One request with a JSON body on a connection of its own, and the answer, of at
+/// most so many bytes.
+pub(crate) async fn exchange(
+    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    method: Method,
+    path: &str,
+    body: Vec<u8>,
+    most: usize,
+) -> Result<(StatusCode, Bytes), ExchangeError> {
+    let (mut sender, connection) = client::handshake(TokioIo::new(stream)).await?;
+    let request = hyper::Request::builder()
+        .method(method)
+        .uri(path)
+        .header(HOST, "privnet")
+        .header(CONTENT_TYPE, "application/json")
+        .body(Full::new(Bytes::from(body)))?;
+    let answer = async {
+        let response = sender.send_request(request).await?;
+        let status = response.status();
+        let body = Limited::new(response.into_body(), most).collect().await?;
+        Ok((status, body.to_bytes()))
+    };
+    drive(connection, answer).await
+}
+
+/// Runs the connection beside the exchange, in this same task, so that nothing
+/// of a request outlives its caller.
+async fn drive<T>(connection: impl Future, exchange: impl Future<Output = T>) -> T {
+    let mut connection = std::pin::pin!(connection);
+    let mut exchange = std::pin::pin!(exchange);
+    tokio::select! {
+        biased;
+        result = &mut exchange => result,
+        // Closed: whatever is left of the answer is in the buffers by now.
+        _ = &mut connection => exchange.await,
     }
 }

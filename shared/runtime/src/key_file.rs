@@ -1,5 +1,5 @@
 //! The files that hold keys: the host's own private key, made at first start,
-//! and preshared keys, which the operator puts there.
+//! and preshared keys and the fleet's secret, which the operator puts there.
 //!
 //! A key file is never overwritten, but by the next key that was made beside it
 //! (`FILE.next`) when all who must know that one do. One that cannot be read or
@@ -14,6 +14,7 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use privnet_model::key::{KeyError, PresharedKey, PrivateKey};
+use privnet_model::secret::{FleetSecret, SecretError};
 use rand::TryRng;
 use rand::rngs::SysRng;
 use tracing::{info, warn};
@@ -22,7 +23,9 @@ use zeroize::Zeroizing;
 use crate::atomic_file;
 
 /// A key is 45 bytes with its newline; what is much longer is another file.
-const MAX_BYTES: usize = 1024;
+const MAX_KEY_BYTES: usize = 1024;
+/// Two lines of at most 4096 bytes each, and some white space.
+const MAX_SECRET_BYTES: usize = 8400;
 
 /// Why there is no key.
 #[derive(Debug, thiserror::Error)]
@@ -65,6 +68,14 @@ pub enum KeyFileError {
         made_anew: bool,
         /// What is wrong with it.
         source: KeyError,
+    },
+    /// The file holds no fleet secret.
+    #[error("key file {}: holds no fleet secret (it was not touched)", path.display())]
+    NoSecret {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        source: SecretError,
     },
     /// A new key could not be made or written.
     #[error("key file {}: a new key cannot be {step}", path.display())]
@@ -166,10 +177,48 @@ pub fn read_preshared_key(path: &Path) -> Result<PresharedKey, KeyFileError> {
     })
 }
 
+/// The fleet's secret in this file, which must exist.
+pub fn read_fleet_secret(path: &Path) -> Result<FleetSecret, KeyFileError> {
+    let content = read(path, MAX_SECRET_BYTES)?.ok_or_else(|| KeyFileError::Missing {
+        path: path.to_owned(),
+        hint: "put the fleet's secret there (`openssl rand -base64 48` makes one)",
+    })?;
+    let bytes = content.len();
+    let parsed = match std::str::from_utf8(&content) {
+        // There may be more of it.
+        Ok(_) if bytes == MAX_SECRET_BYTES => Err(SecretError::Long { line: 1, bytes }),
+        Ok(text) => text.parse(),
+        Err(_) => Err(SecretError::NotText { line: 1 }),
+    };
+    parsed.map_err(|source| KeyFileError::NoSecret {
+        path: path.to_owned(),
+        source,
+    })
+}
+
 fn read_key<K>(path: &Path, made_anew: bool) -> Result<Option<K>, KeyFileError>
 where
     K: FromStr<Err = KeyError>,
 {
+    let Some(content) = read(path, MAX_KEY_BYTES)? else {
+        return Ok(None);
+    };
+    let parsed = if content.len() == MAX_KEY_BYTES {
+        Err(KeyError::Length(content.len()))
+    } else {
+        std::str::from_utf8(&content)
+            .map_err(|_| KeyError::NotBase64)
+            .and_then(str::parse)
+    };
+    parsed.map(Some).map_err(|source| KeyFileError::Malformed {
+        path: path.to_owned(),
+        made_anew,
+        source,
+    })
+}
+
+/// The first bytes of the file, at most so many; `None` when there is none.
+fn read(path: &Path, most: usize) -> Result<Option<Zeroizing<Vec<u8>>>, KeyFileError> {
     let unreadable = |source| KeyFileError::Unreadable {
         path: path.to_owned(),
         source,
@@ -196,27 +245,18 @@ where
             "other users can get at this key file: it should have mode 0600"
         );
     }
-    let mut buffer = Zeroizing::new([0; MAX_BYTES]);
+    // At its full size from the start: growing would leave copies behind.
+    let mut content = Zeroizing::new(vec![0; most]);
     let mut length = 0;
     let mut file = File::open(path).map_err(unreadable)?;
-    while length < MAX_BYTES {
-        match file.read(&mut buffer[length..]).map_err(unreadable)? {
+    while length < most {
+        match file.read(&mut content[length..]).map_err(unreadable)? {
             0 => break,
             read => length += read,
         }
     }
-    let parsed = if length == MAX_BYTES {
-        Err(KeyError::Length(length))
-    } else {
-        std::str::from_utf8(&buffer[..length])
-            .map_err(|_| KeyError::NotBase64)
-            .and_then(str::parse)
-    };
-    parsed.map(Some).map_err(|source| KeyFileError::Malformed {
-        path: path.to_owned(),
-        made_anew,
-        source,
-    })
+    content.truncate(length);
+    Ok(Some(content))
 }
 
 #[cfg(test)]
@@ -376,5 +416,37 @@ mod tests {
         )
         .unwrap();
         assert_eq!(read_preshared_key(&path).unwrap().as_bytes(), &[7; 32]);
+    }
+
+    #[test]
+    fn a_fleet_secret_is_read_and_what_is_none_is_refused_and_not_shown() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("fleet.secret");
+        assert!(matches!(
+            read_fleet_secret(&path),
+            Err(KeyFileError::Missing { .. })
+        ));
+        let secret = "correct horse battery staple, and some more";
+        fs::write(
+            &path,
+            format!("{secret}\nwhat the fleet had before this day\n"),
+        )
+        .unwrap();
+        let read = read_fleet_secret(&path).unwrap();
+        assert!(read.is_changing());
+        for content in [
+            b"hunter2".to_vec(),
+            b"\xff\xfe".repeat(30),
+            secret.repeat(400).into_bytes(),
+        ] {
+            fs::write(&path, &content).unwrap();
+            let error = read_fleet_secret(&path).unwrap_err();
+            let shown = format!("{error} {error:?}");
+            assert!(shown.contains("fleet.secret"), "{shown}");
+            assert!(
+                !shown.contains("hunter") && !shown.contains("horse"),
+                "{shown}"
+            );
+        }
     }
 }

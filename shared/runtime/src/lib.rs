@@ -1,6 +1,6 @@
 //! What both daemons share around their own work: logging, signals, the
 //! service manager, the admin socket and its client, metrics, state and key files, the
-//! clock of a repeated poll, the command line, the events of the main loop, and
+//! clock of a repeated poll, the fleet's secret, the command line, the events of the main loop, and
 //! the router that brings tunnels and host to what they should be.
 //!
 //! What there should be is decided elsewhere, by pure functions. Nothing here
@@ -13,6 +13,7 @@ mod atomic_file;
 pub mod client;
 pub mod command;
 pub mod events;
+pub mod fleet_secret;
 mod http;
 pub mod key_file;
 pub mod logging;
@@ -24,3 +25,5 @@ pub mod router;
 pub mod service;
 pub mod signals;
 pub mod state_file;
+pub mod tunnel_client;
+pub mod tunnel_port;

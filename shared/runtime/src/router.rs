@@ -55,6 +55,8 @@ pub struct TunnelInterface {
     pub offloads: Offloads,
     /// Whether packets go from peer to peer without the kernel.
     pub relay: bool,
+    /// Its addresses, beside the instance's own.
+    pub addresses: Vec<IpAddr>,
 }
 
 /// What the router should be like.
@@ -87,6 +89,7 @@ pub struct Router {
 struct OpenTunnel {
     name: InterfaceName,
     mtu: u16,
+    addresses: Vec<IpAddr>,
     public_key: PublicKey,
     device: Arc<Device>,
 }
@@ -293,6 +296,7 @@ impl Router {
             tunnel: self.tunnel.as_ref().map(|tunnel| TunnelInput {
                 interface: &tunnel.name,
                 mtu: tunnel.mtu,
+                addresses: &tunnel.addresses,
                 destinations: &self.desired.destinations,
                 endpoints: &endpoints,
             }),
@@ -496,6 +500,7 @@ impl OpenTunnel {
         Ok(Self {
             name: InterfaceName::new(&tunnel.name)?,
             mtu: tunnel.mtu,
+            addresses: tunnel.addresses,
             public_key,
             device: Arc::new(device),
         })

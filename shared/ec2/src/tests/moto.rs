@@ -20,14 +20,14 @@ const LONG: Duration = Duration::from_secs(60);
 const KEY: &str = "xTIBA5rboUvnH4htodjb6e697QjLERt1NAB4mZqp8Dg=";
 
 /// moto on a port of its own, until it is dropped.
-struct Moto {
-    url: String,
-    context: SdkContext,
+pub(super) struct Moto {
+    pub(super) url: String,
+    pub(super) context: SdkContext,
     _process: Child,
 }
 
 impl Moto {
-    async fn start() -> Self {
+    pub(super) async fn start() -> Self {
         let program = program();
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let port = listener.local_addr().unwrap().port();

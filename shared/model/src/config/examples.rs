@@ -13,6 +13,7 @@ use crate::inventory::{PORT_TAG, PUBLIC_KEY_TAG, TRANSPORT_TAG};
 const HUB: &str = include_str!("../../../../ami/hub.toml");
 const SPOKE: &str = include_str!("../../../../ami/spoke.toml");
 const SPOKE_POLICY: &str = include_str!("../../../../ami/iam/spoke-policy.json");
+const SECRET_POLICY: &str = include_str!("../../../../ami/iam/secret-policy.json");
 
 /// The file with its keys and headers commented in: they have no space after
 /// the `#`, which explanations have.
@@ -124,6 +125,7 @@ fn what_the_examples_show_as_default_is_the_default() {
     let mut full = spoke::SpokeConfig::parse("spoke.toml", &commented_in(SPOKE)).unwrap();
     full.workers = None;
     full.metrics = None;
+    full.preshared_key = None;
     full.nat = spoke::NatConfig {
         egress: full.nat.egress,
         ..spoke::NatConfig::default()
@@ -141,4 +143,22 @@ fn a_spoke_may_set_just_the_tags_that_it_publishes() {
     let keys = &statement["Condition"]["ForAllValues:StringEquals"]["aws:TagKeys"];
     let ours = serde_json::json!([PUBLIC_KEY_TAG, PORT_TAG, TRANSPORT_TAG]);
     assert_eq!(*keys, ours);
+}
+
+#[test]
+fn who_reads_the_fleet_secret_reads_the_examples_parameter_and_no_other() {
+    let policy: serde_json::Value = serde_json::from_str(SECRET_POLICY).unwrap();
+    let [read, decrypt] = policy["Statement"].as_array().unwrap().as_slice() else {
+        panic!("two statements expected: {policy}");
+    };
+    assert_eq!(read["Action"], "ssm:GetParameter");
+    assert_eq!(decrypt["Action"], "kms:Decrypt");
+    let parameter = read["Resource"].as_str().unwrap();
+    let context = &decrypt["Condition"]["StringLike"]["kms:EncryptionContext:PARAMETER_ARN"];
+    assert_eq!(context, parameter);
+    let name = parameter.split_once(":parameter").unwrap().1;
+    for example in [HUB, SPOKE] {
+        let line = format!("#preshared_key = {{ ssm = \"{name}\" }}");
+        assert!(example.contains(&line), "{line}");
+    }
 }

@@ -10,6 +10,7 @@ use std::time::Duration;
 use ipnet::IpNet;
 
 use super::document::{self, ConfigErrors, Section};
+use super::hub::SecretSource;
 use super::value;
 use crate::inventory::Transport;
 use crate::key::PublicKey;
@@ -27,6 +28,10 @@ pub struct SpokeConfig {
     pub listen_port: u16,
     /// The file of the private key, made at first start.
     pub private_key: PathBuf,
+    /// The fleet's secret, of which each tunnel gets a preshared key of its own.
+    pub preshared_key: Option<SecretSource>,
+    /// Whether to prove to a hub that wants it, by STS, which instance this is.
+    pub prove: bool,
     /// The tunnel interface's name.
     pub interface: String,
     /// The MTU inside the tunnel.
@@ -92,6 +97,8 @@ pub(super) fn read(top: &mut Section<'_>) -> Option<SpokeConfig> {
     let transport = top.optional("transport", &value::TRANSPORT);
     let listen_port = top.with_default("listen_port", &value::PORT, value::DEFAULT_PORT);
     let private_key = value::key_file(top, "private_key");
+    let preshared_key = value::secret_source(top, "preshared_key");
+    let prove = top.with_default("prove", &value::FLAG, true);
     let interface = value::DEFAULT_INTERFACE.to_owned();
     let interface = top.with_default("interface", &value::INTERFACE, interface);
     let mtu = top.with_default("mtu", &value::MTU, value::DEFAULT_MTU);
@@ -118,6 +125,8 @@ pub(super) fn read(top: &mut Section<'_>) -> Option<SpokeConfig> {
         transport: transport?,
         listen_port,
         private_key: private_key.map_or_else(|| DEFAULT_PRIVATE_KEY.into(), |path| path.value),
+        preshared_key,
+        prove,
         interface,
         mtu,
         workers: workers.map(|workers| workers.value),

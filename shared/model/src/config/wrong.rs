@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use proptest::prelude::*;
 
-use super::hub::{HubConfig, TrustConfig};
+use super::hub::{HubConfig, SecretSource, TrustConfig};
 use super::spoke::SpokeConfig;
 use crate::inventory::Transport;
 use crate::offload::{Offload, Offloads};
@@ -87,6 +87,7 @@ fn a_minimal_spoke_file_has_every_default() {
     assert!(spoke.publish && spoke.nat.egress);
     assert_eq!(spoke.nat.interface, None);
     assert_eq!((spoke.offloads, spoke.metrics), (Offloads::ALL, None));
+    assert_eq!((spoke.preshared_key, spoke.prove), (None, true));
 }
 
 #[test]
@@ -127,6 +128,41 @@ fn what_an_offload_section_cannot_hold_is_told() {
         hub_with("offload = false", ""),
         ["hub.toml:1: offload = false: not a table; expected an [offload] section"]
     );
+}
+
+#[test]
+fn a_fleet_secret_is_in_a_file_or_in_ssm() {
+    let read = |line: &str| {
+        let text = format!("privnet = '10.0.0.0/8'\ntransport = 'none'\n{line}");
+        SpokeConfig::parse("spoke.toml", &text).map(|spoke| spoke.preshared_key)
+    };
+    let file = read("preshared_key.file = '/etc/privnet/fleet.secret'").unwrap();
+    assert_eq!(
+        file,
+        Some(SecretSource::File("/etc/privnet/fleet.secret".into()))
+    );
+    let arn = "arn:aws:ssm:eu-west-1:111122223333:parameter/privnet/psk";
+    for name in ["/privnet/psk", "psk", "/privnet/psk:3", arn] {
+        let ssm = read(&format!("preshared_key = {{ ssm = '{name}' }}")).unwrap();
+        assert_eq!(ssm, Some(SecretSource::Ssm(name.to_owned())));
+    }
+    for (line, said) in [
+        ("preshared_key = 'c2VjcmV0'", "preshared_key: not a table"),
+        ("preshared_key = {}", "preshared_key.file: missing"),
+        (
+            "preshared_key = { file = '/a', ssm = '/b' }",
+            "preshared_key: both `file` and `ssm`",
+        ),
+        ("preshared_key.file = 'a'", "not an absolute path"),
+        ("preshared_key.ssm = 'a b'", "not the name of a parameter"),
+        ("preshared_key.ssm = 'a/b'", "does not start with `/`"),
+        ("preshared_key.ssm = ''", "not the name of a parameter"),
+        ("prove = 'yes'", "prove = 'yes': not true or false"),
+    ] {
+        let error = read(line).unwrap_err().to_string();
+        assert!(error.contains(said), "{line}: {error}");
+        assert!(!error.contains("c2Vj"), "{error}");
+    }
 }
 
 #[test]
@@ -520,6 +556,7 @@ fn private_material_in_the_wrong_place_is_never_shown() {
         "[trust]\npreshared_key = { file = '{}' }",
         "[trust]\npreshared_key = { file = '/{}', ssm = '/{}' }",
         "[trust]\npreshared_key = {}",
+        "preshared_key = { ssm = '{}' }",
         "[[site]]\npreshared_key = '{}'",
         "[[site]]\npreshared_key = { file = '{}' }",
         "private_key.file = '{}'",

@@ -1,0 +1,234 @@
+//! The fleet's secret, where it is a parameter of SSM's Parameter Store.
+//!
+//! One GetParameter of a SecureString. It is asked for once and not retried: who
+//! asks keeps what was known before, and comes again.
+
+use std::fmt;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use privnet_model::id::Region;
+use privnet_model::secret::{FleetSecret, SecretError};
+use serde::Deserialize;
+use tokio::sync::OnceCell;
+use zeroize::Zeroizing;
+
+use crate::context::SdkContext;
+use crate::signed::{Answer, CallError, Request, Service};
+
+/// SSM answers in some 10 ms, 30 with the decryption by KMS.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// An advanced parameter has 8 KB, escaped as JSON at most twice that, and its
+/// description around it.
+const MOST_BYTES: usize = 32 * 1024;
+/// The only type that SSM encrypts, and the answer's name of it.
+const SECURE_STRING: &str = "SecureString";
+
+/// The Parameter Store of a region.
+#[derive(Debug, Clone)]
+pub struct ParameterStore {
+    /// Set up at the first question: that reads files.
+    context: Arc<OnceCell<SdkContext>>,
+    region: Region,
+}
+
+/// A secret that is being read.
+pub type SecretRead = Pin<Box<dyn Future<Output = Result<FleetSecret, String>> + Send>>;
+
+/// Why the secret could not be had from the Parameter Store.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SecretFetchError {
+    /// The parameter's name.
+    pub name: String,
+    /// The region asked.
+    pub region: Region,
+    /// What went wrong.
+    pub reason: SecretFetchReason,
+}
+
+/// Why the secret could not be had.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum SecretFetchReason {
+    /// SSM did not answer.
+    Call(CallError),
+    /// The role lacks a permission, for the parameter or for its key.
+    NotAllowed {
+        /// SSM's code.
+        code: String,
+    },
+    /// There is no such parameter, or no such version of it.
+    NotFound,
+    /// SSM refused or failed.
+    Failed {
+        /// SSM's code, or the HTTP status.
+        code: String,
+        /// SSM's explanation, or empty.
+        message: String,
+    },
+    /// The parameter is there, and not encrypted.
+    NotSecure {
+        /// Its type.
+        kind: String,
+    },
+    /// The parameter holds no fleet secret.
+    NoSecret(SecretError),
+    /// The answer makes no sense.
+    Unreadable,
+}
+
+impl ParameterStore {
+    /// That of this region. Sends no request.
+    pub fn new(context: &SdkContext, region: &Region) -> Self {
+        Self {
+            context: Arc::new(OnceCell::new_with(Some(context.clone()))),
+            region: region.clone(),
+        }
+    }
+
+    /// As [`ParameterStore::new`], with what [`SdkContext::load`] gives, for those
+    /// who may need neither.
+    pub fn from_env(region: &Region) -> Self {
+        Self {
+            context: Arc::default(),
+            region: region.clone(),
+        }
+    }
+
+    /// Reads secrets by name, for those who know nothing of AWS; an error is one
+    /// sentence.
+    pub fn reader(self) -> impl Fn(String) -> SecretRead + Send + Sync + 'static {
+        move |name| {
+            let store = self.clone();
+            Box::pin(async move {
+                let secret = store.fleet_secret(&name).await;
+                secret.map_err(|error| error.to_string())
+            })
+        }
+    }
+
+    /// The fleet's secret under this name, within 10 s.
+    ///
+    /// # Errors
+    /// There is none, or it cannot be had now. The text never holds any of it.
+    pub async fn fleet_secret(&self, name: &str) -> Result<FleetSecret, SecretFetchError> {
+        self.fetch(name).await.map_err(|reason| SecretFetchError {
+            name: name.to_owned(),
+            region: self.region.clone(),
+            reason,
+        })
+    }
+
+    async fn fetch(&self, name: &str) -> Result<FleetSecret, SecretFetchReason> {
+        let load = || SdkContext::load(&self.region);
+        let context = self.context.get_or_init(load).await;
+        let (url, _) = context.endpoint(Service::Ssm, &self.region);
+        let header = |name: &str, value: &str| (name.to_owned(), value.to_owned());
+        let mut request = Request {
+            url,
+            headers: vec![
+                header("content-type", "application/x-amz-json-1.1"),
+                header("x-amz-target", "AmazonSSM.GetParameter"),
+            ],
+            body: serde_json::json!({ "Name": name, "WithDecryption": true }).to_string(),
+        };
+        let signed = context.sign(Service::Ssm, &self.region, &mut request, SystemTime::now());
+        signed.await.map_err(SecretFetchReason::Call)?;
+        let answer = context.send(request, PATIENCE, MOST_BYTES).await;
+        read(&answer.map_err(SecretFetchReason::Call)?)
+    }
+}
+
+/// Only what is asked for is read; no error repeats any of the rest.
+fn read(answer: &Answer) -> Result<FleetSecret, SecretFetchReason> {
+    if answer.status != 200 {
+        return Err(refusal(answer));
+    }
+    let Ok(found) = serde_json::from_slice::<Found>(&answer.body) else {
+        return Err(SecretFetchReason::Unreadable);
+    };
+    let Parameter { kind, value } = found.parameter;
+    let value = Zeroizing::new(value);
+    if kind != SECURE_STRING {
+        let kind = kind.chars().take(32).collect();
+        return Err(SecretFetchReason::NotSecure { kind });
+    }
+    value.parse().map_err(SecretFetchReason::NoSecret)
+}
+
+fn refusal(answer: &Answer) -> SecretFetchReason {
+    let Refused { code, message } = serde_json::from_slice(&answer.body).unwrap_or_default();
+    // `com.amazonaws.ssm#ParameterNotFound`, or the last part alone.
+    let code = code.rsplit('#').next().unwrap_or_default();
+    match code {
+        "AccessDenied" | "AccessDeniedException" => SecretFetchReason::NotAllowed {
+            code: code.to_owned(),
+        },
+        "ParameterNotFound" | "ParameterVersionNotFound" => SecretFetchReason::NotFound,
+        "" => SecretFetchReason::Failed {
+            code: format!("HTTP status {}", answer.status),
+            message: String::new(),
+        },
+        _ => SecretFetchReason::Failed {
+            code: code.chars().take(64).collect(),
+            message: message.chars().take(256).collect(),
+        },
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct Found {
+    parameter: Parameter,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct Parameter {
+    #[serde(rename = "Type")]
+    kind: String,
+    value: String,
+}
+
+#[derive(Default, Deserialize)]
+struct Refused {
+    #[serde(rename = "__type", default)]
+    code: String,
+    #[serde(alias = "Message", default)]
+    message: String,
+}
+
+impl fmt::Display for SecretFetchError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            name,
+            region,
+            reason,
+        } = self;
+        write!(f, "SSM parameter {name} in {region}: ")?;
+        match reason {
+            SecretFetchReason::Call(error) => error.fmt(f),
+            SecretFetchReason::NotAllowed { code } => write!(
+                f,
+                "not allowed: the role needs ssm:GetParameter on it, and kms:Decrypt on its key \
+                 where that is not AWS's own ({code})"
+            ),
+            SecretFetchReason::NotFound => f.write_str("there is none"),
+            SecretFetchReason::Failed { code, message } if message.is_empty() => {
+                write!(f, "SSM did not give it ({code})")
+            }
+            SecretFetchReason::Failed { code, message } => {
+                write!(f, "SSM did not give it: {message} ({code})")
+            }
+            SecretFetchReason::NotSecure { kind } => write!(
+                f,
+                "it is a {kind}, expected a {SECURE_STRING}: put it there anew, encrypted, under \
+                 another name"
+            ),
+            SecretFetchReason::NoSecret(error) => write!(f, "it holds no fleet secret: {error}"),
+            SecretFetchReason::Unreadable => f.write_str("the answer makes no sense"),
+        }
+    }
+}
+
+impl std::error::Error for SecretFetchError {}

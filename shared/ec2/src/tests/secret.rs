@@ -1,0 +1,175 @@
+//! The fleet's secret in the Parameter Store: from moto, as far as it behaves
+//! like SSM, and from a server that answers as SSM does when it does not give it.
+
+use std::time::{Duration, SystemTime};
+
+use super::answers::region;
+use super::moto::Moto;
+use super::server::{Reply, Server};
+use crate::signed::{Request, Service};
+use crate::{CallError, ParameterStore, SdkContext, SecretFetchReason};
+
+const SECRET: &str = "correct horse battery staple, and some more";
+const BEFORE: &str = "what the fleet had in common before today";
+
+async fn put(context: &SdkContext, name: &str, kind: &str, value: &str) {
+    let region = region("eu-west-1");
+    let (url, _) = context.endpoint(Service::Ssm, &region);
+    let body = serde_json::json!({ "Name": name, "Type": kind, "Value": value });
+    let mut request = Request {
+        url,
+        headers: vec![
+            ("content-type".into(), "application/x-amz-json-1.1".into()),
+            ("x-amz-target".into(), "AmazonSSM.PutParameter".into()),
+        ],
+        body: body.to_string(),
+    };
+    let now = SystemTime::now();
+    let signed = context.sign(Service::Ssm, &region, &mut request, now);
+    signed.await.unwrap();
+    let answer = context.send(request, Duration::from_secs(60), 4096).await;
+    assert_eq!(answer.unwrap().status, 200);
+}
+
+#[tokio::test]
+async fn a_secure_string_is_decrypted_and_whatever_else_there_is_is_refused() {
+    let moto = Moto::start().await;
+    let store = ParameterStore::new(&moto.context, &region("eu-west-1"));
+    let both = format!("{SECRET}\n{BEFORE}\n");
+    for (name, kind, value) in [
+        ("/privnet/psk", "SecureString", both.as_str()),
+        ("/privnet/open", "String", SECRET),
+        ("/privnet/weak", "SecureString", "hunter2"),
+    ] {
+        put(&moto.context, name, kind, value).await;
+    }
+    let secret = store.fleet_secret("/privnet/psk").await.unwrap();
+    assert_eq!(secret, both.parse().unwrap());
+
+    for (name, said) in [
+        ("/privnet/none", "there is none"),
+        ("/privnet/open", "it is a String, expected a SecureString"),
+        ("/privnet/weak", "line 1 has 7 bytes"),
+    ] {
+        let error = store.fleet_secret(name).await.unwrap_err();
+        let shown = format!("{error} {error:?}");
+        assert!(shown.contains(said) && shown.contains(name), "{shown}");
+        assert!(
+            !shown.contains("hunter2") && !shown.contains("horse"),
+            "{shown}"
+        );
+    }
+}
+
+/// What SSM says, by its API reference ("GetParameter", "Common errors").
+#[tokio::test]
+async fn a_refusal_is_told_for_what_it_is() {
+    for (status, body, expected) in [
+        (
+            400,
+            r#"{"__type":"AccessDeniedException","Message":"not authorized"}"#,
+            "ssm:GetParameter",
+        ),
+        (
+            400,
+            r#"{"__type":"com.amazonaws.ssm#ParameterVersionNotFound"}"#,
+            "there is none",
+        ),
+        (
+            400,
+            r#"{"__type":"ThrottlingException","message":"Rate exceeded"}"#,
+            "Rate exceeded (ThrottlingException)",
+        ),
+        (503, "<html>", "HTTP status 503"),
+        (302, "", "HTTP status 302"),
+        (200, "{}", "makes no sense"),
+        (
+            200,
+            r#"{"Parameter":{"Type":"SecureString"}}"#,
+            "makes no sense",
+        ),
+    ] {
+        let server = Server::start(move |_| Reply::Answer {
+            status,
+            header: "Location: /elsewhere\r\n",
+            body: body.to_owned(),
+        })
+        .await;
+        let context = SdkContext::for_test(&server.url, 1).await;
+        let store = ParameterStore::new(&context, &region("eu-west-1"));
+        let error = store.fleet_secret("psk").await.unwrap_err().to_string();
+        assert!(error.contains(expected), "{status} {body}: {error}");
+        let requests = server.requests();
+        assert_eq!(requests.len(), 1, "{status} {body}");
+        let request = &requests[0];
+        assert_eq!(
+            (request.method.as_str(), request.path.as_str()),
+            ("POST", "/")
+        );
+        assert_eq!(request.region(), "eu-west-1");
+        assert_eq!(request.headers["x-amz-target"], "AmazonSSM.GetParameter");
+        let signed = &request.headers["authorization"];
+        for part in ["/ssm/aws4_request", "content-type;host;", ";x-amz-target"] {
+            assert!(signed.contains(part), "{signed}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn an_answer_that_does_not_end_or_does_not_come_is_an_error() {
+    let long = format!(
+        r#"{{"Parameter":{{"Type":"SecureString","Value":"{}"}}}}"#,
+        SECRET.repeat(1000)
+    );
+    let cut = r#"{"Parameter":"#;
+    for (reply, reason) in [
+        (Reply::ok(long), "more than 32768 bytes"),
+        (
+            Reply::Shorter {
+                promised: 500,
+                body: cut.to_owned(),
+            },
+            "cannot be read",
+        ),
+        (Reply::UntilClose(cut.to_owned()), "makes no sense"),
+    ] {
+        let server = Server::start(move |_| reply.clone()).await;
+        let context = SdkContext::for_test(&server.url, 1).await;
+        let store = ParameterStore::new(&context, &region("eu-west-1"));
+        let error = store.fleet_secret("psk").await.unwrap_err().to_string();
+        assert!(error.contains(reason), "{error}");
+        assert!(!error.contains("horse"), "{error}");
+    }
+    let nobody = SdkContext::for_test("http://127.0.0.1:9", 1).await;
+    let store = ParameterStore::new(&nobody, &region("eu-west-1"));
+    let error = store.fleet_secret("psk").await.unwrap_err();
+    assert!(
+        matches!(
+            error.reason,
+            SecretFetchReason::Call(CallError::Unreachable { .. })
+        ),
+        "{error:?}"
+    );
+
+    let nameless = SdkContext::for_test_without_credentials("http://127.0.0.1:9").await;
+    let store = ParameterStore::new(&nameless, &region("eu-west-1"));
+    let error = store.fleet_secret("psk").await.unwrap_err().to_string();
+    assert!(error.contains("give the instance a role"), "{error}");
+}
+
+#[tokio::test]
+async fn a_store_that_is_silent_is_given_up() {
+    let server = Server::start(|_| Reply::Silence).await;
+    let context = SdkContext::for_test(&server.url, 1).await;
+    let request = Request {
+        url: format!("{}/", server.url),
+        headers: Vec::new(),
+        body: String::new(),
+    };
+    let patience = Duration::from_millis(200);
+    let answer = context.send(request, patience, 100).await;
+    assert_eq!(
+        answer.map(|answer| answer.status),
+        Err(CallError::NoAnswer { after: patience })
+    );
+}

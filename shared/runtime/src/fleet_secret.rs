@@ -1,0 +1,375 @@
+//! The fleet's secret as a daemon has it: read at start and looked at again every
+//! few minutes, beside the main loop, since it may be in a store that hangs.
+//!
+//! A look that fails changes nothing: what was known before stays in force. How
+//! a parameter of SSM is fetched comes in as an argument; nothing here knows AWS.
+
+use std::time::Duration;
+
+use privnet_model::config::hub::SecretSource;
+use privnet_model::key::PublicKey;
+use privnet_model::secret::{FleetSecret, TunnelSecrets};
+use tokio::sync::{mpsc, watch};
+use tokio::time::{sleep, timeout};
+use tracing::{info, warn};
+
+use crate::key_file;
+
+/// How often it is looked at, and how long.
+#[derive(Debug, Clone, Copy)]
+struct Pace {
+    interval: Duration,
+    /// After a look that failed; doubled at each.
+    first_pause: Duration,
+    longest_pause: Duration,
+    /// For one look at a store.
+    patience: Duration,
+}
+
+/// A look at SSM is a call of GetParameter, of which SSM takes 40 in a second
+/// from an account and region: enough for 12,000 spokes.
+const PACE: Pace = Pace {
+    interval: Duration::from_secs(5 * 60),
+    first_pause: Duration::from_secs(1),
+    longest_pause: Duration::from_secs(60),
+    patience: Duration::from_secs(30),
+};
+
+/// The preshared keys of a daemon's tunnels, if its config names a fleet secret.
+#[derive(Debug, Default)]
+pub struct Preshared {
+    source: Option<SecretSource>,
+    watch: Option<FleetSecretWatch>,
+}
+
+/// What is known of the preshared keys of one tunnel.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum TunnelKeys {
+    /// It has none.
+    None,
+    /// It has some, which are not known so far: without them it is not set up.
+    Unknown,
+    /// These.
+    Known(TunnelSecrets),
+}
+
+impl Preshared {
+    /// By what the config says now. Until a new source has been read, what the old
+    /// one said is in force; from the same one it is read again. `fetch` gets the
+    /// secret that SSM has under a name, or says in one sentence why not. Within a
+    /// Tokio runtime only.
+    pub fn configure<F, A>(&mut self, source: Option<&SecretSource>, fetch: F)
+    where
+        F: Fn(String) -> A + Send + Sync + 'static,
+        A: Future<Output = Result<FleetSecret, String>> + Send + 'static,
+    {
+        if self.source.as_ref() == source {
+            return self.again();
+        }
+        let known = self.watch.as_ref().and_then(FleetSecretWatch::secret);
+        self.source = source.cloned();
+        let start = |source| FleetSecretWatch::start(source, known, fetch);
+        self.watch = self.source.clone().map(start);
+    }
+
+    /// Those of the tunnel between these two.
+    pub fn keys(&self, spoke: &PublicKey, hub: &PublicKey) -> TunnelKeys {
+        match &self.watch {
+            None => TunnelKeys::None,
+            Some(watch) => match watch.secret() {
+                None => TunnelKeys::Unknown,
+                Some(secret) => TunnelKeys::Known(secret.tunnel(spoke, hub)),
+            },
+        }
+    }
+
+    /// Reads the secret again, now.
+    pub fn again(&self) {
+        self.watch.iter().for_each(FleetSecretWatch::again);
+    }
+
+    /// Why the secret could not be read last.
+    pub fn problem(&self) -> Option<String> {
+        self.watch.as_ref().and_then(FleetSecretWatch::problem)
+    }
+
+    /// Done when the keys are others than at the last call. Cancel-safe.
+    pub async fn changed(&mut self) {
+        match &mut self.watch {
+            Some(watch) => watch.changed().await,
+            None => std::future::pending().await,
+        }
+    }
+}
+
+/// The task that looks. It ends when this is dropped.
+#[derive(Debug)]
+struct FleetSecretWatch {
+    again: mpsc::Sender<()>,
+    secret: watch::Receiver<Option<FleetSecret>>,
+    problem: watch::Receiver<Option<String>>,
+}
+
+impl FleetSecretWatch {
+    /// Starts to look; `known` is the secret until then, as another source had it.
+    fn start<F, A>(source: SecretSource, known: Option<FleetSecret>, fetch: F) -> Self
+    where
+        F: Fn(String) -> A + Send + Sync + 'static,
+        A: Future<Output = Result<FleetSecret, String>> + Send + 'static,
+    {
+        Self::at_pace(PACE, source, known, fetch)
+    }
+
+    fn at_pace<F, A>(pace: Pace, source: SecretSource, known: Option<FleetSecret>, fetch: F) -> Self
+    where
+        F: Fn(String) -> A + Send + Sync + 'static,
+        A: Future<Output = Result<FleetSecret, String>> + Send + 'static,
+    {
+        let (again, asked) = mpsc::channel(1);
+        let (tell, secret) = watch::channel(known);
+        let (complain, problem) = watch::channel(None);
+        tokio::spawn(look(pace, source, fetch, asked, tell, complain));
+        Self {
+            again,
+            secret,
+            problem,
+        }
+    }
+
+    /// The secret, once it is known.
+    fn secret(&self) -> Option<FleetSecret> {
+        self.secret.borrow().clone()
+    }
+
+    /// Why the last look brought nothing.
+    fn problem(&self) -> Option<String> {
+        self.problem.borrow().clone()
+    }
+
+    /// Looks now.
+    fn again(&self) {
+        // A full channel means that it is about to happen anyway.
+        let _ = self.again.try_send(());
+    }
+
+    /// Done when there is another secret than at the last call. Cancel-safe.
+    async fn changed(&mut self) {
+        if self.secret.changed().await.is_err() {
+            // The task ends with the daemon only.
+            std::future::pending().await
+        }
+    }
+}
+
+async fn look<F, A>(
+    pace: Pace,
+    source: SecretSource,
+    fetch: F,
+    mut asked: mpsc::Receiver<()>,
+    tell: watch::Sender<Option<FleetSecret>>,
+    complain: watch::Sender<Option<String>>,
+) where
+    F: Fn(String) -> A + Send + Sync + 'static,
+    A: Future<Output = Result<FleetSecret, String>> + Send + 'static,
+{
+    let mut pause = pace.first_pause;
+    loop {
+        let wait = match read(&source, &fetch, pace.patience).await {
+            Ok(secret) => {
+                pause = pace.first_pause;
+                complain.send_replace(None);
+                if tell.send_if_modified(|known| replace(known, &secret)) {
+                    info!(
+                        changing = secret.is_changing(),
+                        "the fleet's secret is known"
+                    );
+                }
+                pace.interval
+            }
+            Err(problem) => {
+                let known = tell.borrow().is_some();
+                let problem = format!("preshared_key: {problem}");
+                if complain.borrow().as_ref() != Some(&problem) {
+                    warn!(
+                        problem,
+                        known_before = known,
+                        "the fleet's secret cannot be read"
+                    );
+                }
+                complain.send_replace(Some(problem));
+                let wait = pause;
+                pause = (pause * 2).min(pace.longest_pause);
+                wait
+            }
+        };
+        tokio::select! {
+            () = sleep(wait) => {}
+            asked = asked.recv() => if asked.is_none() { return },
+        }
+    }
+}
+
+fn replace(known: &mut Option<FleetSecret>, secret: &FleetSecret) -> bool {
+    let changed = known.as_ref() != Some(secret);
+    if changed {
+        *known = Some(secret.clone());
+    }
+    changed
+}
+
+async fn read<F, A>(
+    source: &SecretSource,
+    fetch: &F,
+    patience: Duration,
+) -> Result<FleetSecret, String>
+where
+    F: Fn(String) -> A,
+    A: Future<Output = Result<FleetSecret, String>>,
+{
+    match source {
+        // A local file, of a few bytes.
+        SecretSource::File(path) => key_file::read_fleet_secret(path)
+            .map_err(|error| format!("{:#}", anyhow::Error::from(error))),
+        SecretSource::Ssm(name) => {
+            timeout(patience, fetch(name.clone()))
+                .await
+                .unwrap_or_else(|_| {
+                    Err(format!(
+                        "SSM parameter {name}: no answer within {patience:?}"
+                    ))
+                })
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "a test that fails should panic")]
+    use std::fs;
+    use std::sync::Arc;
+
+    use tokio::sync::Mutex;
+
+    use super::*;
+
+    const ONE: &str = "correct horse battery staple, and some more";
+    const OTHER: &str = "what the fleet has in common from today on";
+
+    async fn within<T>(future: impl Future<Output = T>) -> T {
+        timeout(Duration::from_secs(10), future).await.unwrap()
+    }
+
+    async fn no_store(_: String) -> Result<FleetSecret, String> {
+        panic!("a file is not asked of SSM")
+    }
+
+    #[tokio::test]
+    async fn a_file_that_changes_is_read_again_and_one_that_breaks_changes_nothing() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("fleet.secret");
+        fs::write(&path, ONE).unwrap();
+        // Until it is read, the one of another place is in force.
+        let before = Some(OTHER.parse().unwrap());
+        let source = SecretSource::File(path.clone());
+        let mut watch = FleetSecretWatch::start(source, before.clone(), no_store);
+        assert_eq!(watch.secret(), before);
+        within(watch.changed()).await;
+        assert_eq!(watch.secret(), Some(ONE.parse().unwrap()));
+
+        fs::write(&path, "too short").unwrap();
+        watch.again();
+        until(&mut watch, Some("9 bytes")).await;
+        assert!(watch.problem().unwrap().contains("fleet.secret"));
+        assert_eq!(watch.secret(), Some(ONE.parse().unwrap()));
+
+        fs::write(&path, format!("{OTHER}\n{ONE}\n")).unwrap();
+        watch.again();
+        within(watch.changed()).await;
+        assert!(watch.secret().unwrap().is_changing());
+        assert_eq!(watch.problem(), None);
+    }
+
+    /// Waits for the problem to be told, or to be over.
+    async fn until(watch: &mut FleetSecretWatch, problem: Option<&str>) {
+        let expected = |told: &Option<String>| match (told, problem) {
+            (Some(told), Some(problem)) => told.contains(problem),
+            (told, problem) => told.is_none() && problem.is_none(),
+        };
+        within(watch.problem.wait_for(expected)).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_tunnel_has_the_old_places_keys_until_the_new_one_is_read() {
+        let directory = tempfile::tempdir().unwrap();
+        let (first, second) = (directory.path().join("one"), directory.path().join("other"));
+        fs::write(&first, ONE).unwrap();
+        let [spoke, hub] = [[1; 32], [2; 32]].map(PublicKey::from_bytes);
+        let keys = |secret: &str| {
+            let secret: FleetSecret = secret.parse().unwrap();
+            TunnelKeys::Known(secret.tunnel(&spoke, &hub))
+        };
+        let mut preshared = Preshared::default();
+        preshared.configure(None, no_store);
+        assert_eq!(preshared.keys(&spoke, &hub), TunnelKeys::None);
+        preshared.configure(Some(&SecretSource::File(first)), no_store);
+        assert_eq!(preshared.keys(&spoke, &hub), TunnelKeys::Unknown);
+        within(preshared.changed()).await;
+        assert_eq!(preshared.keys(&spoke, &hub), keys(ONE));
+
+        let source = SecretSource::File(second.clone());
+        preshared.configure(Some(&source), no_store);
+        assert_eq!(preshared.keys(&spoke, &hub), keys(ONE));
+        fs::write(&second, OTHER).unwrap();
+        // The same place: read again at once.
+        preshared.configure(Some(&source), no_store);
+        within(preshared.changed()).await;
+        assert_eq!(preshared.keys(&spoke, &hub), keys(OTHER));
+        assert_eq!(preshared.problem(), None);
+        preshared.configure(None, no_store);
+        assert_eq!(preshared.keys(&spoke, &hub), TunnelKeys::None);
+    }
+
+    #[tokio::test]
+    async fn a_store_that_fails_or_hangs_is_asked_again_and_what_was_known_stays() {
+        let (answer, answers) = mpsc::channel::<Option<Result<&str, &str>>>(1);
+        let answers = Arc::new(Mutex::new(answers));
+        let fetch = move |name: String| {
+            assert_eq!(name, "/privnet/psk");
+            let answers = Arc::clone(&answers);
+            async move {
+                match answers.lock().await.recv().await {
+                    Some(Some(Ok(secret))) => Ok(secret.parse().unwrap()),
+                    Some(Some(Err(problem))) => Err(problem.to_owned()),
+                    // Hangs.
+                    Some(None) | None => std::future::pending().await,
+                }
+            }
+        };
+        let pace = Pace {
+            interval: Duration::from_millis(1),
+            first_pause: Duration::from_millis(1),
+            longest_pause: Duration::from_millis(2),
+            patience: Duration::from_millis(500),
+        };
+        let source = SecretSource::Ssm("/privnet/psk".to_owned());
+        let mut watch = FleetSecretWatch::at_pace(pace, source, None, fetch);
+
+        answer.send(Some(Err("unreachable"))).await.unwrap();
+        until(&mut watch, Some("preshared_key: unreachable")).await;
+        assert_eq!(watch.secret(), None);
+        answer.send(Some(Ok(ONE))).await.unwrap();
+        within(watch.changed()).await;
+        assert_eq!(watch.secret(), Some(ONE.parse().unwrap()));
+        for (next, said) in [
+            (Some(Err("throttled")), "throttled"),
+            (None, "no answer within"),
+        ] {
+            answer.send(next).await.unwrap();
+            until(&mut watch, Some(said)).await;
+            assert_eq!(watch.secret(), Some(ONE.parse().unwrap()));
+        }
+        answer.send(Some(Ok(OTHER))).await.unwrap();
+        within(watch.changed()).await;
+        assert_eq!(watch.secret(), Some(OTHER.parse().unwrap()));
+    }
+}
