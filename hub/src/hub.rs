@@ -3,45 +3,38 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::path::Path;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result};
-use ipnet::IpNet;
+use anyhow::Result;
 use jiff::Timestamp;
 use privnet_ec2::{Discovery, Imds, ParameterStore, ProofCourier, SdkContext};
-use privnet_model::admin::{Change, PolledPartition, RefreshReport, RefreshRequest};
 use privnet_model::config::ConfigErrors;
-use privnet_model::config::hub::{HubConfig, SiteConfig};
+use privnet_model::config::hub::HubConfig;
 use privnet_model::enrol::{HUB, HUB_ADDRESS};
-use privnet_model::inventory::{Identity, Inventory, Partition};
+use privnet_model::inventory::{Identity, Inventory};
 use privnet_model::key::PublicKey;
-use privnet_model::status::{Role, Status};
-use privnet_reconcile::explain;
-use privnet_reconcile::fleet::{Carried, Fleet, FleetInput, Site};
-use privnet_reconcile::health::HealthChange;
-use privnet_reconcile::inventory::{Removed, Sweep, keep_configured};
+use privnet_reconcile::fleet::{Carried, Fleet, Site};
 use privnet_reconcile::memory::Memory;
+use privnet_reconcile::pin;
 use privnet_reconcile::policy::Policy;
-use privnet_reconcile::{alive, pin};
 use privnet_runtime::command::{ConfigFile, Daemon};
 use privnet_runtime::events::{Answer, Event, Events};
-use privnet_runtime::fleet_secret::{Preshared, TunnelKeys};
+use privnet_runtime::fleet_secret::Preshared;
 use privnet_runtime::key_file;
 use privnet_runtime::poll_clock::PollClock;
 use privnet_runtime::probe::Prober;
-use privnet_runtime::router::{Desired, Router, TunnelInterface};
+use privnet_runtime::router::{Router, TunnelInterface};
 use privnet_runtime::service;
 use privnet_runtime::signals::Signal;
 use privnet_runtime::tunnel_port::{Call, TunnelPort};
-use tracing::{error, info, warn};
+use tracing::{info, warn};
 
 use self::reload::load_sites;
 use crate::cache::{Cache, Cached};
 use crate::enrolment::{Enrolment, Judged};
 use crate::gateways::Gateways;
 use crate::journal::{Journal, View, Watch};
-use crate::poll::{Ended, Poll, Waiting, known};
-use crate::restart::needs_restart;
+use crate::poll::Poll;
 use crate::strangers::Strangers;
 use crate::tally::Tally;
 
@@ -342,7 +335,6 @@ impl Hub {
         }
         self.cache_problem = problem;
     }
-
 }
 
 const NO_ROTATION: &str = "this hub cannot change its key while it runs";
@@ -367,4 +359,3 @@ async fn who_am_i(imds: &Imds, cached: Option<&Cached>) -> Result<Identity> {
     );
     Ok(cached.identity.clone())
 }
-

@@ -25,7 +25,11 @@ use crate::poll::known;
 
 impl Hub {
     /// Decides anew, and tells and logs what that changes.
-    pub(super) fn take_inventory(&mut self, inventory: Inventory, removed: &[Removed]) -> Vec<Change> {
+    pub(super) fn take_inventory(
+        &mut self,
+        inventory: Inventory,
+        removed: &[Removed],
+    ) -> Vec<Change> {
         let configured = self.configured(&inventory);
         let (inventory, dropped) = keep_configured(inventory, &configured);
         for partition in dropped {

@@ -166,7 +166,10 @@ impl Account {
     ///
     /// # Errors
     /// The region is in another AWS partition than the credentials.
-    #[expect(clippy::result_large_err, reason = "asked once for each poll of a region")]
+    #[expect(
+        clippy::result_large_err,
+        reason = "asked once for each poll of a region"
+    )]
     pub(crate) fn client(&self, region: &Region) -> Result<Client, Ec2Error> {
         self.check_aws_partition(region)?;
         // EC2 counts requests by account and region, so that is what adaptive
@@ -185,7 +188,10 @@ impl Account {
         }))
     }
 
-    #[expect(clippy::result_large_err, reason = "asked once for each poll of a region")]
+    #[expect(
+        clippy::result_large_err,
+        reason = "asked once for each poll of a region"
+    )]
     fn check_aws_partition(&self, region: &Region) -> Result<(), Ec2Error> {
         let hub_in = aws_partition(&self.home);
         let role = self.role_arn.iter();

@@ -152,7 +152,7 @@ async fn what_is_signed_is_what_the_hub_insists_on_and_a_second_time_is_refused(
         "test",
     );
     // As on a real host, where no environment names an endpoint.
-    let proof = prove_at_aws(credentials).await;
+    let proof = prove_at_aws(credentials);
     assert_eq!(proof.url, "https://sts.eu-west-1.amazonaws.com/");
     let names = Names::of(ACCOUNT, INSTANCE);
     let now = Timestamp::now();
@@ -163,7 +163,7 @@ async fn what_is_signed_is_what_the_hub_insists_on_and_a_second_time_is_refused(
     assert_eq!(again, Err(ProofError::Replayed));
 }
 
-async fn prove_at_aws(credentials: Credentials) -> Proof {
+fn prove_at_aws(credentials: Credentials) -> Proof {
     let region = region("eu-west-1");
     let mut request = crate::proof::question(
         "https://sts.eu-west-1.amazonaws.com/".to_owned(),
