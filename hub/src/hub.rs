@@ -18,7 +18,7 @@ use privnet_reconcile::memory::Memory;
 use privnet_reconcile::pin;
 use privnet_reconcile::policy::Policy;
 use privnet_runtime::command::{ConfigFile, Daemon};
-use privnet_runtime::events::{Answer, Event, Events};
+use privnet_runtime::events::{Event, Events};
 use privnet_runtime::fleet_secret::Preshared;
 use privnet_runtime::key_file;
 use privnet_runtime::poll_clock::PollClock;
@@ -42,6 +42,7 @@ mod answers;
 mod decision;
 mod reload;
 mod report;
+mod rotation;
 
 /// At most one early poll in this time, however many unknown spokes knock.
 const KNOCK_PAUSE: Duration = Duration::from_secs(10);
@@ -55,6 +56,8 @@ pub struct Hub {
     file: ConfigFile,
     started: Timestamp,
     public_key: PublicKey,
+    /// The key that comes after it, once it was made.
+    next_key: Option<PublicKey>,
     sdk: SdkContext,
     imds: Imds,
     discovery: Discovery,
@@ -118,6 +121,7 @@ impl Daemon for Hub {
     ) -> Result<Option<Self>> {
         let private_key = key_file::load_or_create(&config.private_key)?;
         let public_key = private_key.public();
+        let next_key = key_file::read_next(&config.private_key)?.map(|key| key.public());
         let sites = load_sites(&config.sites)?;
         let cache = Cache::at(&config.state);
         let cached = cache.load();
@@ -168,6 +172,7 @@ impl Daemon for Hub {
             file,
             started: Timestamp::now(),
             public_key,
+            next_key,
             sdk,
             imds,
             discovery,
@@ -231,7 +236,9 @@ impl Daemon for Hub {
                     Event::Why(request, answer) => {
                         let _ = answer.send(Ok(self.why(&request)));
                     }
-                    Event::RotateKey(_, answer) => refuse(answer, NO_ROTATION),
+                    Event::RotateKey(request, answer) => {
+                        let _ = answer.send(self.rotate_key(request).await);
+                    }
                     Event::Observe => self.observe().await?,
                     Event::Reconcile => {
                         self.router.reconcile().await;
@@ -337,11 +344,6 @@ impl Hub {
     }
 }
 
-const NO_ROTATION: &str = "this hub cannot change its key while it runs";
-
-fn refuse<T>(answer: Answer<T>, why: &str) {
-    let _ = answer.send(Err(why.to_owned()));
-}
 
 async fn who_am_i(imds: &Imds, cached: Option<&Cached>) -> Result<Identity> {
     let Some(cached) = cached else {

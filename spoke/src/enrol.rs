@@ -1,6 +1,6 @@
 //! What the spoke tells its hub through the tunnel: which instance it is, when
-//! the hub wants that proved, and the key that it will use next. Beside the main
-//! loop: a hub that does not answer holds up nothing.
+//! the hub wants that proved. Beside the main loop: a hub that does not answer
+//! holds up nothing.
 
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ use privnet_model::id::Region;
 use privnet_model::key::PublicKey;
 use privnet_runtime::tunnel_client::{HubCallError, HubClient};
 use tokio::sync::{mpsc, watch};
-use tokio::time::{sleep, timeout};
+use tokio::time::sleep;
 use tracing::{debug, info, warn};
 
 /// How often the hub is asked what it wants: a hub that was restarted without its
@@ -18,8 +18,6 @@ use tracing::{debug, info, warn};
 const INTERVAL: Duration = Duration::from_secs(60);
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
-/// How long a hub is told of the next key before that is given up.
-const ANNOUNCE_PATIENCE: Duration = Duration::from_secs(120);
 
 /// The tunnel whose ends are known to each other.
 #[derive(Debug, Clone)]
@@ -33,7 +31,6 @@ pub(crate) struct Tunnel {
 /// The task that proves; it ends when this is dropped. After a change of either
 /// key start another.
 pub(crate) struct Enrolment {
-    client: HubClient,
     again: mpsc::Sender<()>,
     problem: watch::Receiver<Option<String>>,
 }
@@ -43,9 +40,8 @@ impl Enrolment {
         let client = HubClient::new(&tunnel.interface, HUB.into());
         let (again, asked) = mpsc::channel(1);
         let (tell, problem) = watch::channel(None);
-        tokio::spawn(enrol(tunnel, client.clone(), asked, tell));
+        tokio::spawn(enrol(tunnel, client, asked, tell));
         Self {
-            client,
             again,
             problem,
         }
@@ -61,53 +57,6 @@ impl Enrolment {
     pub(crate) fn problem(&self) -> Option<String> {
         self.problem.borrow().clone()
     }
-
-    /// Tells the hub, through the tunnel of the key in use, which key comes next,
-    /// until it has taken note or two minutes are over. To be spawned: it holds
-    /// nothing of this.
-    ///
-    /// # Errors
-    /// The hub did not take note of it: keep the key in use.
-    #[expect(
-        dead_code,
-        reason = "the rotation of keys, which is built on it, comes after it"
-    )]
-    pub(crate) fn announce_next_key(
-        &self,
-        key: PublicKey,
-    ) -> impl Future<Output = Result<(), HubCallError>> + Send + 'static {
-        announce(self.client.clone(), key, ANNOUNCE_PATIENCE)
-    }
-}
-
-async fn announce(
-    client: HubClient,
-    key: PublicKey,
-    patience: Duration,
-) -> Result<(), HubCallError> {
-    let tell = async {
-        let mut pause = FIRST_PAUSE;
-        loop {
-            match client.next_key(key).await {
-                Ok(Me { next_key, .. }) if next_key == Some(key) => return Ok(()),
-                Ok(_) => {
-                    let other = "it names another next key".to_owned();
-                    return Err(HubCallError::Protocol(other));
-                }
-                Err(error @ (HubCallError::Refused(_) | HubCallError::Protocol(_))) => {
-                    return Err(error);
-                }
-                Err(error) => {
-                    debug!(%error, retry_in = ?pause, "the hub does not know the next key yet")
-                }
-            }
-            sleep(pause).await;
-            pause = (pause * 2).min(LONGEST_PAUSE);
-        }
-    };
-    timeout(patience, tell)
-        .await
-        .unwrap_or(Err(HubCallError::NoAnswer(patience)))
 }
 
 async fn enrol(

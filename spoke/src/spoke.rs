@@ -31,11 +31,12 @@ use tracing::{error, info, warn};
 use crate::enrol::{Enrolment, Tunnel};
 use crate::publish::{Published, Publisher};
 
+mod hubs;
+mod rotation;
+
 /// How long a spoke waits for its metadata service before it gives up and is
 /// started anew.
 const METADATA_PATIENCE: Duration = Duration::from_secs(60);
-/// After this time WireGuard itself no longer uses a session (`REJECT_AFTER_TIME`).
-const STALE: Duration = Duration::from_secs(180);
 /// How often it asks whether its VPC has gained or lost a CIDR.
 const METADATA_INTERVAL: Duration = Duration::from_secs(60);
 
@@ -53,6 +54,9 @@ pub struct Spoke {
     enrolment: Option<Enrolment>,
     /// Whether there was a session with the hub at the last look.
     was_up: bool,
+    /// Whether the hub was seen to use its next key.
+    hub_moved_on: bool,
+    rotation: Option<Rotation>,
     asking: Option<JoinHandle<Result<Identity, ImdsError>>>,
     ask: Interval,
     waiting: Vec<(bool, Answer)>,
@@ -131,23 +135,19 @@ impl Daemon for Spoke {
         )
         .await?;
         // Only now: the hub is not told of a tunnel that cannot be opened.
-        let publisher = config.publish.then(|| {
-            let what = Published {
-                transport: config.transport,
-                tunnel: public_key.map(|key| (key, config.listen_port)),
-            };
-            Publisher::start(router.identity(), what)
-        });
+        let publisher = publisher(&config, router.identity(), public_key);
         let mut ask =
             tokio::time::interval_at(Instant::now() + METADATA_INTERVAL, METADATA_INTERVAL);
         ask.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut spoke = Self {
-            hubs: hubs(&config),
+            hubs: hubs(&config, false),
             started: Timestamp::now(),
             imds,
             preshared: Preshared::default(),
             enrolment: None,
             was_up: false,
+            hub_moved_on: false,
+            rotation: None,
             router,
             public_key,
             publisher,
@@ -170,6 +170,9 @@ impl Daemon for Spoke {
             tokio::select! {
                 identity = answered(&mut self.asking) => self.told(identity).await,
                 _ = self.ask.tick() => self.ask_metadata(),
+                announced = rotation::announced(&mut self.rotation) => {
+                    self.announced(announced).await;
+                }
                 () = self.preshared.changed() => {
                     self.router.want(self.desired());
                     self.router.reconcile().await;
@@ -189,10 +192,10 @@ impl Daemon for Spoke {
                     }
                     Event::Journal(answer) => refuse(answer, NO_JOURNAL),
                     Event::Why(_, answer) => refuse(answer, NO_EXPLANATION),
-                    Event::RotateKey(_, answer) => refuse(answer, NO_ROTATION),
+                    Event::RotateKey(_, answer) => self.rotate_key(answer),
                     Event::Observe => {
                         self.router.observe(&self.hubs)?;
-                        self.greet();
+                        self.greet().await;
                     }
                     Event::Reconcile => {
                         self.router.reconcile().await;
@@ -273,8 +276,9 @@ impl Spoke {
                 self.config.preshared_key = config.preshared_key;
                 self.look_after_secret();
                 self.config.prove = config.prove;
+                self.hub_moved_on = false;
+                self.follow_hub();
                 self.enrol();
-                self.hubs = hubs(&self.config);
                 self.router.want(self.desired());
                 self.router.reconcile().await;
                 info!("config read again");
@@ -290,72 +294,10 @@ impl Spoke {
         service::ready(&self.summary());
     }
 
-    fn desired(&self) -> Desired {
-        // The hub's own address inside the tunnel is not in the privnet.
-        let mut destinations = self.config.privnet.nets().to_vec();
-        destinations.push(IpAddr::from(HUB_ADDRESS).into());
-        let peers: BTreeMap<_, _> = self
-            .config
-            .hubs
-            .iter()
-            .filter_map(|hub| {
-                let keys = self.preshared.keys(&self.public_key?, &hub.public_key);
-                let (preshared_key, also_preshared_key) = match keys {
-                    TunnelKeys::None => (None, None),
-                    // Without them the hub would not answer.
-                    TunnelKeys::Unknown => return None,
-                    TunnelKeys::Known(keys) => (Some(keys.current), keys.previous),
-                };
-                let peer = PeerConfig {
-                    preshared_key,
-                    also_preshared_key,
-                    endpoint: Some(hub.endpoint),
-                    keepalive: hub.keepalive,
-                    allowed_ips: destinations.iter().copied().collect(),
-                    ..PeerConfig::default()
-                };
-                Some((hub.public_key, peer))
-            })
-            .collect();
-        if peers.is_empty() {
-            destinations.clear();
-        }
-        Desired {
-            peers,
-            destinations,
-        }
-    }
-
     fn look_after_secret(&mut self) {
         let store = ParameterStore::from_env(&self.router.identity().region);
         let source = self.config.preshared_key.as_ref();
         self.preshared.configure(source, store.reader());
-    }
-
-    /// A tunnel that has come up is used at once: the hub may wait for a proof.
-    fn greet(&mut self) {
-        let now = SystemTime::now();
-        let fresh = |at: SystemTime| now.duration_since(at).is_ok_and(|age| age < STALE);
-        let mut peers = self.router.peers().into_iter();
-        let up = peers.any(|peer| peer.last_handshake.is_some_and(fresh));
-        if up && !self.was_up {
-            self.enrolment.iter().for_each(Enrolment::again);
-        }
-        self.was_up = up;
-    }
-
-    /// Starts to prove to the hub who we are, as far as it wants that and the
-    /// config allows it; anew after either key has changed.
-    fn enrol(&mut self) {
-        self.enrolment = match (self.config.hubs.as_slice(), self.public_key) {
-            ([hub], Some(own_key)) if self.config.prove => Some(Enrolment::start(Tunnel {
-                interface: self.config.interface.clone(),
-                region: self.router.identity().region.clone(),
-                own_key,
-                hub_key: hub.public_key,
-            })),
-            _ => None,
-        };
     }
 
     fn status(&self) -> Status {
@@ -393,6 +335,21 @@ impl Spoke {
     }
 }
 
+/// What tells EC2 of the key, if that is wanted.
+fn publisher(
+    config: &SpokeConfig,
+    identity: &Identity,
+    public_key: Option<PublicKey>,
+) -> Option<Publisher> {
+    config.publish.then(|| {
+        let what = Published {
+            transport: config.transport,
+            tunnel: public_key.map(|key| (key, config.listen_port)),
+        };
+        Publisher::start(identity, what)
+    })
+}
+
 /// The answer of the metadata service that was asked; never, while none was.
 async fn answered(
     asking: &mut Option<JoinHandle<Result<Identity, ImdsError>>>,
@@ -406,50 +363,6 @@ async fn answered(
         Ok(Ok(identity)) => Ok(identity),
         Ok(Err(error)) => Err(format!("{:#}", anyhow::Error::from(error))),
         Err(error) => Err(format!("asking the metadata service broke off: {error}")),
-    }
-}
-
-/// The hubs as tunnels: what the operator sees on a spoke.
-fn hubs(config: &SpokeConfig) -> Vec<PlannedTunnel> {
-    let one = config.hubs.len() == 1;
-    config
-        .hubs
-        .iter()
-        .zip(1..)
-        .map(|(hub, number)| {
-            let name = if one {
-                "hub".to_owned()
-            } else {
-                format!("hub-{number}")
-            };
-            hub_tunnel(config, hub, name)
-        })
-        .collect()
-}
-
-fn hub_tunnel(config: &SpokeConfig, hub: &HubPeerConfig, name: String) -> PlannedTunnel {
-    PlannedTunnel {
-        name,
-        origin: Origin::Hub,
-        partition: None,
-        zone: None,
-        vpc: None,
-        instance: None,
-        launched: None,
-        private_address: None,
-        cidrs: config.privnet.nets().to_vec(),
-        excluded: Vec::new(),
-        address: None,
-        site: None,
-        transport: config.transport,
-        endpoint: Some(hub.endpoint),
-        public_key: Some(hub.public_key),
-        preshared_key: None,
-        beside: None,
-        keepalive: hub.keepalive,
-        health: None,
-        obstacle: None,
-        notes: Vec::new(),
     }
 }
 
@@ -477,7 +390,6 @@ fn needs_restart(old: &SpokeConfig, new: &SpokeConfig) -> Vec<&'static str> {
 const NO_JOURNAL: &str = "a spoke keeps no list of events: `journalctl -u privnet-spoke` has \
      them, and `tunnels events` on the hub those of its tunnels";
 const NO_EXPLANATION: &str = "only a hub knows who is connected, and why: ask it there";
-const NO_ROTATION: &str = "this spoke cannot change its key while it runs";
 
 fn refuse<T>(answer: Answer<T>, why: &str) {
     let _ = answer.send(Err(why.to_owned()));

@@ -55,9 +55,13 @@ impl Hub {
     }
 
     pub(super) fn decide(&self, inventory: &Inventory, identity: &Identity) -> Fleet {
+        let hub_keys: Vec<PublicKey> = [self.public_key]
+            .into_iter()
+            .chain(self.next_key)
+            .collect();
         Fleet::decide(FleetInput {
             privnet: &self.config.privnet,
-            hub_keys: &[self.public_key],
+            hub_keys: &hub_keys,
             hub_vpc: &identity.vpc,
             hub_cidrs: &identity.vpc_cidrs,
             sites: &self.sites,

@@ -1,4 +1,5 @@
-//! The command line that both daemons share: `run`, `check` and `public-key`.
+//! The command line that both daemons share: `run`, `check`, `public-key` and
+//! `rotate-key`.
 //!
 //! Everything that ends a daemon ends here: with a message on standard error
 //! (or in the log, once there is one) and an exit code.
@@ -7,13 +8,19 @@ use std::io::Write;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
+use privnet_model::admin::RotateRequest;
 use privnet_model::config::ConfigErrors;
 
+use crate::client::AdminClient;
 use crate::events::Events;
 use crate::{key_file, logging, service};
+
+/// How long a daemon may take to change its key: a spoke's hub has to take note.
+const ROTATION_PATIENCE: Duration = Duration::from_secs(60);
 
 /// What makes a program out of this: its config, and what it does with it.
 pub trait Daemon: Sized {
@@ -88,6 +95,14 @@ enum Command {
     Check(ConfigFile),
     /// Prints the public key; makes the private key if there is none yet
     PublicKey(ConfigFile),
+    /// Has the running daemon change its key without losing a packet
+    RotateKey {
+        #[command(flatten)]
+        file: ConfigFile,
+        /// On a hub: every spoke knows the next key; use it from now on
+        #[arg(long)]
+        commit: bool,
+    },
 }
 
 /// The `main` of a daemon.
@@ -104,6 +119,7 @@ pub fn main<D: Daemon>() -> ExitCode {
         Command::Run(file) => run::<D>(named::<D>(file)),
         Command::Check(file) => check::<D>(&named::<D>(file)),
         Command::PublicKey(file) => public_key::<D>(&named::<D>(file)),
+        Command::RotateKey { file, commit } => rotate_key::<D>(&named::<D>(file), commit),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
@@ -138,7 +154,7 @@ fn run<D: Daemon>(file: ConfigFile) -> Result<()> {
         .context("cannot start the runtime")?;
     let result = runtime.block_on(live::<D>(config, file));
     // A task that hangs in a system call must not keep the process.
-    runtime.shutdown_timeout(std::time::Duration::from_secs(2));
+    runtime.shutdown_timeout(Duration::from_secs(2));
     result
 }
 
@@ -170,6 +186,23 @@ fn public_key<D: Daemon>(file: &ConfigFile) -> Result<()> {
     let config = file.read::<D>()?;
     let key = key_file::load_or_create(D::private_key(&config))?;
     print(&key.public().to_string())
+}
+
+/// The running daemon does it: it alone has the sessions.
+fn rotate_key<D: Daemon>(file: &ConfigFile, commit: bool) -> Result<()> {
+    let config = file.read::<D>()?;
+    let (socket, _) = D::doors(&config);
+    let client = AdminClient::new(socket).with_patience(ROTATION_PATIENCE);
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("cannot start the runtime")?;
+    let answer = runtime.block_on(client.rotate_key(RotateRequest { commit }))?;
+    print(&format!("public key: {}", answer.public_key))?;
+    if let Some(next) = answer.next {
+        print(&format!("next public key: {next}"))?;
+    }
+    print(&answer.text)
 }
 
 fn print(line: &str) -> Result<()> {

@@ -61,6 +61,8 @@ pub struct HubPeerConfig {
     pub endpoint: SocketAddr,
     /// Its key.
     pub public_key: PublicKey,
+    /// The key that it will use next, when it is about to change it.
+    pub next_public_key: Option<PublicKey>,
     /// Persistent keepalive; security groups forget UDP flows after 180 s.
     pub keepalive: Option<Duration>,
 }
@@ -148,11 +150,18 @@ fn read_hubs(top: &mut Section<'_>, transport: Option<Transport>) -> Vec<HubPeer
     let hubs = top.tables("hub", |hub| {
         let endpoint = hub.required("endpoint", &value::ENDPOINT);
         let public_key = hub.required("public_key", &value::PUBLIC_KEY);
+        let next = hub.optional("next_public_key", &value::PUBLIC_KEY);
+        let twice = next.as_ref().zip(public_key.as_ref());
+        if let Some((next, _)) = twice.filter(|(next, key)| next.value == key.value) {
+            let expected = "the key that comes after it, or no `next_public_key`".to_owned();
+            hub.reject(&next.place, "the same as `public_key`", Some(expected));
+        }
         let default = Some(value::DEFAULT_KEEPALIVE);
         let keepalive = hub.with_default("keepalive", &value::KEEPALIVE, default);
         Some(HubPeerConfig {
             endpoint: endpoint?.value,
             public_key: public_key?.value,
+            next_public_key: next.map(|next| next.value),
             keepalive,
         })
     });

@@ -1,0 +1,180 @@
+//! The hub as this spoke knows it: what is wanted of its tunnel, which of its keys is
+//! in use, and what the operator sees of it.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::time::{Duration, SystemTime};
+
+use privnet_model::config::spoke::{HubPeerConfig, SpokeConfig};
+use privnet_model::enrol::HUB_ADDRESS;
+use privnet_model::key::PublicKey;
+use privnet_model::peer::{PeerConfig, PeerStatus};
+use privnet_model::status::{Note, Origin};
+use privnet_reconcile::fleet::PlannedTunnel;
+use privnet_runtime::fleet_secret::TunnelKeys;
+use privnet_runtime::router::Desired;
+use tracing::info;
+
+use super::Spoke;
+use crate::enrol::{Enrolment, Tunnel};
+
+/// After this time WireGuard itself no longer uses a session (`REJECT_AFTER_TIME`).
+const STALE: Duration = Duration::from_secs(180);
+
+/// The name of the hub among the peers, which may have one of each of its keys.
+const HUB: &str = "hub";
+
+impl Spoke {
+    pub(super) fn desired(&self) -> Desired {
+        // The hub's own address inside the tunnel is not in the privnet.
+        let mut destinations = self.config.privnet.nets().to_vec();
+        destinations.push(IpAddr::from(HUB_ADDRESS).into());
+        let mut peers = BTreeMap::new();
+        for hub in &self.config.hubs {
+            let in_use = key_in_use(hub, self.hub_moved_on);
+            for key in [Some(hub.public_key), hub.next_public_key].into_iter().flatten() {
+                let Some(mut peer) = self.peer(hub, key) else {
+                    continue;
+                };
+                if key == in_use {
+                    peer.allowed_ips = destinations.iter().copied().collect();
+                }
+                peers.insert(key, peer);
+            }
+        }
+        if peers.is_empty() {
+            destinations.clear();
+        }
+        Desired {
+            peers,
+            destinations,
+        }
+    }
+
+    /// The hub by one of its keys. What comes by either is accepted.
+    fn peer(&self, hub: &HubPeerConfig, key: PublicKey) -> Option<PeerConfig> {
+        let (preshared_key, also_preshared_key) =
+            match self.preshared.keys(&self.public_key?, &key) {
+                TunnelKeys::None => (None, None),
+                // Without them the hub would not answer.
+                TunnelKeys::Unknown => return None,
+                TunnelKeys::Known(keys) => (Some(keys.current), keys.previous),
+            };
+        Some(PeerConfig {
+            preshared_key,
+            also_preshared_key,
+            endpoint: Some(hub.endpoint),
+            keepalive: hub.keepalive,
+            site: Some(HUB.to_owned()),
+            gateway: Some(HUB.to_owned()),
+            ..PeerConfig::default()
+        })
+    }
+
+    /// A tunnel that has come up is used at once: the hub may wait for a proof. And
+    /// when the hub answers with its next key, packets follow it there.
+    pub(super) async fn greet(&mut self) {
+        let now = SystemTime::now();
+        let fresh = |peer: &PeerStatus| {
+            let age = |at: SystemTime| now.duration_since(at).unwrap_or_default();
+            peer.last_handshake.is_some_and(|at| age(at) < STALE)
+        };
+        let peers = self.router.peers();
+        let up = peers.iter().any(fresh);
+        if up && !self.was_up {
+            self.enrolment.iter().for_each(Enrolment::again);
+        }
+        self.was_up = up;
+
+        let mut next = self.config.hubs.iter().filter_map(|hub| hub.next_public_key);
+        let next = next.next();
+        let moved_on = peers
+            .iter()
+            .any(|peer| Some(peer.key) == next && fresh(peer));
+        if moved_on && !self.hub_moved_on {
+            info!(public_key = next.map(tracing::field::display), "the hub uses its next key");
+            self.hub_moved_on = true;
+            self.follow_hub();
+            self.router.want(self.desired());
+            self.router.reconcile().await;
+            self.enrol();
+        }
+    }
+
+    /// Shows the hub by the key that it uses.
+    pub(super) fn follow_hub(&mut self) {
+        self.hubs = hubs(&self.config, self.hub_moved_on);
+    }
+
+    /// Starts to prove to the hub who we are, as far as it wants that and the
+    /// config allows it; anew after either key has changed.
+    pub(super) fn enrol(&mut self) {
+        self.enrolment = match (self.config.hubs.as_slice(), self.public_key) {
+            ([hub], Some(own_key)) if self.config.prove => Some(Enrolment::start(Tunnel {
+                interface: self.config.interface.clone(),
+                region: self.router.identity().region.clone(),
+                own_key,
+                hub_key: key_in_use(hub, self.hub_moved_on),
+            })),
+            _ => None,
+        };
+    }
+}
+
+fn key_in_use(hub: &HubPeerConfig, moved_on: bool) -> PublicKey {
+    let next = hub.next_public_key.filter(|_| moved_on);
+    next.unwrap_or(hub.public_key)
+}
+
+/// The hubs as tunnels: what the operator sees on a spoke.
+pub(super) fn hubs(config: &SpokeConfig, moved_on: bool) -> Vec<PlannedTunnel> {
+    let one = config.hubs.len() == 1;
+    config
+        .hubs
+        .iter()
+        .zip(1..)
+        .map(|(hub, number)| {
+            let name = if one {
+                "hub".to_owned()
+            } else {
+                format!("hub-{number}")
+            };
+            hub_tunnel(config, hub, name, moved_on)
+        })
+        .collect()
+}
+
+fn hub_tunnel(
+    config: &SpokeConfig,
+    hub: &HubPeerConfig,
+    name: String,
+    moved_on: bool,
+) -> PlannedTunnel {
+    let next = hub.next_public_key.filter(|_| !moved_on);
+    PlannedTunnel {
+        name,
+        origin: Origin::Hub,
+        partition: None,
+        zone: None,
+        vpc: None,
+        instance: None,
+        launched: None,
+        private_address: None,
+        cidrs: config.privnet.nets().to_vec(),
+        excluded: Vec::new(),
+        address: None,
+        site: None,
+        transport: config.transport,
+        endpoint: Some(hub.endpoint),
+        public_key: Some(key_in_use(hub, moved_on)),
+        preshared_key: None,
+        beside: None,
+        keepalive: hub.keepalive,
+        health: None,
+        obstacle: None,
+        notes: next
+            .map(|key| Note::KeyRotating { key })
+            .into_iter()
+            .collect(),
+    }
+}
