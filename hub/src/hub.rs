@@ -268,8 +268,14 @@ impl Hub {
             self.journal.record(now, &what, &text);
         }
         let alive = self.alive();
-        if !pin::settle_all(&mut self.inventory, &alive).is_empty() || alive != self.alive {
+        let keys = pin::settle_all(&mut self.inventory, &alive);
+        if !keys.is_empty() || alive != self.alive {
+            let carried = self.carried.clone();
             self.settle().await;
+            // A hub that is killed must not go back to what was before.
+            if !keys.is_empty() || carried != self.carried {
+                self.save();
+            }
         }
         let rested = self
             .last_poll

@@ -1,6 +1,7 @@
 //! What the hub thinks at a poll, for 10,000 spokes in 20 regions: the decision
 //! over the whole fleet and the plan for the data plane. The goal is 50 ms for
-//! both together.
+//! both together. The same once more for 100,000, with every tunnel alive and every CIDR
+//! carried: the time grows as that of sorting does.
 
 #![forbid(unsafe_code)]
 #![expect(clippy::unwrap_used, reason = "literals of this file")]
@@ -21,6 +22,7 @@ use privnet_reconcile::fleet::{Carried, Fleet, FleetInput};
 use privnet_reconcile::peer;
 
 const SPOKES: u32 = 10_000;
+const MANY: u32 = 100_000;
 const REGIONS: u32 = 20;
 
 criterion_group!(benches, plan);
@@ -46,6 +48,15 @@ fn plan(criterion: &mut Criterion) {
     });
     group.bench_function("decide_and_plan_10000_at_first", |bench| {
         bench.iter(|| black_box(peer::plan(&after.decide().peers(), &BTreeMap::new(), &[])));
+    });
+    let many = Poll::new(MANY).settled();
+    group.bench_function("decide_100000", |bench| {
+        bench.iter(|| black_box(many.decide()))
+    });
+    let configured = many.decide().peers();
+    let actual: Vec<PeerStatus> = configured.into_iter().map(status).collect();
+    group.bench_function("decide_and_plan_100000", |bench| {
+        bench.iter(|| black_box(peer::plan(&many.decide().peers(), &BTreeMap::new(), &actual)));
     });
     group.finish();
 }
@@ -98,6 +109,14 @@ impl Poll {
         }
     }
 
+    /// The same, when all of it has been carried for a while.
+    fn settled(mut self) -> Self {
+        let fleet = self.decide();
+        self.carried = fleet.carried();
+        self.alive = fleet.peers().into_keys().collect();
+        self
+    }
+
     fn decide(&self) -> Fleet {
         Fleet::decide(FleetInput {
             privnet: &self.privnet,
@@ -116,8 +135,8 @@ impl Poll {
 }
 
 fn spoke(number: u32) -> SpokeRecord {
-    // A /22 each: 16,384 of them fit into 10.0.0.0/8.
-    let base = u32::from(Ipv4Addr::new(10, 0, 0, 0)) + (number << 10);
+    // A /25 each: 131,072 of them fit into 10.0.0.0/8.
+    let base = u32::from(Ipv4Addr::new(10, 0, 0, 0)) + (number << 7);
     let mut key = [7; 32];
     key[..4].copy_from_slice(&number.to_be_bytes());
     SpokeRecord {
@@ -126,7 +145,7 @@ fn spoke(number: u32) -> SpokeRecord {
         launched: Timestamp::from_second(1_700_000_000 + i64::from(number)).ok(),
         zone: None,
         vpc: format!("vpc-{:017x}", number + 1).parse().ok(),
-        cidrs: vec![Ipv4Net::new(base.into(), 22).unwrap().into()],
+        cidrs: vec![Ipv4Net::new(base.into(), 25).unwrap().into()],
         public_address: Some(IpAddr::V4(
             (u32::from(Ipv4Addr::new(52, 0, 0, 0)) + number).into(),
         )),

@@ -303,6 +303,7 @@ impl PlannedTunnel {
 
     fn peers(&self) -> impl Iterator<Item = (PublicKey, PeerConfig)> {
         let own = self.address.map(IpNet::from);
+        let both = self.instance.as_ref().filter(|_| self.beside.is_some());
         let peer = |preshared_key: &Option<PresharedKey>| PeerConfig {
             preshared_key: preshared_key.clone(),
             also_preshared_key: None,
@@ -310,7 +311,7 @@ impl PlannedTunnel {
             keepalive: self.keepalive,
             allowed_ips: BTreeSet::new(),
             site: self.site.clone(),
-            gateway: None,
+            gateway: both.map(InstanceId::to_string),
         };
         let main = self.public_key.map(|key| {
             let allowed_ips = self.cidrs.iter().copied().chain(own).collect();

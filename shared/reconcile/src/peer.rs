@@ -31,9 +31,11 @@ pub fn plan(
         let moved = wanted.endpoint.is_some() && wanted.endpoint.as_ref() != applied.get(key);
         let same = actual.get(key).is_some_and(|is| {
             is.preshared_key == wanted.preshared_key
+                && is.also_preshared_key == wanted.also_preshared_key
                 && is.keepalive == wanted.keepalive
                 && is.allowed_ips == wanted.allowed_ips
                 && is.site == wanted.site
+                && is.gateway == wanted.gateway
         });
         if same && !moved {
             return None;

@@ -264,10 +264,7 @@ fn own_address<'a>(
     match &spoke.tunnel.obstacle {
         None => {
             let site = sites.get(vpc)?;
-            // While the only gateway changes its key, both keys carry its packets: an
-            // address that is one peer's own would be refused from the other.
-            let changing = spoke.tunnel.beside.is_some() && site.members.len() == 1;
-            (site.won.iter().any(around) && !changing).then_some(address)
+            site.won.iter().any(around).then_some(address)
         }
         Some(Obstacle::Unproven(_)) => {
             let inside = spoke.record.cidrs.iter().any(around);

@@ -379,9 +379,15 @@ fn while_a_key_changes_both_are_peers_and_one_carries() {
     view.pins.extend([pinned(1, Some(7), Proof::Missing)]);
     for (alive, carries, idle) in [(&[1][..], 1, 7), (&[1, 7], 7, 1)] {
         let peers = well(alive).decide(&known).peers();
-        assert_eq!(peers[&key(carries)].allowed_ips.len(), 1);
+        assert_eq!(peers[&key(carries)].allowed_ips.len(), 2);
         assert_eq!(peers[&key(idle)].allowed_ips.len(), 0);
         assert_eq!(peers[&key(1)].site, peers[&key(7)].site);
+        // What is the spoke's own address is accepted from either.
+        assert_eq!(
+            peers[&key(1)].gateway.as_deref(),
+            Some("i-00000000000000001")
+        );
+        assert_eq!(peers[&key(7)].gateway, peers[&key(1)].gateway);
     }
 }
 
