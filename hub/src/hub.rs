@@ -350,7 +350,6 @@ impl Hub {
     }
 }
 
-
 async fn who_am_i(imds: &Imds, cached: Option<&Cached>) -> Result<Identity> {
     let Some(cached) = cached else {
         return Ok(imds.identity_within(METADATA_PATIENCE).await?);

@@ -5,7 +5,7 @@
 use std::time::Duration;
 
 use privnet_ec2::{ProofSigner, SdkContext};
-use privnet_model::enrol::{HUB, Me, ProofState};
+use privnet_model::enrol::{HUB, ProofState};
 use privnet_model::id::Region;
 use privnet_model::key::PublicKey;
 use privnet_runtime::tunnel_client::{HubCallError, HubClient};
@@ -41,10 +41,7 @@ impl Enrolment {
         let (again, asked) = mpsc::channel(1);
         let (tell, problem) = watch::channel(None);
         tokio::spawn(enrol(tunnel, client, asked, tell));
-        Self {
-            again,
-            problem,
-        }
+        Self { again, problem }
     }
 
     /// Asks the hub now what it wants.

@@ -1,34 +1,32 @@
 //! The spoke: its state, and the loop that owns it.
 
-use std::collections::BTreeMap;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::path::Path;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use anyhow::{Result, bail};
 use jiff::Timestamp;
 use privnet_ec2::{Imds, ImdsError, ParameterStore};
 use privnet_model::admin::RefreshReport;
 use privnet_model::config::ConfigErrors;
-use privnet_model::config::spoke::{HubPeerConfig, NatConfig, SpokeConfig};
-use privnet_model::enrol::HUB_ADDRESS;
+use privnet_model::config::spoke::{NatConfig, SpokeConfig};
 use privnet_model::inventory::{Identity, Transport};
 use privnet_model::key::PublicKey;
-use privnet_model::peer::PeerConfig;
-use privnet_model::status::{Origin, Role, Status};
+use privnet_model::status::{Role, Status};
 use privnet_reconcile::fleet::PlannedTunnel;
 use privnet_runtime::command::{ConfigFile, Daemon};
 use privnet_runtime::events::{Answer, Event, Events};
-use privnet_runtime::fleet_secret::{Preshared, TunnelKeys};
+use privnet_runtime::fleet_secret::Preshared;
 use privnet_runtime::key_file;
-use privnet_runtime::router::{Desired, Router, TunnelInterface};
+use privnet_runtime::router::{Router, TunnelInterface};
 use privnet_runtime::service;
 use privnet_runtime::signals::Signal;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, Interval, MissedTickBehavior};
 use tracing::{error, info, warn};
 
-use crate::enrol::{Enrolment, Tunnel};
+use self::rotation::Rotation;
+use crate::enrol::Enrolment;
 use crate::publish::{Published, Publisher};
 
 mod hubs;
@@ -140,7 +138,7 @@ impl Daemon for Spoke {
             tokio::time::interval_at(Instant::now() + METADATA_INTERVAL, METADATA_INTERVAL);
         ask.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut spoke = Self {
-            hubs: hubs(&config, false),
+            hubs: hubs::hubs(&config, false),
             started: Timestamp::now(),
             imds,
             preshared: Preshared::default(),

@@ -55,10 +55,7 @@ impl Hub {
     }
 
     pub(super) fn decide(&self, inventory: &Inventory, identity: &Identity) -> Fleet {
-        let hub_keys: Vec<PublicKey> = [self.public_key]
-            .into_iter()
-            .chain(self.next_key)
-            .collect();
+        let hub_keys: Vec<PublicKey> = [self.public_key].into_iter().chain(self.next_key).collect();
         Fleet::decide(FleetInput {
             privnet: &self.config.privnet,
             hub_keys: &hub_keys,

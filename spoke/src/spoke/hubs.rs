@@ -32,7 +32,10 @@ impl Spoke {
         let mut peers = BTreeMap::new();
         for hub in &self.config.hubs {
             let in_use = key_in_use(hub, self.hub_moved_on);
-            for key in [Some(hub.public_key), hub.next_public_key].into_iter().flatten() {
+            for key in [Some(hub.public_key), hub.next_public_key]
+                .into_iter()
+                .flatten()
+            {
                 let Some(mut peer) = self.peer(hub, key) else {
                     continue;
                 };
@@ -53,13 +56,13 @@ impl Spoke {
 
     /// The hub by one of its keys. What comes by either is accepted.
     fn peer(&self, hub: &HubPeerConfig, key: PublicKey) -> Option<PeerConfig> {
-        let (preshared_key, also_preshared_key) =
-            match self.preshared.keys(&self.public_key?, &key) {
-                TunnelKeys::None => (None, None),
-                // Without them the hub would not answer.
-                TunnelKeys::Unknown => return None,
-                TunnelKeys::Known(keys) => (Some(keys.current), keys.previous),
-            };
+        let (preshared_key, also_preshared_key) = match self.preshared.keys(&self.public_key?, &key)
+        {
+            TunnelKeys::None => (None, None),
+            // Without them the hub would not answer.
+            TunnelKeys::Unknown => return None,
+            TunnelKeys::Known(keys) => (Some(keys.current), keys.previous),
+        };
         Some(PeerConfig {
             preshared_key,
             also_preshared_key,
@@ -86,13 +89,20 @@ impl Spoke {
         }
         self.was_up = up;
 
-        let mut next = self.config.hubs.iter().filter_map(|hub| hub.next_public_key);
+        let mut next = self
+            .config
+            .hubs
+            .iter()
+            .filter_map(|hub| hub.next_public_key);
         let next = next.next();
         let moved_on = peers
             .iter()
             .any(|peer| Some(peer.key) == next && fresh(peer));
         if moved_on && !self.hub_moved_on {
-            info!(public_key = next.map(tracing::field::display), "the hub uses its next key");
+            info!(
+                public_key = next.map(tracing::field::display),
+                "the hub uses its next key"
+            );
             self.hub_moved_on = true;
             self.follow_hub();
             self.router.want(self.desired());

@@ -99,12 +99,15 @@ impl Spoke {
         if let Err(problem) = &changed {
             warn!("{problem}");
         }
-        let _ = answer.send(changed.map(|()| RotateAnswer {
-            public_key: next,
-            next: None,
-            text: "the hub knows the new key and the tunnel moves to it; sessions of the old one \
+        let _ = answer.send(changed.map(|()| {
+            RotateAnswer {
+                public_key: next,
+                next: None,
+                text:
+                    "the hub knows the new key and the tunnel moves to it; sessions of the old one \
                    live on until then"
-                .to_owned(),
+                        .to_owned(),
+            }
         }));
     }
 
