@@ -14,9 +14,11 @@ mod dropin;
 mod enrolment;
 mod failover;
 mod hub_faults;
+mod keys;
 mod offload_matrix;
 mod offloads;
 mod path_mtu;
+mod policy;
 mod scale;
 mod spoke_nat;
 mod star;
@@ -66,6 +68,9 @@ const TESTS: &[Test] = tests![
     demo_network::a_restarted_spoke_carries_traffic_again,
     demo_network::tunnels_tells_of_a_daemon_that_does_not_run_in_one_line,
     demo_network::a_dry_run_tells_what_would_change_and_changes_nothing,
+    keys::a_spoke_changes_its_key_without_losing_a_packet,
+    keys::the_hub_changes_its_key_without_losing_a_packet,
+    policy::sites_that_may_not_talk_do_not_and_the_operator_is_told_why,
     failover::each_zone_of_a_vpc_is_reached_through_its_own_spoke,
     failover::a_gateway_that_hangs_is_replaced_within_seconds_and_comes_back,
     dropin::another_listen_port_takes_the_peers_along,
