@@ -141,24 +141,25 @@ fn tag() -> impl Strategy<Value = (&'static str, &'static str)> {
     ]
 }
 
-/// Numbers are few, so that items meet; one in a hundred has no id.
+/// Numbers are few, so that items meet. What makes a whole answer an error (no id,
+/// a second VPC, a time that the SDK does not read) is rare, or little else would
+/// be seen.
 fn item() -> impl Strategy<Value = Item> {
     (
-        proptest::option::weighted(0.99, 1..12u32),
+        proptest::option::weighted(0.995, 1..12u32),
         field(&STATES),
-        proptest::option::weighted(0.9, 1..4u32),
+        proptest::option::weighted(0.9, 0..100u32),
         field(&ZONES),
         (field(&ADDRESSES), field(&ADDRESSES)),
-        field(&TIMES),
+        prop_oneof![60 => field(&TIMES[..3]), 1 => field(&TIMES)],
         vec(tag(), 0..5),
     )
         .prop_map(
             |(number, state, vpc, zone, (public, private), launched, tags)| Item {
                 number,
                 state,
-                // The same instance is in the same VPC nearly always.
                 vpc: vpc.map(|vpc| {
-                    if vpc == 3 {
+                    if vpc == 0 {
                         3
                     } else {
                         number.unwrap_or(0) % 2 + 1
@@ -242,14 +243,16 @@ struct World {
     subnets: Vec<(u32, Option<&'static str>, &'static str)>,
 }
 
-/// Half of the worlds have VPCs that make sense, so that their answers get through.
+/// Most worlds have VPCs that make sense, so that their answers get through.
 fn world() -> impl Strategy<Value = World> {
-    let cidr = prop_oneof![8 => select(&CIDRS[..4]), 1 => select(&CIDRS[..])];
+    let zone = prop_oneof![4 => field(&ZONES[..2]), 1 => field(&ZONES)];
+    let subnet = prop_oneof![4 => select(&CIDRS[..4]), 1 => select(&CIDRS[..])];
+    let cidr = prop_oneof![60 => select(&CIDRS[..4]), 1 => select(&CIDRS[..])];
     (
         [vec(item(), 0..6), vec(item(), 0..4)],
         vec(item(), 0..8),
-        vec((1..5u32, vec(cidr, 0..4)), 0..6),
-        vec((1..5u32, field(&ZONES), select(&CIDRS[..])), 0..6),
+        vec((1..4u32, vec(cidr, 0..4)), 0..6),
+        vec((1..4u32, zone, subnet), 0..6),
     )
         .prop_map(|(pages, by_id, vpcs, subnets)| World {
             pages,
