@@ -56,7 +56,13 @@ fn plan(criterion: &mut Criterion) {
     let configured = many.decide().peers();
     let actual: Vec<PeerStatus> = configured.into_iter().map(status).collect();
     group.bench_function("decide_and_plan_100000", |bench| {
-        bench.iter(|| black_box(peer::plan(&many.decide().peers(), &BTreeMap::new(), &actual)));
+        bench.iter(|| {
+            black_box(peer::plan(
+                &many.decide().peers(),
+                &BTreeMap::new(),
+                &actual,
+            ))
+        });
     });
     group.finish();
 }
