@@ -286,7 +286,8 @@ fn name_next(
     if next == *hub_key {
         return Err(Refusal::Never("the key is the hub's".to_owned()));
     }
-    let named = pin::announce(inventory, &caller.partition, &caller.instance, next);
+    let (partition, instance) = (&caller.partition, &caller.instance);
+    let named = pin::announce(inventory, partition, instance, caller.key, next);
     if let Err(error) = named {
         warn!(instance = %caller.instance, key = %next, %error, "a next key is not taken");
         // Whose it is, is not the caller's business.

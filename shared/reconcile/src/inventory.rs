@@ -246,6 +246,9 @@ impl TakenIn<'_> {
             record.private_address = record.private_address.or(known.private_address);
             let same_launch = record.launched.is_none() || record.launched == known.launched;
             record.launched = record.launched.or(known.launched);
+            if record.cidrs.is_empty() {
+                record.cidrs = known.cidrs;
+            }
             // Its own subnet is in its zone, so none at all is no answer.
             if record.zone_cidrs.is_empty() {
                 record.zone_cidrs = known.zone_cidrs;

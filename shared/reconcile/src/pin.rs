@@ -155,7 +155,9 @@ pub enum AnnounceError {
 }
 
 /// Notes the key that a spoke announced through its own tunnel as its next one.
-/// To announce the key in use takes an earlier announcement back.
+/// `used` is the key that the announcement came by. One that was announced before and is
+/// used already stays: then the one before that goes. To announce the key in use takes an
+/// earlier announcement back.
 ///
 /// # Errors
 ///
@@ -164,6 +166,7 @@ pub fn announce(
     inventory: &mut Inventory,
     partition: &Partition,
     instance: &InstanceId,
+    used: PublicKey,
     next: PublicKey,
 ) -> Result<(), AnnounceError> {
     let others = inventory.partitions.values().flat_map(|view| &view.pins);
@@ -177,6 +180,9 @@ pub fn announce(
         .get_mut(partition)
         .and_then(|view| view.pins.get_mut(instance))
         .ok_or_else(|| AnnounceError::Unknown(instance.clone()))?;
+    if pin.next == Some(used) {
+        pin.key = used;
+    }
     pin.next = (pin.key != next).then_some(next);
     Ok(())
 }

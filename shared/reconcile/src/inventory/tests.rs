@@ -359,3 +359,23 @@ fn what_a_tag_says_changes_nothing_about_a_spoke_that_handshakes() {
     // Where an instance is does not change at all.
     assert_eq!(record.zone, spoke(1, "10.1.0.0/16").zone);
 }
+
+#[test]
+fn a_spoke_whose_vpc_is_not_described_has_its_own_cidrs_and_not_those_of_an_older_answer() {
+    let stale = SpokeRecord {
+        vpc: spoke(1, "10.1.0.0/16").vpc,
+        ..spoke(2, "10.1.0.0/16")
+    };
+    let mut grown = spoke(1, "10.1.0.0/16");
+    let first = vec![answer("eu-west-1", Ok(vec![grown.clone(), stale]))];
+    let inventory = absorb(Inventory::default(), first, at(1));
+    // The VPC grows while nothing is said of the second spoke, which stays as it was.
+    grown.cidrs.push("10.8.0.0/16".parse().unwrap());
+    let second = vec![answer("eu-west-1", Ok(vec![grown.clone()]))];
+    let inventory = absorb(inventory, second, at(2));
+    let mut bare = grown.clone();
+    bare.cidrs.clear();
+    let inventory = absorb(inventory, vec![answer("eu-west-1", Ok(vec![bare]))], at(3));
+    let view = &inventory.partitions[&partition("eu-west-1")];
+    assert_eq!(view.spokes[&grown.instance].cidrs, grown.cidrs);
+}

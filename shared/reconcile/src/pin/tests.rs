@@ -43,6 +43,7 @@ fn announced(next: u32) -> Inventory {
         &mut inventory,
         &partition("eu-west-1"),
         &instance,
+        key(1),
         key(next),
     )
     .unwrap();
@@ -112,8 +113,33 @@ fn an_announced_key_takes_over_when_it_is_used_and_the_one_before_is_silent() {
 fn an_announcement_is_taken_back_by_announcing_the_key_in_use() {
     let mut inventory = announced(7);
     let instance = spoke(1, "10.1.0.0/16").instance;
-    announce(&mut inventory, &partition("eu-west-1"), &instance, key(1)).unwrap();
+    announce(
+        &mut inventory,
+        &partition("eu-west-1"),
+        &instance,
+        key(1),
+        key(1),
+    )
+    .unwrap();
     assert_eq!(pin(&inventory).next, None);
+}
+
+#[test]
+fn a_second_announcement_does_not_take_away_the_key_in_use() {
+    let mut inventory = announced(7);
+    let instance = spoke(1, "10.1.0.0/16").instance;
+    announce(
+        &mut inventory,
+        &partition("eu-west-1"),
+        &instance,
+        key(7),
+        key(8),
+    )
+    .unwrap();
+    assert_eq!(
+        (pin(&inventory).key, pin(&inventory).next),
+        (key(7), Some(key(8)))
+    );
 }
 
 #[test]
@@ -124,6 +150,7 @@ fn nobody_can_announce_the_key_of_another() {
         &mut inventory,
         &partition("eu-west-1"),
         &spokes[0].instance,
+        key(1),
         key(2),
     );
     assert_eq!(

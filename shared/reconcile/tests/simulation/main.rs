@@ -26,7 +26,7 @@ use proptest::strategy::ValueTree;
 use proptest::test_runner::{Config, RngAlgorithm, TestCaseError, TestRng, TestRunner};
 use world::World;
 
-const HISTORIES: u32 = 2_000;
+const HISTORIES: u32 = 1_000;
 const LONGEST: usize = 60;
 
 /// Lives through a history; the error names the event and what does not hold after it.

@@ -31,6 +31,8 @@ const VPCS: [&[&str]; 8] = [
 ];
 
 pub(crate) struct Instance {
+    id: InstanceId,
+    vpc_id: VpcId,
     pub(crate) number: u32,
     pub(crate) vpc: usize,
     pub(crate) zone: u8,
@@ -75,9 +77,13 @@ impl Truth {
 
     pub(crate) fn launch(&mut self, vpc: u8, zone: u8, trusted: bool) {
         let key = self.new_key();
+        let number = u32::try_from(self.instances.len()).unwrap();
+        let vpc = usize::from(vpc) % VPCS.len();
         self.instances.push(Instance {
-            number: u32::try_from(self.instances.len()).unwrap(),
-            vpc: usize::from(vpc) % VPCS.len(),
+            id: format!("i-{number:017x}").parse().unwrap(),
+            vpc_id: format!("vpc-{vpc:017x}").parse().unwrap(),
+            number,
+            vpc,
             zone: zone % 2,
             launched: self.now,
             trusted,
@@ -99,7 +105,7 @@ impl Truth {
     }
 
     pub(crate) fn instance(&self, id: &InstanceId) -> Option<&Instance> {
-        self.instances.iter().find(|instance| instance.id() == *id)
+        self.instances.iter().find(|instance| instance.id == *id)
     }
 
     pub(crate) fn cidrs(&self, vpc: usize) -> Vec<IpNet> {
@@ -232,11 +238,11 @@ impl Truth {
 
 impl Instance {
     pub(crate) fn id(&self) -> InstanceId {
-        format!("i-{:017x}", self.number).parse().unwrap()
+        self.id.clone()
     }
 
     pub(crate) fn vpc_id(&self) -> VpcId {
-        format!("vpc-{:017x}", self.vpc).parse().unwrap()
+        self.vpc_id.clone()
     }
 
     pub(crate) fn region(&self) -> usize {

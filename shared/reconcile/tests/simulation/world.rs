@@ -42,8 +42,8 @@ impl World {
             Event::Wait { seconds } => {
                 let mut left = i64::from(*seconds);
                 while left > 0 {
-                    self.pass(left.min(60));
-                    left -= 60;
+                    self.pass(left.min(100));
+                    left -= 100;
                 }
             }
             Event::Restart { killed } => self.restart(*killed)?,
@@ -149,13 +149,15 @@ impl World {
         let Some(instance) = self.truth.choose(number) else {
             return;
         };
+        let (id, partition) = (instance.id(), partition(instance.region()));
         let heard = self.hub.handshakes.contains_key(&instance.key);
         if !instance.reaches() || !heard || instance.next.is_some() {
             return;
         }
-        let (id, partition) = (instance.id(), partition(instance.region()));
-        if pin::announce(&mut self.hub.inventory, &partition, &id, fresh).is_ok() {
-            instance.next = Some(fresh);
+        instance.next = Some(fresh);
+        let used = instance.key;
+        let announced = pin::announce(&mut self.hub.inventory, &partition, &id, used, fresh);
+        if announced.is_ok() {
             self.hub.settle(self.truth.now);
             self.hub.save(self.truth.now);
         }
