@@ -157,7 +157,14 @@ fn read(answer: &Answer) -> Result<FleetSecret, SecretFetchReason> {
 }
 
 fn refusal(answer: &Answer) -> SecretFetchReason {
-    let Refused { code, message } = serde_json::from_slice(&answer.body).unwrap_or_default();
+    let said: serde_json::Value = serde_json::from_slice(&answer.body).unwrap_or_default();
+    let part = |name: &str| said[name].as_str().unwrap_or_default();
+    // Both spellings occur, moto writes both at once.
+    let message = match part("message") {
+        "" => part("Message"),
+        message => message,
+    };
+    let code = part("__type");
     // `com.amazonaws.ssm#ParameterNotFound`, or the last part alone.
     let code = code.rsplit('#').next().unwrap_or_default();
     match code {
@@ -188,14 +195,6 @@ struct Parameter {
     #[serde(rename = "Type")]
     kind: String,
     value: String,
-}
-
-#[derive(Default, Deserialize)]
-struct Refused {
-    #[serde(rename = "__type", default)]
-    code: String,
-    #[serde(alias = "Message", default)]
-    message: String,
 }
 
 impl fmt::Display for SecretFetchError {

@@ -39,8 +39,10 @@ struct Port {
 
 impl Port {
     async fn open(waiting: usize) -> Self {
-        let address = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = address.local_addr().unwrap();
+        // A port that is free: taken, and given back.
+        let taken = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = taken.local_addr().unwrap();
+        drop(taken);
         let port = TunnelPort::bind("lo", address).unwrap();
         let (sender, calls) = mpsc::channel(waiting);
         let (stop, stopped) = oneshot::channel();
