@@ -62,8 +62,9 @@ pub(crate) fn the_hub_answers_inside_its_tunnels_alone_and_knows_who_asks() -> R
     ensure!(vpc.ping(hub, 3)? == 3, "the VPC's router does not reach it");
     let told = vpc.run("curl", ["-sS", "--max-time", "3", ME]);
     ensure!(told.is_err(), "the hub's VPC was answered: {told:?}");
-    // Nor on the hub itself, which has the address.
-    silent(&world, "hub", &[])?;
+    // A program on the hub itself reaches it, and is nobody there either.
+    let answer = ask(&world, "hub", &[])?;
+    ensure!(answer.ends_with(" 404"), "{answer}");
     // A spoke does not reach it past the tunnel.
     silent(&world, "spoke-a", &["--interface", "ens5"])?;
     nothing_leaked(&world)

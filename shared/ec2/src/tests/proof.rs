@@ -2,7 +2,7 @@
 //!
 //! Against moto as far as moto goes: it names the role and session that the access
 //! key belongs to. It does not look at the signature, so what AWS does with a
-//! wrong one is shown by a server with its recorded answer, named as such.
+//! wrong one is shown by a server that answers as its API reference has it, named as such.
 
 use std::time::{Duration, SystemTime};
 
@@ -176,7 +176,7 @@ fn prove_at_aws(credentials: Credentials) -> Proof {
 }
 
 /// STS's own answer to a proof whose key was changed on the way, as its "Common
-/// errors" and recorded answers have it: moto does not check signatures.
+/// errors" of its API reference have it: moto does not check signatures.
 const MISMATCH: &str = "<ErrorResponse xmlns=\"https://sts.amazonaws.com/doc/2011-06-15/\">\n  \
     <Error>\n    <Type>Sender</Type>\n    <Code>SignatureDoesNotMatch</Code>\n    <Message>The \
     request signature we calculated does not match the signature you provided. Check your AWS \
