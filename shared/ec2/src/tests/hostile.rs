@@ -536,7 +536,7 @@ fn poll(
 fn the_worlds_are_not_all_nonsense() {
     let mut runner = TestRunner::deterministic();
     let mut answers = 0;
-    let (mut spokes, mut holes, mut zones) = (0, 0, 0);
+    let (mut spokes, mut holes) = (0, 0);
     let mut fates = BTreeSet::new();
     for _ in 0..300 {
         let world = world().new_tree(&mut runner).unwrap().current();
@@ -549,18 +549,16 @@ fn the_worlds_are_not_all_nonsense() {
         let hole =
             |spoke: &&SpokeRecord| spoke.public_address.is_none() || spoke.public_key.is_none();
         holes += told.spokes.iter().filter(hole).count();
-        zones += told
-            .spokes
-            .iter()
-            .filter(|spoke| !spoke.zone_cidrs.is_empty())
-            .count();
     }
     assert!(answers > 50, "{answers} of 300 worlds have an answer");
-    assert!(
-        spokes > 100 && holes > 50 && zones > 0,
-        "{spokes}, {holes}, {zones}"
-    );
+    assert!(spokes > 100 && holes > 50, "{spokes}, {holes}");
     assert_eq!(fates.len(), 6, "{fates:?}");
+    // Zones are too rare in these: in a sound world every spoke of the first VPC has
+    // what lies in its zone.
+    let sound = poll(|request| sound_world().answer(request), &BTreeSet::new());
+    let in_zone = sound.answer.unwrap().spokes.into_iter();
+    let in_zone = in_zone.filter(|spoke| !spoke.zone_cidrs.is_empty());
+    assert_eq!(in_zone.count(), 2);
 }
 
 proptest! {
@@ -583,12 +581,7 @@ proptest! {
         with in "[<>/a-z0-9&; \"]{0,12}",
         which in 0..3usize,
     ) {
-        let sound = World {
-            pages: [(1..5).map(sound_item).collect(), vec![]],
-            by_id: vec![sound_item(7)],
-            vpcs: vec![(1, vec!["10.1.0.0/16"]), (2, vec!["10.2.0.0/16"])],
-            subnets: vec![(1, Some("eu-west-1a"), "10.1.0.0/24")],
-        };
+        let sound = sound_world();
         let operation = ["DescribeInstances", "DescribeVpcs", "DescribeSubnets"][which];
         let answer = poll(
             move |request| match sound.answer(request) {
@@ -617,6 +610,15 @@ proptest! {
             }
             Err(error) => prop_assert!(error.contains(REGION), "{error}"),
         }
+    }
+}
+
+fn sound_world() -> World {
+    World {
+        pages: [(1..5).map(sound_item).collect(), vec![]],
+        by_id: vec![sound_item(7)],
+        vpcs: vec![(1, vec!["10.1.0.0/16"]), (2, vec!["10.2.0.0/16"])],
+        subnets: vec![(1, Some("eu-west-1a"), "10.1.0.0/24")],
     }
 }
 

@@ -126,6 +126,7 @@ fn what_the_examples_show_as_default_is_the_default() {
     full.workers = None;
     full.metrics = None;
     full.preshared_key = None;
+    full.hubs[0].next_public_key = None;
     full.nat = spoke::NatConfig {
         egress: full.nat.egress,
         ..spoke::NatConfig::default()
