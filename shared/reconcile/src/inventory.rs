@@ -165,7 +165,9 @@ struct TakenIn<'a> {
 impl TakenIn<'_> {
     fn answer(&mut self, answer: Answer, due: &mut Vec<Removed>, keys: &mut Vec<KeyChange>) {
         let mut before = std::mem::take(&mut self.view.spokes);
-        let vpcs = known_cidrs(&before);
+        let mut vpcs = known_cidrs(before.values());
+        let described = known_cidrs(answer.spokes.iter());
+        vpcs.extend(described.clone());
         for record in answer.spokes {
             let known = before.remove(&record.instance);
             self.view.absent.remove(&record.instance);
@@ -176,7 +178,11 @@ impl TakenIn<'_> {
             self.view.spokes.insert(record.instance.clone(), record);
         }
         // Whatever is left was known, and is not in the answer.
-        for (instance, record) in before {
+        for (instance, mut record) in before {
+            // Its VPC may have grown meanwhile, as another spoke there shows.
+            if let Some(cidrs) = record.vpc.as_ref().and_then(|vpc| described.get(vpc)) {
+                record.cidrs.clone_from(cidrs);
+            }
             if let Some(fate) = answer.absent.get(&instance) {
                 due.extend(self.missing(&instance, *fate));
             }
@@ -246,9 +252,6 @@ impl TakenIn<'_> {
             record.private_address = record.private_address.or(known.private_address);
             let same_launch = record.launched.is_none() || record.launched == known.launched;
             record.launched = record.launched.or(known.launched);
-            if record.cidrs.is_empty() {
-                record.cidrs = known.cidrs;
-            }
             // Its own subnet is in its zone, so none at all is no answer.
             if record.zone_cidrs.is_empty() {
                 record.zone_cidrs = known.zone_cidrs;
@@ -288,11 +291,11 @@ impl TakenIn<'_> {
     }
 }
 
-fn known_cidrs(
-    spokes: &BTreeMap<InstanceId, SpokeRecord>,
+/// The CIDRs of each VPC, as told by these spokes.
+fn known_cidrs<'a>(
+    spokes: impl Iterator<Item = &'a SpokeRecord>,
 ) -> BTreeMap<privnet_model::id::VpcId, Vec<ipnet::IpNet>> {
     spokes
-        .values()
         .filter(|spoke| !spoke.cidrs.is_empty())
         .filter_map(|spoke| Some((spoke.vpc.clone()?, spoke.cidrs.clone())))
         .collect()
