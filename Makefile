@@ -9,6 +9,8 @@
 #                      the benches of single parts; BENCH=--quick: 3 minutes; BENCH=--help: what else there is
 #   make profile       where the data plane spends its time (needs perf)
 #   make swarm         a hub with 10,000 peers, alone (tests/BENCH.md); SWARM=--help
+#   make scale         a hub that polls 5,000 spokes in 20 regions of 3 accounts, which exist in a
+#                      simulated EC2 alone (10 minutes; tests/BENCH.md); SCALE=--help
 #   make fuzz          ten minutes of fuzzing for each target; needs a nightly toolchain
 #   make build         all programs, tests and benches, as the demo and the tests use them
 #   make release       the programs as they are shipped
@@ -24,7 +26,7 @@ export AWS_EC2_METADATA_DISABLED = true
 
 ALL := --workspace --all-targets --locked
 
-.PHONY: demo test test-matrix lint bench profile swarm fuzz build release setup
+.PHONY: demo test test-matrix lint bench profile swarm scale fuzz build release setup
 
 demo: build
 	@exec "$(CARGO_TARGET_DIR)/debug/demo" $(if $(KEEP),--keep)
@@ -68,6 +70,10 @@ swarm: setup
 	cargo build --release -p privnet-dataplane --locked
 	cargo build -p privnet-tests --bin swarm --locked
 	"$(CARGO_TARGET_DIR)/debug/swarm" $(SWARM)
+
+# The programs as the tests use them: what is measured is mostly the simulated EC2's time anyway.
+scale: build
+	@"$(CARGO_TARGET_DIR)/debug/scale" $(SCALE)
 
 fuzz:
 	@tests/fuzz/run

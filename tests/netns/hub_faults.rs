@@ -1,7 +1,8 @@
-//! An EC2 API that fails, lies or stops in the middle: no tunnel is ever lost to
-//! it. On the demo network (drawn at `privnet_tests::topology::demo`).
+//! What makes the hub poll, what it starts from, and what it makes of instances
+//! that lack something. What it makes of an API that fails is in `faults.rs`. On
+//! the demo network (drawn at `privnet_tests::topology::demo`).
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Result, bail, ensure};
 use nix::sys::signal::Signal;
 use privnet_model::status::Status;
 use privnet_tests::daemon::hub_config;
@@ -9,110 +10,12 @@ use privnet_tests::deployment::{
     self, PATIENCE, launch_latecomer, reach_each_other, start_hub, start_spokes, tunnels,
     wait_until_up,
 };
-use privnet_tests::fault_proxy::{Fault, FaultKind, Rules};
+use privnet_tests::fault_proxy::{Fault, FaultKind};
 use privnet_tests::process::wait_until;
 use privnet_tests::topology;
 use privnet_tests::world::World;
 
 const SPOKES: [&str; 2] = ["spoke-a", "spoke-b"];
-
-pub(crate) fn no_failure_of_the_api_removes_a_tunnel() -> Result<()> {
-    let world = running()?;
-    for kind in [
-        FaultKind::Unavailable,
-        FaultKind::Denied,
-        FaultKind::Hang,
-        FaultKind::Cut,
-        FaultKind::Abort,
-        FaultKind::Empty,
-    ] {
-        world.faults.set(&[Fault::everywhere(kind)])?;
-        // What it answers and with which code is the command's own affair.
-        let _ = tunnels(&world, &["refresh"]);
-        let status = all_there(&world).with_context(|| format!("{kind:?}"))?;
-        ensure!(
-            status
-                .partitions
-                .iter()
-                .all(|partition| partition.error.is_some()),
-            "{kind:?} passed for an answer: {:?}",
-            status.partitions
-        );
-        reach_each_other(&world, "host-a", "host-b")?;
-    }
-    world.faults.clear()?;
-    tunnels(&world, &["refresh"])?;
-    let status = all_there(&world)?;
-    ensure!(
-        status
-            .partitions
-            .iter()
-            .all(|partition| partition.error.is_none())
-    );
-    Ok(())
-}
-
-pub(crate) fn an_answer_cut_off_between_its_pages_removes_nothing() -> Result<()> {
-    let world = running()?;
-    // One instance a page: us-west-2 has two spokes and so two pages.
-    let fault = |kind| Rules {
-        faults: vec![Fault {
-            later_pages_only: true,
-            ..Fault::everywhere(kind)
-        }],
-        page_size: Some(1),
-    };
-    for kind in [
-        FaultKind::Unavailable,
-        FaultKind::Cut,
-        FaultKind::Abort,
-        FaultKind::Empty,
-    ] {
-        world.faults.set_rules(&fault(kind))?;
-        let _ = tunnels(&world, &["refresh"]);
-        all_there(&world).with_context(|| format!("{kind:?}"))?;
-    }
-    let calls = world.faults.calls()?;
-    ensure!(
-        calls
-            .iter()
-            .any(|call| call.later_page && call.fault.is_some()),
-        "the hub never asked for a second page"
-    );
-    // And many pages that all come are one answer.
-    world.faults.set_rules(&Rules {
-        faults: vec![],
-        page_size: Some(1),
-    })?;
-    tunnels(&world, &["refresh"])?;
-    let status = all_there(&world)?;
-    ensure!(
-        status
-            .partitions
-            .iter()
-            .all(|partition| partition.error.is_none())
-    );
-    Ok(())
-}
-
-pub(crate) fn a_region_that_fails_keeps_its_tunnels_while_others_change() -> Result<()> {
-    let mut world = running()?;
-    world.faults.set(&[Fault {
-        region: Some("eu-west-1".to_owned()),
-        ..Fault::everywhere(FaultKind::Unavailable)
-    }])?;
-    launch_latecomer(&mut world)?;
-    let _ = tunnels(&world, &["refresh"]);
-    let status = wait_until_up(&world, &["spoke-a", "spoke-b", "spoke-c"], PATIENCE)?;
-    let failed: Vec<&str> = status
-        .partitions
-        .iter()
-        .filter(|partition| partition.error.is_some())
-        .map(|partition| partition.partition.region.as_str())
-        .collect();
-    ensure!(failed == ["eu-west-1"], "failed: {failed:?}");
-    reach_each_other(&world, "host-c", "host-b")
-}
 
 pub(crate) fn a_hub_that_starts_without_the_api_finds_the_spokes_when_it_is_back() -> Result<()> {
     let mut world = World::build(&topology::demo())?;

@@ -13,7 +13,10 @@ mod demo_network;
 mod dropin;
 mod enrolment;
 mod failover;
+mod false_answers;
+mod faults;
 mod hub_faults;
+mod iam;
 mod keys;
 mod offload_matrix;
 mod offloads;
@@ -92,14 +95,25 @@ const TESTS: &[Test] = tests![
     enrolment::a_fleet_secret_lets_in_who_has_it_and_changes_without_a_lost_packet,
     enrolment::a_hub_that_wants_proofs_lets_in_who_gives_one,
     enrolment::a_spoke_that_gives_no_proof_is_kept_out,
-    hub_faults::no_failure_of_the_api_removes_a_tunnel,
-    hub_faults::an_answer_cut_off_between_its_pages_removes_nothing,
-    hub_faults::a_region_that_fails_keeps_its_tunnels_while_others_change,
+    faults::whatever_way_the_api_fails_no_packet_is_lost_and_it_heals,
+    faults::a_throttled_api_costs_no_packet_and_is_named,
+    faults::a_slow_api_costs_no_packet_and_is_waited_for,
+    faults::an_answer_that_stops_between_its_pages_costs_no_packet,
+    faults::an_api_that_resets_or_swallows_connections_costs_no_packet,
+    faults::a_region_that_is_down_for_long_keeps_its_tunnels_while_others_change,
+    faults::a_role_that_is_refused_costs_no_packet_and_only_its_own_account,
+    false_answers::an_empty_list_takes_no_tunnel_that_works,
+    false_answers::a_spoke_that_only_a_search_misses_is_not_missed,
+    false_answers::instances_without_tags_prove_nothing,
+    false_answers::what_somebody_else_wrote_into_a_tag_takes_no_tunnel_that_works,
+    false_answers::many_removals_at_once_wait_for_the_operator,
     hub_faults::a_hub_that_starts_without_the_api_finds_the_spokes_when_it_is_back,
     hub_faults::a_hangup_signal_asks_for_a_poll,
     hub_faults::the_interval_asks_for_a_poll,
     hub_faults::a_damaged_state_cache_is_kept_aside_and_rebuilt,
     hub_faults::instances_that_lack_something_are_listed_with_the_reason,
+    iam::the_hubs_policy_is_enough_for_the_hub_and_another_is_refused,
+    iam::each_role_is_refused_what_it_has_no_use_for,
     offload_matrix::every_offload_on_and_off_with_one_worker,
     offload_matrix::every_offload_on_and_off_with_two_workers,
     offload_matrix::every_offload_on_and_off_with_four_workers,
@@ -113,7 +127,7 @@ const TESTS: &[Test] = tests![
     path_mtu::large_packets_that_may_be_fragmented_cross,
     path_mtu::tcp_never_stalls_even_where_icmp_is_lost,
     path_mtu::a_used_up_hop_limit_is_answered_by_each_router_on_the_way_and_not_too_often,
-    scale::two_thousand_spokes_in_ten_regions_are_configured_at_the_first_poll,
+    scale::a_thousand_spokes_in_ten_regions_and_three_accounts,
     spoke_nat::egress_never_stops_while_the_daemon_is_down,
     spoke_nat::what_others_configured_is_left_alone,
     spoke_nat::a_rule_that_somebody_removed_comes_back,

@@ -116,7 +116,8 @@ pub fn as_on_an_instance(command: &mut Command) {
 
 /// The hub's public key; makes the key when there is none.
 pub fn hub_public_key(host: &Host) -> Result<String> {
-    let file = config_file(host);
+    // Not the hub's own file: the hub may run, with another configuration.
+    let file = host.namespace.directory().join("public-key.toml");
     std::fs::write(&file, hub_config(host))?;
     let key = run(command(&host.namespace, "privnet-hub")?
         .arg("public-key")

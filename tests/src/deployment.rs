@@ -70,9 +70,11 @@ pub fn wait_for_published_key(world: &mut World, name: &str) -> Result<()> {
             return Ok(Some(Err(ended)));
         }
         let metadata = &world.host(name)?.metadata;
-        let key = world
-            .ec2
-            .tag_of(&metadata.region, &metadata.instance, PUBLIC_KEY_TAG)?;
+        let key = world.ec2.in_account(metadata.account.as_str()).tag_of(
+            &metadata.region,
+            &metadata.instance,
+            PUBLIC_KEY_TAG,
+        )?;
         Ok(key.map(|_| Ok(())))
     })?
 }

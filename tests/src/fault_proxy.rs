@@ -1,23 +1,20 @@
-//! A proxy in front of the EC2 API that breaks it on demand: for one region or
+//! A proxy in front of the AWS APIs that breaks them on demand: for one region or
 //! all, for one action or all, for every page or only for the ones after the
 //! first, always or a number of times. Without rules it only passes on.
 //!
 //! [`Rules`] come by `PUT /_rules` as JSON and replace the ones before;
 //! `GET /_calls` tells what passed so far ([`Call`]s, with the fault met).
 
+mod answer;
+mod request;
+mod server;
+
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
-use axum::Router;
-use axum::body::{Body, Bytes};
-use axum::extract::State;
-use axum::http::{HeaderMap, StatusCode, header};
-use axum::response::{IntoResponse, Response};
-use axum::routing::{get, put};
 use serde::{Deserialize, Serialize};
-use tokio::net::TcpListener;
+
+pub use server::serve;
 
 /// What the proxy does beside passing on.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -39,6 +36,9 @@ pub struct Fault {
     /// Only calls that ask for a page after the first.
     #[serde(default)]
     pub later_pages_only: bool,
+    /// Only calls whose form has this text in it, escaped as in a URL.
+    #[serde(default)]
+    pub containing: Option<String>,
     /// How many calls break before the rule is used up; `None` is every call.
     pub times: Option<u32>,
     /// What happens to them.
@@ -52,9 +52,61 @@ impl Fault {
             region: None,
             action: None,
             later_pages_only: false,
+            containing: None,
             times: None,
             kind,
         }
+    }
+
+    /// Breaks every call to one region.
+    pub fn in_region(region: &str, kind: FaultKind) -> Self {
+        Self {
+            region: Some(region.to_owned()),
+            ..Self::everywhere(kind)
+        }
+    }
+
+    /// Breaks every call of one action.
+    pub fn of_action(action: &str, kind: FaultKind) -> Self {
+        Self {
+            action: Some(action.to_owned()),
+            ..Self::everywhere(kind)
+        }
+    }
+
+    /// The same, but the first pages are answered.
+    #[must_use]
+    pub fn after_the_first_page(self) -> Self {
+        Self {
+            later_pages_only: true,
+            ..self
+        }
+    }
+
+    /// Breaks only the questions for all instances with a spoke's tags; those by
+    /// id are answered.
+    pub fn of_searches(kind: FaultKind) -> Self {
+        Self {
+            containing: Some("=tag%3A".to_owned()),
+            ..Self::of_action("DescribeInstances", kind)
+        }
+    }
+
+    fn applies_to(&self, call: &Call, form: &str) -> bool {
+        self.times != Some(0)
+            && (call.later_page || !self.later_pages_only)
+            && self
+                .containing
+                .as_ref()
+                .is_none_or(|text| form.contains(text))
+            && self
+                .region
+                .as_ref()
+                .is_none_or(|region| *region == call.region)
+            && self
+                .action
+                .as_ref()
+                .is_none_or(|action| *action == call.action)
     }
 }
 
@@ -62,10 +114,18 @@ impl Fault {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum FaultKind {
+    /// Refused because there were too many.
+    Throttled,
     /// Answered 503, as an overloaded API does.
     Unavailable,
-    /// Refused as EC2 refuses a caller without the permission.
+    /// Answered 500.
+    InternalError,
+    /// Refused as AWS refuses a caller without the permission.
     Denied,
+    /// Refused as AWS refuses credentials that are over.
+    Expired,
+    /// Answered after this many milliseconds.
+    Slow(u64),
     /// Never answered.
     Hang,
     /// Answered with the first half of the body as if that were all. The AWS SDK
@@ -75,13 +135,21 @@ pub enum FaultKind {
     Abort,
     /// Answered with success and nothing in it.
     Empty,
+    /// Answered with success, whole and well-formed: a list with nothing on it.
+    NothingListed,
+    /// Answered with all instances, and without a single tag of any.
+    Untagged,
 }
 
 /// A call that came by.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Call {
-    /// The region in its signature.
+    /// The service in its signature: `ec2`, `sts`.
+    pub service: String,
+    /// The region there.
     pub region: String,
+    /// The access key there: who asked.
+    pub access_key: String,
     /// Its action.
     pub action: String,
     /// Whether it asked for a page after the first.
@@ -108,31 +176,6 @@ pub fn busy_millis(calls: &[Call]) -> u64 {
         end = end.max(to);
     }
     busy
-}
-
-/// Serves until the process ends, in front of the API at `upstream`.
-pub async fn serve(listen: SocketAddr, upstream: String) -> Result<()> {
-    let agent = ureq::Agent::config_builder()
-        .timeout_global(Some(Duration::from_secs(120)))
-        .http_status_as_error(false)
-        .build()
-        .new_agent();
-    let proxy = Arc::new(Proxy {
-        upstream,
-        agent,
-        start: Instant::now(),
-        state: Mutex::default(),
-    });
-    let app = Router::new()
-        .route("/_rules", put(set_rules))
-        .route("/_calls", get(calls))
-        .fallback(pass)
-        .with_state(proxy);
-    let listener = TcpListener::bind(listen)
-        .await
-        .with_context(|| format!("cannot listen at {listen}"))?;
-    axum::serve(listener, app).await?;
-    Ok(())
 }
 
 /// How a test speaks to the proxy.
@@ -175,234 +218,50 @@ impl Control {
         let text = ureq::get(format!("{}/_calls", self.url))
             .call()?
             .body_mut()
+            .with_config()
+            .limit(1 << 30)
             .read_to_vec()?;
         Ok(serde_json::from_slice(&text)?)
     }
 }
 
-struct Proxy {
-    upstream: String,
-    agent: ureq::Agent,
-    start: Instant,
-    state: Mutex<ProxyState>,
-}
-
-#[derive(Default)]
-struct ProxyState {
-    rules: Rules,
-    calls: Vec<Call>,
-}
-
-async fn set_rules(State(proxy): State<Arc<Proxy>>, body: Bytes) -> Response {
-    match serde_json::from_slice(&body) {
-        Ok(rules) => {
-            proxy.state().rules = rules;
-            StatusCode::NO_CONTENT.into_response()
-        }
-        Err(error) => (StatusCode::BAD_REQUEST, error.to_string()).into_response(),
-    }
-}
-
-async fn calls(State(proxy): State<Arc<Proxy>>) -> Response {
-    match serde_json::to_vec(&proxy.state().calls) {
-        Ok(text) => text.into_response(),
-        Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response(),
-    }
-}
-
-async fn pass(State(proxy): State<Arc<Proxy>>, headers: HeaderMap, body: Bytes) -> Response {
-    let (number, fault, page_size) = proxy.judge(&headers, &body);
-    match fault {
-        Some(FaultKind::Unavailable) => {
-            return ec2_error(StatusCode::SERVICE_UNAVAILABLE, "Unavailable");
-        }
-        Some(FaultKind::Denied) => {
-            return ec2_error(StatusCode::FORBIDDEN, "UnauthorizedOperation");
-        }
-        Some(FaultKind::Hang) => std::future::pending::<()>().await,
-        Some(FaultKind::Empty) => return StatusCode::OK.into_response(),
-        Some(FaultKind::Cut | FaultKind::Abort) | None => {}
-    }
-    let upstream = Arc::clone(&proxy);
-    let forwarded = tokio::task::spawn_blocking(move || {
-        let body = limit_pages(&body, page_size);
-        upstream.forward(&headers, &body)
-    })
-    .await;
-    proxy.note_end(number);
-    let (status, content_type, answer) = match forwarded {
-        Ok(Ok(answer)) => answer,
-        Ok(Err(error)) => return (StatusCode::BAD_GATEWAY, format!("{error:#}")).into_response(),
-        Err(error) => return (StatusCode::BAD_GATEWAY, error.to_string()).into_response(),
-    };
-    let half = answer.len() / 2;
-    let body = match fault {
-        Some(FaultKind::Cut) => Body::from(answer[..half].to_vec()),
-        Some(FaultKind::Abort) => Body::from_stream(futures_util::stream::iter([
-            Ok(answer[..half].to_vec()),
-            Err(std::io::Error::from(std::io::ErrorKind::ConnectionAborted)),
-        ])),
-        _ => Body::from(answer),
-    };
-    (status, [(header::CONTENT_TYPE, content_type)], body).into_response()
-}
-
-impl Proxy {
-    fn state(&self) -> MutexGuard<'_, ProxyState> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn millis(&self) -> u64 {
-        u64::try_from(self.start.elapsed().as_millis()).unwrap_or(u64::MAX)
-    }
-
-    /// Notes the call; tells its number, the fault it meets and the page size.
-    fn judge(&self, headers: &HeaderMap, body: &[u8]) -> (usize, Option<FaultKind>, Option<u32>) {
-        let mut call = describe(headers, body);
-        call.from_millis = self.millis();
-        let mut state = self.state();
-        let mut faults = state.rules.faults.iter_mut();
-        call.fault = faults.find(|rule| applies(rule, &call)).map(|rule| {
-            if let Some(times) = &mut rule.times {
-                *times -= 1;
-            }
-            rule.kind
-        });
-        let fault = call.fault;
-        state.calls.push(call);
-        (state.calls.len() - 1, fault, state.rules.page_size)
-    }
-
-    fn note_end(&self, number: usize) {
-        let now = self.millis();
-        if let Some(call) = self.state().calls.get_mut(number) {
-            call.to_millis = Some(now);
-        }
-    }
-
-    fn forward(&self, headers: &HeaderMap, body: &[u8]) -> Result<(StatusCode, String, Vec<u8>)> {
-        let mut request = self.agent.post(&self.upstream);
-        for name in [header::AUTHORIZATION, header::CONTENT_TYPE] {
-            if let Some(value) = headers.get(&name) {
-                request = request.header(name.as_str(), value.as_bytes());
-            }
-        }
-        let mut answer = request.send(body).context("the API behind the proxy")?;
-        let content_type = answer
-            .headers()
-            .get("content-type")
-            .and_then(|value| value.to_str().ok())
-            .unwrap_or("text/xml")
-            .to_owned();
-        let status = StatusCode::from_u16(answer.status().as_u16())?;
-        let body = answer
-            .body_mut()
-            .with_config()
-            .limit(1 << 30)
-            .read_to_vec()?;
-        Ok((status, content_type, body))
-    }
-}
-
-/// The region is in the signature's scope (`KEY/DATE/REGION/ec2/aws4_request`),
-/// the rest in the form.
-fn describe(headers: &HeaderMap, body: &[u8]) -> Call {
-    let region = headers
-        .get(header::AUTHORIZATION)
-        .and_then(|value| value.to_str().ok())
-        .and_then(|text| text.split("Credential=").nth(1))
-        .and_then(|scope| scope.split('/').nth(2))
-        .unwrap_or_default();
-    let form = String::from_utf8_lossy(body);
-    let action = form
-        .split('&')
-        .find_map(|field| field.strip_prefix("Action="))
-        .unwrap_or_default();
-    Call {
-        region: region.to_owned(),
-        action: action.to_owned(),
-        later_page: form.split('&').any(|field| field.starts_with("NextToken=")),
-        fault: None,
-        from_millis: 0,
-        to_millis: None,
-    }
-}
-
-/// The form with a smaller `MaxResults`, where it has one.
-fn limit_pages(body: &[u8], page_size: Option<u32>) -> Vec<u8> {
-    let (Some(size), Ok(form)) = (page_size, std::str::from_utf8(body)) else {
-        return body.to_vec();
-    };
-    let fields: Vec<String> = form
-        .split('&')
-        .map(|field| match field.strip_prefix("MaxResults=") {
-            Some(_) => format!("MaxResults={size}"),
-            None => field.to_owned(),
-        })
-        .collect();
-    fields.join("&").into_bytes()
-}
-
-fn applies(rule: &Fault, call: &Call) -> bool {
-    rule.times != Some(0)
-        && (call.later_page || !rule.later_pages_only)
-        && rule
-            .region
-            .as_ref()
-            .is_none_or(|region| *region == call.region)
-        && rule
-            .action
-            .as_ref()
-            .is_none_or(|action| *action == call.action)
-}
-
-fn ec2_error(status: StatusCode, code: &str) -> Response {
-    let body = format!(
-        "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n<Response><Errors><Error><Code>{code}</Code>\
-         <Message>simulated</Message></Error></Errors><RequestID>simulated</RequestID></Response>"
-    );
-    (status, [(header::CONTENT_TYPE, "text/xml")], body).into_response()
-}
-
 #[cfg(test)]
 mod tests {
-    #![expect(clippy::unwrap_used, reason = "a test that fails should panic")]
     use super::*;
 
-    fn call(region: &str, body: &str) -> Call {
-        let mut headers = HeaderMap::new();
-        let value =
-            format!("AWS4-HMAC-SHA256 Credential=KEY/20260101/{region}/ec2/aws4_request, x");
-        headers.insert(header::AUTHORIZATION, value.parse().unwrap());
-        describe(&headers, body.as_bytes())
+    fn call(region: &str, later_page: bool) -> Call {
+        Call {
+            region: region.to_owned(),
+            action: "DescribeInstances".to_owned(),
+            later_page,
+            ..Call::default()
+        }
     }
 
     #[test]
-    fn a_call_is_known_by_region_action_and_page() {
-        let call = call("eu-west-1", "Action=DescribeInstances&NextToken=abc");
-        assert_eq!(call.region, "eu-west-1");
-        assert_eq!(call.action, "DescribeInstances");
-        assert!(call.later_page);
+    fn a_rule_for_one_region_or_action_leaves_the_others_alone() {
+        let rule = Fault::in_region("eu-west-1", FaultKind::Hang);
+        assert!(rule.applies_to(&call("eu-west-1", false), ""));
+        assert!(!rule.applies_to(&call("us-west-2", false), ""));
+        let rule = Fault::of_action("AssumeRole", FaultKind::Denied);
+        assert!(!rule.applies_to(&call("eu-west-1", false), ""));
     }
 
     #[test]
-    fn a_rule_for_one_region_leaves_the_others_alone() {
-        let rule = Fault {
-            region: Some("eu-west-1".to_owned()),
-            ..Fault::everywhere(FaultKind::Hang)
-        };
-        assert!(applies(&rule, &call("eu-west-1", "Action=X")));
-        assert!(!applies(&rule, &call("us-west-2", "Action=X")));
+    fn a_rule_for_searches_lets_questions_by_id_pass() {
+        let rule = Fault::of_searches(FaultKind::NothingListed);
+        let call = call("eu-west-1", false);
+        let search = "Action=DescribeInstances&Filter.1.Name=tag%3Aservice&Filter.1.Value.1=nat";
+        let by_id = "Action=DescribeInstances&Filter.1.Name=instance-id&Filter.1.Value.1=i-1";
+        assert!(rule.applies_to(&call, search));
+        assert!(!rule.applies_to(&call, by_id));
     }
 
     #[test]
     fn a_rule_for_later_pages_lets_the_first_pass() {
-        let rule = Fault {
-            later_pages_only: true,
-            ..Fault::everywhere(FaultKind::Unavailable)
-        };
-        assert!(!applies(&rule, &call("eu-west-1", "Action=X")));
-        assert!(applies(&rule, &call("eu-west-1", "Action=X&NextToken=1")));
+        let rule = Fault::everywhere(FaultKind::Unavailable).after_the_first_page();
+        assert!(!rule.applies_to(&call("eu-west-1", false), ""));
+        assert!(rule.applies_to(&call("eu-west-1", true), ""));
     }
 
     #[test]
@@ -411,14 +270,7 @@ mod tests {
             times: Some(0),
             ..Fault::everywhere(FaultKind::Cut)
         };
-        assert!(!applies(&rule, &call("eu-west-1", "Action=X")));
-    }
-
-    #[test]
-    fn pages_shrink_only_where_the_caller_asks_for_pages() {
-        let limited = limit_pages(b"Action=X&MaxResults=1000&Version=1", Some(2));
-        assert_eq!(limited, b"Action=X&MaxResults=2&Version=1");
-        assert_eq!(limit_pages(b"Action=X", Some(2)), b"Action=X");
+        assert!(!rule.applies_to(&call("eu-west-1", false), ""));
     }
 
     #[test]
@@ -426,7 +278,7 @@ mod tests {
         let span = |from_millis, to_millis| Call {
             from_millis,
             to_millis,
-            ..call("eu-west-1", "Action=X")
+            ..Call::default()
         };
         let calls = [
             span(10, Some(20)),

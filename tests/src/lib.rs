@@ -10,9 +10,11 @@
 
 #![forbid(unsafe_code)]
 
+pub mod cpu;
 pub mod daemon;
 pub mod deployment;
 pub mod fault_proxy;
+pub mod iam;
 pub mod imds;
 mod internet;
 pub mod isolation;
@@ -21,6 +23,7 @@ pub mod moto;
 pub mod namespace;
 pub mod process;
 pub mod programs;
+pub mod scale;
 pub mod topology;
 pub mod tuning;
 pub mod vpc_router;

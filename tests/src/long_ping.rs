@@ -42,6 +42,25 @@ impl LongPing {
         })
     }
 
+    /// An error if a request that was sent until now stays without an answer.
+    /// Returns how many were answered.
+    pub fn has_lost_nothing(&mut self, patience: Duration) -> Result<usize> {
+        self.process.check()?;
+        // The next but one that is answered was sent after this call began.
+        let goal = self.last()? + 2;
+        let mut last = 0;
+        wait_until("a further answer to a ping", patience, || {
+            last = self.last()?;
+            Ok((last >= goal).then_some(()))
+        })?;
+        wait_until("late answers to pings", patience, || {
+            let seen = self.seen()?;
+            let lost: Vec<u64> = (1..=last).filter(|n| !seen.contains_key(n)).collect();
+            ensure!(lost.is_empty(), "of {last} pings these were lost: {lost:?}");
+            Ok(Some(seen.len()))
+        })
+    }
+
     /// Ends it.
     pub fn end(self) -> Result<Answered> {
         let seen = self.seen()?;
@@ -52,10 +71,18 @@ impl LongPing {
         ))
     }
 
+    /// The number of the last request that was answered; they begin at one.
+    fn last(&self) -> Result<u64> {
+        Ok(self.seen()?.keys().next_back().copied().unwrap_or_default())
+    }
+
     /// The numbers of the requests answered, and how often each.
     fn seen(&self) -> Result<BTreeMap<u64, u32>> {
         let mut seen = BTreeMap::new();
-        for line in self.process.log().lines() {
+        let log = self.process.log();
+        // The last line may not be whole yet.
+        let whole = log.rsplit_once('\n').map_or("", |(whole, _)| whole);
+        for line in whole.lines() {
             let Some((_, rest)) = line.split_once("icmp_seq=") else {
                 continue;
             };

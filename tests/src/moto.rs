@@ -1,10 +1,10 @@
-//! moto, which plays the EC2 API: starting it, and filling it through the same
-//! query API that everybody uses.
+//! moto, which plays the EC2 API, STS and IAM: starting it, and filling it through
+//! the same query API that everybody uses.
 //!
 //! The requests are not signed in earnest: moto reads no more of a signature
-//! than the region it names. This module stays away from what moto does
-//! otherwise than AWS (it accepts nonsense, and its terminated instances keep
-//! their interfaces).
+//! than the service and the region it names, and a header of its own for the
+//! account. This module stays away from what moto does otherwise than AWS (it
+//! accepts nonsense, and its terminated instances keep their interfaces).
 
 use std::net::Ipv4Addr;
 use std::time::Duration;
@@ -17,18 +17,20 @@ use crate::imds::IamRole;
 use crate::namespace::Namespace;
 use crate::process::{Process, wait_until};
 use crate::programs;
+use crate::topology::ACCOUNT;
 
-/// The account that moto gives to every key it does not know.
-pub const ACCOUNT: &str = "123456789012";
-
-/// The EC2 API's own version, as the AWS SDK names it.
-const API_VERSION: &str = "2016-11-15";
+/// A service with the version of its API, as the AWS SDK names it.
+type Service = (&'static str, &'static str);
+const EC2: Service = ("ec2", "2016-11-15");
+const STS: Service = ("sts", "2011-06-15");
+const IAM: Service = ("iam", "2010-05-08");
 
 /// A way to speak to moto.
 #[derive(Debug, Clone)]
 pub struct Ec2 {
     endpoint: String,
     agent: ureq::Agent,
+    account: String,
 }
 
 /// A subnet's id, `subnet-…`.
@@ -69,7 +71,20 @@ impl Ec2 {
             .http_status_as_error(false)
             .build()
             .new_agent();
-        Self { endpoint, agent }
+        Self {
+            endpoint,
+            agent,
+            account: ACCOUNT.to_owned(),
+        }
+    }
+
+    /// The same in another account.
+    #[must_use]
+    pub fn in_account(&self, account: &str) -> Self {
+        Self {
+            account: account.to_owned(),
+            ..self.clone()
+        }
     }
 
     /// Where it is.
@@ -92,13 +107,13 @@ impl Ec2 {
         action: &str,
         parameters: &[(&str, &str)],
     ) -> Result<String> {
-        self.call_of(("ec2", API_VERSION), region, action, parameters)
+        self.call_service(EC2, region.as_str(), action, parameters)
     }
 
-    fn call_of(
+    fn call_service(
         &self,
-        (service, version): (&str, &str),
-        region: &Region,
+        (service, version): Service,
+        region: &str,
         action: &str,
         parameters: &[(&str, &str)],
     ) -> Result<String> {
@@ -114,6 +129,7 @@ impl Ec2 {
                      SignedHeaders=host, Signature=0"
                 ),
             )
+            .header("x-moto-account-id", &self.account)
             .send_form(form)
             .with_context(|| format!("{action} in {region}"))?;
         let text = answer
@@ -130,21 +146,53 @@ impl Ec2 {
         Ok(text)
     }
 
-    /// What EC2 gives an instance that has a role: credentials whose session is
-    /// called as the instance.
-    pub fn assume(&self, region: &Region, role: &str, instance: &InstanceId) -> Result<IamRole> {
-        let arn = format!("arn:aws:iam::{ACCOUNT}:role/{role}");
-        let session = [
-            ("RoleArn", arn.as_str()),
-            ("RoleSessionName", instance.as_str()),
-        ];
-        let answer = self.call_of(("sts", "2011-06-15"), region, "AssumeRole", &session)?;
+    /// Makes a role with this trust policy and these permissions.
+    pub fn create_role(&self, name: &str, trust: &str, permissions: &str) -> Result<()> {
+        let call =
+            |action, parameters: &[_]| self.call_service(IAM, "us-east-1", action, parameters);
+        call(
+            "CreateRole",
+            &[("RoleName", name), ("AssumeRolePolicyDocument", trust)],
+        )?;
+        call(
+            "PutRolePolicy",
+            &[
+                ("RoleName", name),
+                ("PolicyName", name),
+                ("PolicyDocument", permissions),
+            ],
+        )
+        .map(drop)
+    }
+
+    /// What EC2 gives an instance that has a role of this account: credentials
+    /// whose session is called as the instance. moto asks for no permission, nor
+    /// whether there is such a role.
+    pub fn assume(&self, role: &str, session: &str) -> Result<IamRole> {
+        let arn = format!("arn:aws:iam::{}:role/{role}", self.account);
+        let answer = self.call_service(
+            STS,
+            "us-east-1",
+            "AssumeRole",
+            &[("RoleArn", &arn), ("RoleSessionName", session)],
+        )?;
         Ok(IamRole {
             name: role.to_owned(),
             access_key: text_of(&answer, "AccessKeyId")?,
             secret_key: text_of(&answer, "SecretAccessKey")?,
             token: text_of(&answer, "SessionToken")?,
         })
+    }
+
+    /// Lets moto check signatures and roles' permitted actions from now on, or no
+    /// longer. What this client asks itself is refused meanwhile.
+    pub fn enforce_iam(&self, enforce: bool) -> Result<()> {
+        let free_calls = if enforce { "0" } else { "inf" };
+        self.agent
+            .post(format!("{}/moto-api/reset-auth", self.endpoint))
+            .send(free_calls)
+            .context("moto does not change its ways")?;
+        Ok(())
     }
 
     /// Makes a VPC with these CIDRs; the first is the primary one.

@@ -18,6 +18,8 @@ pub struct Network {
 pub struct Vpc {
     /// The namespace of its router, and its `Name` tag.
     pub name: &'static str,
+    /// The account that it is in.
+    pub account: &'static str,
     /// Its region.
     pub region: Region,
     /// Its CIDRs; the first is the primary one.
@@ -93,6 +95,10 @@ pub enum Role {
     Host,
 }
 
+/// The account of [`demo`]: the one that moto gives to every key it does not know.
+pub const ACCOUNT: &str = "123456789012";
+/// Another account, for a VPC that is not the hub's owner's.
+pub const OTHER_ACCOUNT: &str = "222222222222";
 /// The private network of [`demo`].
 pub const PRIVNET: &str = "10.0.0.0/8";
 /// The tags that make an instance of [`demo`] a spoke.
@@ -133,6 +139,7 @@ pub const API_PORT: u16 = 5000;
 pub fn demo() -> Network {
     let hub = Vpc {
         name: "vpc-hub",
+        account: ACCOUNT,
         region: region("us-west-2"),
         cidrs: vec![net([10, 0, 0, 0], 16)],
         subnets: vec![
@@ -235,6 +242,7 @@ pub fn two_gateways() -> Vpc {
     };
     Vpc {
         name: "vpc-d",
+        account: ACCOUNT,
         region: region("us-west-2"),
         cidrs: vec![net([10, 4, 0, 0], 16)],
         subnets: vec![
@@ -261,6 +269,7 @@ fn spoke_vpc(
     let spoke_address = Ipv4Addr::new(10, number, 0, 10);
     Vpc {
         name,
+        account: ACCOUNT,
         region,
         cidrs: vec![net([10, number, 0, 0], 16)],
         subnets: vec![

@@ -22,7 +22,7 @@ use crate::daemon::{self, Daemon};
 use crate::fault_proxy::Control;
 use crate::imds::Metadata;
 use crate::internet::{Internet, Link};
-use crate::moto::{self, ACCOUNT, Ec2, SubnetId};
+use crate::moto::{self, Ec2, SubnetId};
 use crate::namespace::{Namespace, logs};
 use crate::process::{Process, wait_until};
 use crate::programs;
@@ -37,13 +37,15 @@ const TOOLS: [&str; 6] = ["ip", "nft", "sysctl", "ping", "curl", "mount"];
 pub struct World {
     // In the order in which they must go: programs before the hosts they run in.
     daemons: BTreeMap<&'static str, Daemon>,
+    moto: Process,
     services: Vec<Process>,
     hosts: BTreeMap<&'static str, Host>,
     vpcs: BTreeMap<&'static str, RunningVpc>,
     internet: Internet,
     /// The web server's host, on the internet.
     pub web: Namespace,
-    _api: Namespace,
+    /// The EC2 API's host, on the internet.
+    pub api: Namespace,
     /// Breaks the EC2 API.
     pub faults: Control,
     /// The EC2 API, past the proxy that breaks it.
@@ -89,7 +91,6 @@ impl World {
         let simulator = programs::ours("privnet-sim")?;
         let mut services = vec![web.start("web", &simulator, ["web", &format!("{WEB}:80")])?];
         let (moto, ec2) = moto::start(&api, MOTO, API_PORT)?;
-        services.push(moto);
         let proxy = SocketAddr::from((API, API_PORT));
         services.push(api.start(
             "proxy",
@@ -99,12 +100,13 @@ impl World {
         let faults = Control::new(proxy);
         let mut world = Self {
             daemons: BTreeMap::new(),
+            moto,
             services,
             hosts: BTreeMap::new(),
             vpcs: BTreeMap::new(),
             internet,
             web,
-            _api: api,
+            api,
             faults,
             ec2,
         };
@@ -119,7 +121,8 @@ impl World {
 
     /// Makes a VPC with all its instances.
     pub fn add_vpc(&mut self, vpc: &Vpc) -> Result<()> {
-        let id = self.ec2.create_vpc(&vpc.region, vpc.name, &vpc.cidrs)?;
+        let ec2 = self.ec2.in_account(vpc.account);
+        let id = ec2.create_vpc(&vpc.region, vpc.name, &vpc.cidrs)?;
         let router = Namespace::add(vpc.name)?;
         router.sysctl(&ROUTER_SYSCTLS)?;
         let uplink = self.internet.attach_router(&router)?;
@@ -135,9 +138,7 @@ impl World {
             },
         );
         for (number, subnet) in vpc.subnets.iter().enumerate() {
-            let subnet_id = self
-                .ec2
-                .create_subnet(&vpc.region, &id, subnet.cidr, subnet.zone)?;
+            let subnet_id = ec2.create_subnet(&vpc.region, &id, subnet.cidr, subnet.zone)?;
             for instance in &subnet.instances {
                 self.launch(vpc, number, &subnet_id, subnet, instance)?;
             }
@@ -157,21 +158,20 @@ impl World {
         if matches!(instance.role, Role::Spoke | Role::NatHub) {
             tags.extend(SPOKE_TAGS);
         }
-        let launched = self
-            .ec2
-            .launch(&vpc.region, subnet_id, instance.address, &tags)?;
+        let ec2 = self.ec2.in_account(vpc.account);
+        let launched = ec2.launch(&vpc.region, subnet_id, instance.address, &tags)?;
         let role = match instance.role {
             Role::Hub => Some("privnet-hub"),
             Role::Spoke | Role::NatHub => Some("privnet-spoke"),
             Role::Host => None,
         };
         let iam_role = role
-            .map(|role| self.ec2.assume(&vpc.region, role, &launched.id))
+            .map(|role| ec2.assume(role, launched.id.as_str()))
             .transpose()?;
         let network = self.vpc(vpc.name)?;
         let metadata = Metadata {
             instance: launched.id.clone(),
-            account: ACCOUNT.parse()?,
+            account: vpc.account.parse()?,
             region: vpc.region.clone(),
             zone: format!("{}{}", vpc.region, subnet.zone).parse()?,
             vpc: network.id.clone(),
@@ -207,7 +207,7 @@ impl World {
             },
         );
         if let Some(public) = instance.public {
-            self.ec2.give_address(&vpc.region, &launched.id, public)?;
+            ec2.give_address(&vpc.region, &launched.id, public)?;
             self.map_address(instance.name, Some(public))?;
         }
         Ok(())
@@ -256,8 +256,15 @@ impl World {
             .hosts
             .remove(name)
             .with_context(|| format!("no host {name}"))?;
+        let Metadata {
+            account,
+            region,
+            instance,
+            ..
+        } = &host.metadata;
         self.ec2
-            .terminate(&host.metadata.region, &host.metadata.instance)
+            .in_account(account.as_str())
+            .terminate(region, instance)
     }
 
     /// An instance.
@@ -265,6 +272,20 @@ impl World {
         self.hosts
             .get(name)
             .with_context(|| format!("no host {name}"))
+    }
+
+    /// Changes what an instance's metadata service says.
+    pub fn change_metadata(
+        &mut self,
+        name: &str,
+        change: impl FnOnce(&mut Metadata),
+    ) -> Result<()> {
+        let host = self
+            .hosts
+            .get_mut(name)
+            .with_context(|| format!("no host {name}"))?;
+        change(&mut host.metadata);
+        host.metadata.write(&host.metadata_file)
     }
 
     /// An instance's namespace.
@@ -353,7 +374,13 @@ impl World {
         for daemon in self.daemons.values_mut() {
             daemon.process.check()?;
         }
+        self.moto.check()?;
         self.services.iter_mut().try_for_each(Process::check)
+    }
+
+    /// The process id of moto.
+    pub fn moto_id(&self) -> u32 {
+        self.moto.id()
     }
 
     /// The ends of all daemons' logs, for a failure's report.

@@ -210,12 +210,30 @@ impl Ec2Error {
     }
 }
 
+impl Reason {
+    /// What a refusal says that the SDK has not told us of, since it goes on trying.
+    pub(crate) fn of_refusal(status: u16, body: &[u8]) -> Self {
+        let code = written(body, "Code").map_or_else(
+            || format!("HTTP status {status}"),
+            |code| code.chars().take(64).collect(),
+        );
+        refusal(status, code, String::new())
+    }
+}
+
+/// The text of the first such element, if it is one of EC2's refusals.
+fn written<'a>(body: &'a [u8], element: &str) -> Option<&'a str> {
+    let (_, rest) = str::from_utf8(body)
+        .ok()?
+        .split_once(&format!("<{element}>"))?;
+    let (text, _) = rest.split_once(&format!("</{element}>"))?;
+    Some(text)
+}
+
 /// EC2 writes the request's id into its refusals; a header with it, the only
 /// place where the SDK looks, is not always there.
 fn written_request_id(body: &[u8]) -> Option<&str> {
-    let (_, rest) = str::from_utf8(body).ok()?.split_once("<RequestID>")?;
-    let (id, _) = rest.split_once("</RequestID>")?;
-    (id.len() <= 64).then_some(id)
+    written(body, "RequestID").filter(|id| id.len() <= 64)
 }
 
 fn reason<E>(error: &SdkError<E>) -> Reason
@@ -469,6 +487,20 @@ mod tests {
             text(kind(400, "InvalidParameterValue"), None),
             "EC2 in eu-west-1 refused DescribeInstances: Why (InvalidParameterValue)"
         );
+    }
+
+    #[test]
+    fn a_refusal_that_is_tried_again_until_the_time_is_over_is_named() {
+        let body = b"<Response><Errors><Error><Code>RequestLimitExceeded</Code>\
+            <Message>Slow down.</Message></Error></Errors></Response>";
+        assert!(matches!(
+            Reason::of_refusal(503, body),
+            Reason::Throttled { code } if code == "RequestLimitExceeded"
+        ));
+        assert!(matches!(
+            Reason::of_refusal(502, b"<html>"),
+            Reason::ServerFault { code, .. } if code == "HTTP status 502"
+        ));
     }
 
     #[test]

@@ -350,7 +350,9 @@ impl<'a> Question<'a> {
                 }
                 Err(_) => {
                     let after = self.timeout;
-                    return Err(self.found(operation, Reason::Deadline { after }));
+                    let refused = self.budget.refused();
+                    let reason = refused.unwrap_or(Reason::Deadline { after });
+                    return Err(self.found(operation, reason));
                 }
             };
             token = take(&page)

@@ -9,7 +9,6 @@
 
 #![forbid(unsafe_code)]
 
-mod cpu;
 mod goal;
 mod implementation;
 mod iperf;

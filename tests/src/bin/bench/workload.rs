@@ -5,9 +5,9 @@ use std::time::Duration;
 
 use anyhow::Result;
 use clap::ValueEnum;
+use privnet_tests::cpu;
 use serde::Serialize;
 
-use crate::cpu;
 use crate::iperf::{Run, Traffic};
 use crate::network::Network;
 use crate::ping;

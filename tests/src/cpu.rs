@@ -11,14 +11,14 @@ const TICKS_PER_SECOND: f64 = 100.0;
 
 /// Processor seconds of a process so far: user and system, all threads, also
 /// those that have ended.
-pub(crate) fn process_seconds(id: u32) -> Result<f64> {
+pub fn process_seconds(id: u32) -> Result<f64> {
     let path = format!("/proc/{id}/stat");
     let text = std::fs::read_to_string(&path).with_context(|| path.clone())?;
     parse_process(&text).with_context(|| format!("{path}: {text}"))
 }
 
 /// Processor seconds of the whole machine so far, without idling.
-pub(crate) fn machine_seconds() -> Result<f64> {
+pub fn machine_seconds() -> Result<f64> {
     let text = std::fs::read_to_string("/proc/stat").context("/proc/stat")?;
     parse_machine(&text).context("/proc/stat has no line of all processors")
 }

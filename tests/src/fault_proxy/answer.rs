@@ -1,0 +1,153 @@
+//! Wrong answers: refusals as each AWS protocol writes them, and true answers
+//! from which something is taken away.
+
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Response};
+
+use super::{Call, FaultKind};
+
+/// The refusal that a fault is; `None` for a fault that is none.
+pub(super) fn refusal(kind: FaultKind, call: &Call) -> Option<Response> {
+    let ec2 = call.service == "ec2";
+    let (status, code) = match kind {
+        FaultKind::Throttled if ec2 => (503, "RequestLimitExceeded"),
+        FaultKind::Throttled => (400, "Throttling"),
+        FaultKind::Unavailable if ec2 => (503, "Unavailable"),
+        FaultKind::Unavailable => (503, "ServiceUnavailable"),
+        FaultKind::InternalError if ec2 => (500, "InternalError"),
+        FaultKind::InternalError => (500, "InternalFailure"),
+        FaultKind::Denied if ec2 => (403, "UnauthorizedOperation"),
+        FaultKind::Denied => (403, "AccessDenied"),
+        FaultKind::Expired if ec2 => (400, "RequestExpired"),
+        FaultKind::Expired => (403, "ExpiredToken"),
+        FaultKind::Slow(_)
+        | FaultKind::Hang
+        | FaultKind::Cut
+        | FaultKind::Abort
+        | FaultKind::Empty
+        | FaultKind::NothingListed
+        | FaultKind::Untagged => return None,
+    };
+    let status = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    Some(write_refusal(status, code, call))
+}
+
+/// EC2, the other services with forms, and those with JSON each have their own way.
+fn write_refusal(status: StatusCode, code: &str, call: &Call) -> Response {
+    let message = format!("simulated: {} was refused", call.action);
+    let (content_type, body) = match call.service.as_str() {
+        "ec2" => (
+            "text/xml",
+            format!(
+                "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n<Response><Errors><Error>\
+                 <Code>{code}</Code><Message>{message}</Message></Error></Errors>\
+                 <RequestID>simulated</RequestID></Response>"
+            ),
+        ),
+        "ssm" => (
+            "application/x-amz-json-1.1",
+            format!("{{\"__type\":\"{code}\",\"message\":\"{message}\"}}"),
+        ),
+        _ => (
+            "text/xml",
+            format!(
+                "<ErrorResponse><Error><Type>Sender</Type><Code>{code}</Code>\
+                 <Message>{message}</Message></Error><RequestId>simulated</RequestId>\
+                 </ErrorResponse>"
+            ),
+        ),
+    };
+    (status, [(header::CONTENT_TYPE, content_type)], body).into_response()
+}
+
+/// What a fault leaves of a true answer.
+pub(super) fn spoil(kind: FaultKind, answer: Vec<u8>) -> Vec<u8> {
+    match kind {
+        FaultKind::NothingListed => {
+            let mut text = String::from_utf8_lossy(&answer).into_owned();
+            for list in ["reservationSet", "vpcSet", "subnetSet", "regionInfo"] {
+                text = without(&text, list);
+            }
+            without(&text, "nextToken").into_bytes()
+        }
+        FaultKind::Untagged => without(&String::from_utf8_lossy(&answer), "tagSet").into_bytes(),
+        FaultKind::Throttled
+        | FaultKind::Unavailable
+        | FaultKind::InternalError
+        | FaultKind::Denied
+        | FaultKind::Expired
+        | FaultKind::Slow(_)
+        | FaultKind::Hang
+        | FaultKind::Cut
+        | FaultKind::Abort
+        | FaultKind::Empty => answer,
+    }
+}
+
+/// The text with every element of this name empty. They are not inside each other.
+fn without(xml: &str, element: &str) -> String {
+    let (start, end) = (format!("<{element}>"), format!("</{element}>"));
+    let mut left = String::with_capacity(xml.len());
+    let mut rest = xml;
+    while let Some((before, after)) = rest.split_once(&start) {
+        left.push_str(before);
+        match after.split_once(&end) {
+            Some((_, after)) => {
+                left.push_str(&start);
+                left.push_str(&end);
+                rest = after;
+            }
+            None => {
+                left.push_str(&start);
+                rest = after;
+            }
+        }
+    }
+    left.push_str(rest);
+    left
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ANSWER: &str = "<DescribeInstancesResponse><reservationSet><item><instancesSet><item>\
+        <instanceId>i-1</instanceId><tagSet><item><key>service</key></item></tagSet></item>\
+        <item><instanceId>i-2</instanceId><tagSet><item><key>env</key></item></tagSet></item>\
+        </instancesSet></item></reservationSet><nextToken>2</nextToken></DescribeInstancesResponse>";
+
+    fn spoiled(kind: FaultKind) -> String {
+        String::from_utf8_lossy(&spoil(kind, ANSWER.into())).into_owned()
+    }
+
+    #[test]
+    fn a_list_with_nothing_on_it_is_well_formed_and_the_last_page() {
+        assert_eq!(
+            spoiled(FaultKind::NothingListed),
+            "<DescribeInstancesResponse><reservationSet></reservationSet>\
+             <nextToken></nextToken></DescribeInstancesResponse>"
+        );
+    }
+
+    #[test]
+    fn without_tags_the_instances_are_all_there() {
+        let answer = spoiled(FaultKind::Untagged);
+        assert!(answer.contains("i-1") && answer.contains("i-2"), "{answer}");
+        assert!(!answer.contains("<key>"), "{answer}");
+        assert!(answer.contains("<nextToken>2</nextToken>"), "{answer}");
+    }
+
+    #[test]
+    fn each_service_refuses_in_its_own_words() {
+        let status = |service: &str, kind| {
+            let call = Call {
+                service: service.to_owned(),
+                ..Call::default()
+            };
+            refusal(kind, &call).map(|response| response.status().as_u16())
+        };
+        assert_eq!(status("ec2", FaultKind::Expired), Some(400));
+        assert_eq!(status("sts", FaultKind::Expired), Some(403));
+        assert_eq!(status("ec2", FaultKind::Hang), None);
+    }
+}
