@@ -18,10 +18,9 @@ pub struct LongPing {
     process: Process,
 }
 
-/// What became of its requests, in their order: whether each was answered.
-/// Late answers count: a busy machine is slow, and loses nothing by that.
+/// What became of its requests, in their order: how long each answer took.
 #[derive(Debug)]
-pub struct Answered(Vec<bool>);
+pub struct Answered(Vec<Option<Duration>>);
 
 impl LongPing {
     /// Pings `to` from there until it is ended.
@@ -67,7 +66,7 @@ impl LongPing {
         let last = *seen.keys().next_back().context("no ping was answered")?;
         self.process.stop(Duration::from_secs(20))?;
         Ok(Answered(
-            (1..=last).map(|n| seen.contains_key(&n)).collect(),
+            (1..=last).map(|n| seen.get(&n).copied()).collect(),
         ))
     }
 
@@ -76,8 +75,8 @@ impl LongPing {
         Ok(self.seen()?.keys().next_back().copied().unwrap_or_default())
     }
 
-    /// The numbers of the requests answered, and how often each.
-    fn seen(&self) -> Result<BTreeMap<u64, u32>> {
+    /// The numbers of the requests answered, and how long the first answer took.
+    fn seen(&self) -> Result<BTreeMap<u64, Duration>> {
         let mut seen = BTreeMap::new();
         let log = self.process.log();
         // The last line may not be whole yet.
@@ -88,24 +87,29 @@ impl LongPing {
             };
             ensure!(line.contains("bytes from"), "{line}");
             let number: String = rest.chars().take_while(char::is_ascii_digit).collect();
-            *seen.entry(number.parse()?).or_default() += 1;
+            let (_, time) = line.split_once("time=").with_context(|| line.to_owned())?;
+            let millis: f64 = time.trim_end_matches(" ms").parse()?;
+            seen.entry(number.parse()?)
+                .or_insert(Duration::from_secs_f64(millis / 1000.0));
         }
         Ok(seen)
     }
 }
 
 impl Answered {
-    /// An error if any was lost before the last that was answered.
+    /// An error if any was lost before the last that was answered. Late answers
+    /// count: a busy machine is slow, and loses nothing by that.
     pub fn without_loss(&self) -> Result<()> {
-        let lost = self.0.iter().filter(|answered| !**answered).count();
+        let lost = self.0.iter().filter(|answer| answer.is_none()).count();
         ensure!(lost == 0, "{lost} of {} pings were lost", self.0.len());
         Ok(())
     }
 
-    /// The longest time without an answer.
-    pub fn longest_gap(&self) -> Duration {
-        let runs = self.0.chunk_by(|a, b| a == b);
-        let longest = runs.filter(|run| !run[0]).map(<[bool]>::len).max();
+    /// The longest time in which no request was answered before it was `late`.
+    pub fn longest_gap(&self, late: Duration) -> Duration {
+        let missed = |answer: &Option<Duration>| answer.is_none_or(|took| took > late);
+        let runs = self.0.chunk_by(|a, b| missed(a) == missed(b));
+        let longest = runs.filter(|run| missed(&run[0])).map(<[_]>::len).max();
         INTERVAL * u32::try_from(longest.unwrap_or(0)).unwrap_or(u32::MAX)
     }
 

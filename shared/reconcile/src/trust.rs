@@ -19,22 +19,24 @@ pub fn objection(
         });
     }
     let vpc = spoke.vpc.as_ref().map(VpcId::as_str);
-    let rules: [(&str, &[Glob], Option<&str>); 3] = [
+    type Rule<'a> = (&'a str, &'a [Glob], fn(&Glob, &str) -> bool, Option<&'a str>);
+    let rules: [Rule<'_>; 3] = [
         (
             "instance_profiles",
             &trust.instance_profiles,
+            Glob::matches_arn,
             spoke.instance_profile.as_deref(),
         ),
-        ("vpcs", &trust.vpcs, vpc),
-        ("amis", &trust.amis, spoke.image.as_deref()),
+        ("vpcs", &trust.vpcs, Glob::matches, vpc),
+        ("amis", &trust.amis, Glob::matches, spoke.image.as_deref()),
     ];
     rules
         .into_iter()
-        .find(|(_, allowed, found)| {
+        .find(|(_, allowed, matches, found)| {
             !allowed.is_empty()
-                && !found.is_some_and(|found| allowed.iter().any(|glob| glob.matches(found)))
+                && !found.is_some_and(|found| allowed.iter().any(|glob| matches(glob, found)))
         })
-        .map(|(rule, _, found)| Reason::NotTrusted {
+        .map(|(rule, _, _, found)| Reason::NotTrusted {
             rule: rule.to_owned(),
             found: found.map(str::to_owned),
         })
@@ -56,6 +58,25 @@ mod tests {
             told(&TrustConfig::default(), &spoke(1, "10.1.0.0/16")),
             None
         );
+    }
+
+    #[test]
+    fn a_pattern_for_one_part_of_an_arn_does_not_reach_into_the_next() {
+        let trust = TrustConfig {
+            instance_profiles: vec![Glob::new("arn:aws:iam::*:instance-profile/privnet-spoke")],
+            ..TrustConfig::default()
+        };
+        let with = |profile: &str| {
+            let mut web = spoke(1, "10.1.0.0/16");
+            web.instance_profile = Some(profile.to_owned());
+            told(&trust, &web).is_none()
+        };
+        assert!(with("arn:aws:iam::111122223333:instance-profile/privnet-spoke"));
+        // A path that somebody chose so that the whole text would fit.
+        assert!(!with(
+            "arn:aws:iam::111122223333:instance-profile/x:instance-profile/privnet-spoke"
+        ));
+        assert!(!with("arn:aws:iam::111122223333:role/privnet-spoke"));
     }
 
     #[test]

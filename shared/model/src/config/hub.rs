@@ -142,6 +142,22 @@ impl Glob {
         wildmatch::WildMatch::new(&self.0).matches(text)
     }
 
+    /// Whether an ARN fits, as IAM's `ArnLike` has it: each of its six parts between
+    /// colons by itself, so that no `*` reaches into the next. A pattern that is not
+    /// of six parts is compared as a whole.
+    pub fn matches_arn(&self, arn: &str) -> bool {
+        let pattern: Vec<&str> = self.0.splitn(6, ':').collect();
+        let parts: Vec<&str> = arn.splitn(6, ':').collect();
+        if pattern.len() < 6 {
+            return self.matches(arn);
+        }
+        pattern.len() == parts.len()
+            && pattern
+                .iter()
+                .zip(parts)
+                .all(|(pattern, part)| wildmatch::WildMatch::new(pattern).matches(part))
+    }
+
     /// The pattern.
     pub fn as_str(&self) -> &str {
         &self.0
