@@ -13,7 +13,7 @@ use privnet_model::config::hub::HubConfig;
 use privnet_model::enrol::{HUB, HUB_ADDRESS};
 use privnet_model::inventory::{Identity, Inventory};
 use privnet_model::key::PublicKey;
-use privnet_reconcile::fleet::{Carried, Fleet, Site};
+use privnet_reconcile::fleet::{Carried, Fleet, Obstacle, PlannedTunnel, Site};
 use privnet_reconcile::memory::Memory;
 use privnet_reconcile::pin;
 use privnet_reconcile::policy::Policy;
@@ -46,6 +46,9 @@ mod rotation;
 
 /// At most one early poll in this time, however many unknown spokes knock.
 const KNOCK_PAUSE: Duration = Duration::from_secs(10);
+
+/// The state file is not written more often than this because of who is alive.
+const SAVE_PAUSE: Duration = Duration::from_secs(10);
 
 /// How long the hub waits for its own metadata service at its first start.
 const METADATA_PATIENCE: Duration = Duration::from_secs(60);
@@ -85,6 +88,11 @@ pub struct Hub {
     gateways: Gateways,
     policy: Policy,
     policy_problem: Option<String>,
+    /// Whether a policy was ever put in force.
+    policy_known: bool,
+    /// The keys that the state file says are alive, and since when it does.
+    saved_alive: BTreeSet<PublicKey>,
+    saved_at: Instant,
     /// Where sites without an endpoint were heard before the restart.
     remembered: BTreeMap<PublicKey, SocketAddr>,
 }
@@ -165,7 +173,8 @@ impl Daemon for Hub {
         let remembered = cached.map(|cached| cached.endpoints()).unwrap_or_default();
         let mut preshared = Preshared::default();
         let store = ParameterStore::from_env(&router.identity().region);
-        preshared.configure(config.trust.preshared_key.as_ref(), store.reader());
+        let copy = key_file::fleet_secret_copy(&config.private_key);
+        preshared.configure(config.trust.preshared_key.as_ref(), &copy, store.reader());
         let mut hub = Self {
             clock: PollClock::new(config.discovery.interval),
             config,
@@ -196,6 +205,9 @@ impl Daemon for Hub {
             gateways,
             policy: Policy::default(),
             policy_problem: None,
+            policy_known: false,
+            saved_alive: BTreeSet::new(),
+            saved_at: Instant::now(),
             remembered,
         };
         hub.take_inventory(inventory, &[]);
@@ -277,16 +289,23 @@ impl Hub {
                 self.save();
             }
         }
+        // Nor forget who carried traffic.
+        if !alive.is_subset(&self.saved_alive) && self.saved_at.elapsed() >= SAVE_PAUSE {
+            self.save();
+        }
         let rested = self
             .last_poll
             .is_none_or(|last| last.elapsed() >= KNOCK_PAUSE);
         if rested {
-            // A spoke that is known and has no tunnel knocks for ever; asking
-            // EC2 again does not help it.
+            // A spoke that is rejected knocks for ever; asking EC2 again does not
+            // help it. One that lacks something may have it by now.
+            let waits =
+                |tunnel: &&PlannedTunnel| matches!(tunnel.obstacle, Some(Obstacle::Pending(_)));
             let known: BTreeSet<PublicKey> = self
                 .fleet
                 .tunnels
                 .values()
+                .filter(|tunnel| !waits(tunnel))
                 .filter_map(|tunnel| tunnel.public_key)
                 .collect();
             let knocks = self.router.knocks();
@@ -338,7 +357,9 @@ impl Hub {
             .peers()
             .into_iter()
             .filter_map(|peer| Some((peer.key, peer.config.endpoint?)));
-        let memory = Memory::new(&self.inventory, &self.fleet, &self.alive());
+        self.saved_alive = self.alive();
+        self.saved_at = Instant::now();
+        let memory = Memory::new(&self.inventory, &self.fleet, &self.saved_alive);
         let cached = Cached::new(self.router.identity().clone(), memory, heard);
         let problem = tokio::task::block_in_place(|| self.cache.save(&cached)).err();
         if let Some(problem) = &problem

@@ -7,7 +7,8 @@ use std::time::{Duration, Instant};
 use privnet_model::key::PublicKey;
 
 const FIRST_PAUSE: Duration = Duration::from_secs(10);
-const LONGEST_PAUSE: Duration = Duration::from_secs(3600);
+/// A spoke whose role was mended is not to wait much longer than for a poll.
+const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 /// Keys remembered: whoever makes up more of them gains one poll per ten
 /// seconds, which is what the hub allows anyway.
 const MOST: usize = 1024;
@@ -24,7 +25,7 @@ struct Asked {
 
 impl Strangers {
     /// Whether this knock is worth a poll: the first of a key is, and then one
-    /// after pauses that double up to an hour.
+    /// after pauses that double up to a minute.
     pub(crate) fn may_ask_for(&mut self, key: PublicKey) -> bool {
         self.may_ask_at(key, Instant::now())
     }

@@ -9,7 +9,7 @@ use jiff::Timestamp;
 use privnet_ec2::{Imds, ImdsError, ParameterStore};
 use privnet_model::admin::RefreshReport;
 use privnet_model::config::ConfigErrors;
-use privnet_model::config::spoke::{NatConfig, SpokeConfig};
+use privnet_model::config::spoke::{HubPeerConfig, NatConfig, SpokeConfig};
 use privnet_model::inventory::{Identity, Transport};
 use privnet_model::key::PublicKey;
 use privnet_model::status::{Role, Status};
@@ -268,13 +268,16 @@ impl Spoke {
                     interface,
                     ..config.nat
                 };
+                let next =
+                    |hubs: &[HubPeerConfig]| hubs.first().and_then(|hub| hub.next_public_key);
+                let same_next = next(&self.config.hubs) == next(&config.hubs);
                 if same_transport {
                     self.config.hubs = config.hubs;
                 }
                 self.config.preshared_key = config.preshared_key;
                 self.look_after_secret();
                 self.config.prove = config.prove;
-                self.hub_moved_on = false;
+                self.hub_moved_on &= same_next;
                 self.follow_hub();
                 self.enrol();
                 self.router.want(self.desired());
@@ -295,7 +298,8 @@ impl Spoke {
     fn look_after_secret(&mut self) {
         let store = ParameterStore::from_env(&self.router.identity().region);
         let source = self.config.preshared_key.as_ref();
-        self.preshared.configure(source, store.reader());
+        let copy = key_file::fleet_secret_copy(&self.config.private_key);
+        self.preshared.configure(source, &copy, store.reader());
     }
 
     fn status(&self) -> Status {

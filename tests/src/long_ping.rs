@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Display;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
@@ -28,7 +29,10 @@ impl LongPing {
         let mut command = from.command("ping");
         let interval = INTERVAL.as_secs_f32().to_string();
         command.args(["-n", "-i", &interval]).arg(to.to_string());
-        let name = format!("ping-{to}");
+        // A log of its own: two of them to one address number from one each.
+        static STARTED: AtomicUsize = AtomicUsize::new(0);
+        let number = STARTED.fetch_add(1, Ordering::Relaxed);
+        let name = format!("ping-{number}-{to}");
         let process = Process::start(&name, &logs(), command)?;
         Ok(Self { process })
     }

@@ -130,9 +130,11 @@ pub fn measure(size: Size) -> Result<Cost> {
         Ok(Some(()))
     })?;
     let first = meter.stop(&world)?;
-    let routes = hub.run("ip", ["route"])?;
     let network = cidr(size.spokes - 1)?.to_string();
-    ensure!(routes.contains(&network), "no route to {network}");
+    wait_until("the routes", PATIENCE, || {
+        let routes = hub.run("ip", ["route"])?;
+        Ok(routes.contains(&network).then_some(()))
+    })?;
 
     let poll = |arguments: &[&str]| {
         let meter = Meter::start(&world, hub_cpu(&world)?)?;

@@ -11,6 +11,7 @@ use privnet_model::admin::Change;
 use privnet_model::enrol::HUB_ADDRESS;
 use privnet_model::inventory::{Identity, Inventory, Partition};
 use privnet_model::key::PublicKey;
+use privnet_model::policy::{PolicyTable, Verdict};
 use privnet_reconcile::fleet::{Fleet, FleetInput};
 use privnet_reconcile::health::HealthChange;
 use privnet_reconcile::inventory::{Removed, keep_configured};
@@ -96,8 +97,15 @@ impl Hub {
             Err(error) => Err(error.into()),
         };
         let problem = enforced.err().map(|error| {
-            format!("the policy before stays in force, the new one cannot be: {error:#}")
+            // The first one there is: nothing is known to be allowed.
+            let closed = !self.policy_known && self.router.set_policy(&closed()).is_ok();
+            let instead = match closed {
+                true => "nothing may pass between sites",
+                false => "the policy before stays in force",
+            };
+            format!("{instead}, because the policy cannot be: {error:#}")
         });
+        self.policy_known |= problem.is_none();
         if let Some(problem) = &problem
             && self.policy_problem.as_ref() != Some(problem)
         {
@@ -109,12 +117,13 @@ impl Hub {
     /// The keys whose tunnels carry traffic.
     pub(super) fn alive(&self) -> BTreeSet<PublicKey> {
         let peers = self.router.peers();
-        alive::keys(
-            &peers,
-            &self.alive_before,
-            self.started.into(),
-            SystemTime::now(),
-        )
+        let now = SystemTime::now();
+        // While tunnels wait for the fleet's secret, their silence is our own.
+        let started = match self.preshared.is_missing() {
+            true => now,
+            false => self.started.into(),
+        };
+        alive::keys(&peers, &self.alive_before, started, now)
     }
 
     pub(super) async fn gateways_changed(&mut self, changes: &[HealthChange]) {
@@ -180,4 +189,13 @@ impl Hub {
         self.router.want(self.desired(&self.fleet));
         self.router.reconcile().await
     }
+}
+
+/// Lets spokes talk to the hub's own address inside the tunnels, and to nobody else.
+fn closed() -> PolicyTable {
+    let control = vec![(IpNet::from(std::net::IpAddr::from(HUB_ADDRESS)), 1)];
+    PolicyTable::new(control, 2, 1, |from, to| match from == 1 || to == 1 {
+        true => Verdict::Allow,
+        false => Verdict::Deny(0),
+    })
 }

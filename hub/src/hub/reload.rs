@@ -28,7 +28,8 @@ impl Hub {
                 self.router.set_config(config.privnet.clone(), None);
                 let store = ParameterStore::from_env(&self.router.identity().region);
                 let secret = config.trust.preshared_key.as_ref();
-                self.preshared.configure(secret, store.reader());
+                let copy = key_file::fleet_secret_copy(&self.config.private_key);
+                self.preshared.configure(secret, &copy, store.reader());
                 self.config = HubConfig {
                     privnet: config.privnet,
                     discovery: config.discovery,

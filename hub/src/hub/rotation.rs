@@ -22,8 +22,9 @@ impl Hub {
                 public_key: self.public_key,
                 next: self.next_key,
                 text: format!(
-                    "write next_public_key = \"{}\" into the [[hub]] section of every spoke and \
-                     every site's configuration, reload them, and then run this again with --commit",
+                    "write next_public_key = \"{}\" into the [[hub]] section of every spoke, \
+                     reload them, and then run this again with --commit. A [[site]] that is not \
+                     ours gets the new key by its own means, at that moment",
                     next.public()
                 ),
             });

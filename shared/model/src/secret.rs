@@ -104,6 +104,18 @@ impl FleetSecret {
         }
     }
 
+    /// As it is written in a file.
+    pub fn to_text(&self) -> Zeroizing<String> {
+        let mut text = Zeroizing::new(String::with_capacity(2 * MOST_BYTES));
+        text.push_str(&self.current);
+        text.push('\n');
+        for previous in self.previous.iter() {
+            text.push_str(previous);
+            text.push('\n');
+        }
+        text
+    }
+
     /// Whether the one before is still known.
     pub fn is_changing(&self) -> bool {
         self.previous.is_some()

@@ -310,7 +310,8 @@ impl PlannedTunnel {
             endpoint: self.endpoint,
             keepalive: self.keepalive,
             allowed_ips: BTreeSet::new(),
-            site: self.site.clone(),
+            // Who has not proved who it is may send as itself alone.
+            site: self.site.clone().filter(|_| self.obstacle.is_none()),
             gateway: both.map(InstanceId::to_string),
         };
         let main = self.public_key.map(|key| {

@@ -19,7 +19,12 @@ pub fn objection(
         });
     }
     let vpc = spoke.vpc.as_ref().map(VpcId::as_str);
-    type Rule<'a> = (&'a str, &'a [Glob], fn(&Glob, &str) -> bool, Option<&'a str>);
+    type Rule<'a> = (
+        &'a str,
+        &'a [Glob],
+        fn(&Glob, &str) -> bool,
+        Option<&'a str>,
+    );
     let rules: [Rule<'_>; 3] = [
         (
             "instance_profiles",
@@ -71,7 +76,9 @@ mod tests {
             web.instance_profile = Some(profile.to_owned());
             told(&trust, &web).is_none()
         };
-        assert!(with("arn:aws:iam::111122223333:instance-profile/privnet-spoke"));
+        assert!(with(
+            "arn:aws:iam::111122223333:instance-profile/privnet-spoke"
+        ));
         // A path that somebody chose so that the whole text would fit.
         assert!(!with(
             "arn:aws:iam::111122223333:instance-profile/x:instance-profile/privnet-spoke"

@@ -4,6 +4,7 @@
 //! A look that fails changes nothing: what was known before stays in force. How
 //! a parameter of SSM is fetched comes in as an argument; nothing here knows AWS.
 
+use std::path::Path;
 use std::time::Duration;
 
 use privnet_model::config::hub::SecretSource;
@@ -40,6 +41,10 @@ const PACE: Pace = Pace {
 pub struct Preshared {
     source: Option<SecretSource>,
     watch: Option<FleetSecretWatch>,
+    configured: bool,
+    /// Whether tunnels worked without a secret when the config began to name one:
+    /// they go on until it has been read.
+    had_none: bool,
 }
 
 /// What is known of the preshared keys of one tunnel.
@@ -56,17 +61,36 @@ pub enum TunnelKeys {
 impl Preshared {
     /// By what the config says now. Until a new source has been read, what the old
     /// one said is in force; from the same one it is read again. `fetch` gets the
-    /// secret that SSM has under a name, or says in one sentence why not. Within a
-    /// Tokio runtime only.
-    pub fn configure<F, A>(&mut self, source: Option<&SecretSource>, fetch: F)
+    /// secret that SSM has under a name, or says in one sentence why not; what it got
+    /// last is in the file `copy`, so that a restart while SSM does not answer finds
+    /// it there. Within a Tokio runtime only.
+    pub fn configure<F, A>(&mut self, source: Option<&SecretSource>, copy: &Path, fetch: F)
     where
         F: Fn(String) -> A + Send + Sync + 'static,
         A: Future<Output = Result<FleetSecret, String>> + Send + 'static,
     {
+        let configured = std::mem::replace(&mut self.configured, true);
         if self.source.as_ref() == source {
             return self.again();
         }
+        self.had_none = configured && self.source.is_none();
         let known = self.watch.as_ref().and_then(FleetSecretWatch::secret);
+        let kept = || match source {
+            Some(SecretSource::Ssm(_)) => key_file::read_fleet_secret(copy).ok(),
+            Some(SecretSource::File(_)) | None => None,
+        };
+        let known = known.or_else(kept);
+        let copy = copy.to_owned();
+        let fetch = move |name| {
+            let (fetched, copy) = (fetch(name), copy.clone());
+            async move {
+                let secret = fetched.await?;
+                if let Err(error) = key_file::keep_fleet_secret(&copy, &secret) {
+                    warn!("{:#}", anyhow::Error::from(error));
+                }
+                Ok(secret)
+            }
+        };
         self.source = source.cloned();
         let start = |source| FleetSecretWatch::start(source, known, fetch);
         self.watch = self.source.clone().map(start);
@@ -77,10 +101,17 @@ impl Preshared {
         match &self.watch {
             None => TunnelKeys::None,
             Some(watch) => match watch.secret() {
+                None if self.had_none => TunnelKeys::None,
                 None => TunnelKeys::Unknown,
                 Some(secret) => TunnelKeys::Known(secret.tunnel(spoke, hub)),
             },
         }
+    }
+
+    /// Whether there should be a secret, and none is known.
+    pub fn is_missing(&self) -> bool {
+        let missing = |watch: &FleetSecretWatch| watch.secret().is_none();
+        !self.had_none && self.watch.as_ref().is_some_and(missing)
     }
 
     /// Reads the secret again, now.
@@ -299,8 +330,34 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_restart_while_the_store_is_down_has_the_secret_of_before() {
+        let directory = tempfile::tempdir().unwrap();
+        let copy = directory.path().join("hub.fleet-secret");
+        let [spoke, hub] = [[1; 32], [2; 32]].map(PublicKey::from_bytes);
+        let source = SecretSource::Ssm("/privnet/psk".to_owned());
+        let mut before = Preshared::default();
+        before.configure(Some(&source), &copy, async |_| Ok(ONE.parse().unwrap()));
+        within(before.changed()).await;
+        let keys = before.keys(&spoke, &hub);
+        assert!(matches!(keys, TunnelKeys::Known(_)));
+        let mode =
+            std::os::unix::fs::PermissionsExt::mode(&fs::metadata(&copy).unwrap().permissions());
+        assert_eq!(mode & 0o777, 0o600);
+
+        let mut after = Preshared::default();
+        after.configure(Some(&source), &copy, async |_| Err("down".to_owned()));
+        assert_eq!(after.keys(&spoke, &hub), keys);
+        // A file is its own copy, and a store that was never read has none.
+        let mut file = Preshared::default();
+        let missing = SecretSource::File(directory.path().join("none"));
+        file.configure(Some(&missing), &copy, no_store);
+        assert_eq!(file.keys(&spoke, &hub), TunnelKeys::Unknown);
+    }
+
+    #[tokio::test]
     async fn a_tunnel_has_the_old_places_keys_until_the_new_one_is_read() {
         let directory = tempfile::tempdir().unwrap();
+        let copy = directory.path().join("copy");
         let (first, second) = (directory.path().join("one"), directory.path().join("other"));
         fs::write(&first, ONE).unwrap();
         let [spoke, hub] = [[1; 32], [2; 32]].map(PublicKey::from_bytes);
@@ -309,23 +366,29 @@ mod tests {
             TunnelKeys::Known(secret.tunnel(&spoke, &hub))
         };
         let mut preshared = Preshared::default();
-        preshared.configure(None, no_store);
-        assert_eq!(preshared.keys(&spoke, &hub), TunnelKeys::None);
-        preshared.configure(Some(&SecretSource::File(first)), no_store);
+        let named = SecretSource::File(first);
+        preshared.configure(Some(&named), &copy, no_store);
         assert_eq!(preshared.keys(&spoke, &hub), TunnelKeys::Unknown);
+        assert!(preshared.is_missing());
+        // Where tunnels worked without one, they go on until it is read.
+        preshared = Preshared::default();
+        preshared.configure(None, &copy, no_store);
+        assert_eq!(preshared.keys(&spoke, &hub), TunnelKeys::None);
+        preshared.configure(Some(&named), &copy, no_store);
+        assert_eq!(preshared.keys(&spoke, &hub), TunnelKeys::None);
         within(preshared.changed()).await;
         assert_eq!(preshared.keys(&spoke, &hub), keys(ONE));
 
         let source = SecretSource::File(second.clone());
-        preshared.configure(Some(&source), no_store);
+        preshared.configure(Some(&source), &copy, no_store);
         assert_eq!(preshared.keys(&spoke, &hub), keys(ONE));
         fs::write(&second, OTHER).unwrap();
         // The same place: read again at once.
-        preshared.configure(Some(&source), no_store);
+        preshared.configure(Some(&source), &copy, no_store);
         within(preshared.changed()).await;
         assert_eq!(preshared.keys(&spoke, &hub), keys(OTHER));
         assert_eq!(preshared.problem(), None);
-        preshared.configure(None, no_store);
+        preshared.configure(None, &copy, no_store);
         assert_eq!(preshared.keys(&spoke, &hub), TunnelKeys::None);
     }
 

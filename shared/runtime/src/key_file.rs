@@ -196,6 +196,24 @@ pub fn read_fleet_secret(path: &Path) -> Result<FleetSecret, KeyFileError> {
     })
 }
 
+/// Where a copy of a secret that is kept elsewhere stands: beside the private key.
+pub fn fleet_secret_copy(private_key: &Path) -> PathBuf {
+    private_key.with_extension("fleet-secret")
+}
+
+/// Keeps a copy of the fleet's secret in this file, so that a restart does not need
+/// the place where it is from.
+pub fn keep_fleet_secret(path: &Path, secret: &FleetSecret) -> Result<(), KeyFileError> {
+    if read_fleet_secret(path).is_ok_and(|kept| kept == *secret) {
+        return Ok(());
+    }
+    atomic_file::replace(path, secret.to_text().as_bytes()).map_err(|source| KeyFileError::Create {
+        path: path.to_owned(),
+        step: "written",
+        source,
+    })
+}
+
 fn read_key<K>(path: &Path, made_anew: bool) -> Result<Option<K>, KeyFileError>
 where
     K: FromStr<Err = KeyError>,
