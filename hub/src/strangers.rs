@@ -63,7 +63,7 @@ mod tests {
         let polls: Vec<u64> = (0..200)
             .filter(|second| strangers.may_ask_at(key, start + Duration::from_secs(*second)))
             .collect();
-        assert_eq!(polls, [0, 10, 30, 70, 150]);
+        assert_eq!(polls, [0, 10, 30, 70, 130, 190]);
     }
 
     #[test]
