@@ -26,7 +26,8 @@ pub(crate) fn a_thousand_spokes_in_ten_regions_and_three_accounts() -> Result<()
         ensure!(count("DescribeInstances") == partitions, "{poll:?}");
         ensure!(count("DescribeVpcs") == partitions, "{poll:?}");
         ensure!(poll.total() <= 2 * partitions + size.accounts, "{poll:?}");
-        ensure!(poll.busiest <= 3, "{poll:?}");
+        // At home the other accounts' roles are asked for as well.
+        ensure!(poll.busiest < 2 + size.accounts, "{poll:?}");
     }
     Ok(())
 }
