@@ -229,7 +229,7 @@ impl Daemon for Hub {
                 }
                 judged = self.enrolment.judged() => self.judged(judged).await,
                 () = self.preshared.changed() => {
-                    self.take_inventory(self.inventory.clone(), &[]);
+                    self.decide_anew();
                     self.reconcile().await;
                 }
                 event = events.next() => match event {
@@ -346,7 +346,7 @@ impl Hub {
 
     /// Brings about what follows from something that a spoke said.
     async fn take_up(&mut self) {
-        self.take_inventory(self.inventory.clone(), &[]);
+        self.decide_anew();
         self.reconcile().await;
         self.save();
     }

@@ -35,10 +35,11 @@ impl Hub {
         let accept_removals = ended.waiting.iter().any(|waiting| {
             waiting.request.accept_removals && (!ended.apply || !waiting.request.dry_run)
         });
+        let alive = self.alive();
         let absorbed = Sweep::begin(&self.inventory, accept_removals).absorb(
             self.inventory.clone(),
             polled.answers,
-            &self.alive(),
+            &alive,
             Timestamp::now(),
         );
         let removed = absorbed.removed;
@@ -46,7 +47,7 @@ impl Hub {
         let configured = self.configured(&absorbed.inventory);
         let (inventory, _) = keep_configured(absorbed.inventory, &configured);
         if !ended.apply {
-            let next = self.decide(&inventory, self.router.identity());
+            let next = self.decide(&inventory, &alive);
             let changes = explain::changes(&self.fleet, &next, &removed);
             let host = self.router.preview(self.desired(&next)).await;
             let report = |host: &[Change]| RefreshReport {

@@ -9,7 +9,7 @@ use ipnet::IpNet;
 use jiff::Timestamp;
 use privnet_model::admin::Change;
 use privnet_model::enrol::HUB_ADDRESS;
-use privnet_model::inventory::{Identity, Inventory, Partition};
+use privnet_model::inventory::{Inventory, Partition};
 use privnet_model::key::PublicKey;
 use privnet_model::policy::{PolicyTable, Verdict};
 use privnet_reconcile::fleet::{Fleet, FleetInput};
@@ -25,6 +25,12 @@ use super::Hub;
 use crate::poll::known;
 
 impl Hub {
+    /// Decides anew on what is known already.
+    pub(super) fn decide_anew(&mut self) -> Vec<Change> {
+        let inventory = std::mem::take(&mut self.inventory);
+        self.take_inventory(inventory, &[])
+    }
+
     /// Decides anew, and tells and logs what that changes.
     pub(super) fn take_inventory(
         &mut self,
@@ -36,7 +42,8 @@ impl Hub {
         for partition in dropped {
             warn!(%partition, "no longer in the config: its tunnels go");
         }
-        let fleet = self.decide(&inventory, self.router.identity());
+        let alive = self.alive();
+        let fleet = self.decide(&inventory, &alive);
         let changes = explain::changes(&self.fleet, &fleet, removed);
         for change in &changes {
             info!(action = %change.action, what = change.what, why = change.why, "plan");
@@ -46,7 +53,7 @@ impl Hub {
         self.carried = fleet.carried();
         self.fleet = fleet;
         self.enforce_policy();
-        self.alive = self.alive();
+        self.alive = alive;
         self.gateways.watch(&self.fleet);
         changes
     }
@@ -55,7 +62,8 @@ impl Hub {
         self.discovery.partitions(&known(inventory))
     }
 
-    pub(super) fn decide(&self, inventory: &Inventory, identity: &Identity) -> Fleet {
+    pub(super) fn decide(&self, inventory: &Inventory, alive: &BTreeSet<PublicKey>) -> Fleet {
+        let identity = self.router.identity();
         let hub_keys: Vec<PublicKey> = [self.public_key].into_iter().chain(self.next_key).collect();
         Fleet::decide(FleetInput {
             privnet: &self.config.privnet,
@@ -66,7 +74,7 @@ impl Hub {
             inventory,
             trust: &self.config.trust,
             carried: &self.carried,
-            alive: &self.alive(),
+            alive,
             health: self.gateways.health(),
             preshared: &|spoke| match self.preshared.keys(spoke, &self.public_key) {
                 TunnelKeys::Known(keys) => Some(keys.current),
@@ -140,8 +148,7 @@ impl Hub {
     /// silent loses what another wants, a gateway takes over from another.
     pub(super) async fn settle(&mut self) {
         let destinations: BTreeSet<IpNet> = self.fleet.cidrs().collect();
-        let inventory = std::mem::take(&mut self.inventory);
-        self.take_inventory(inventory, &[]);
+        self.decide_anew();
         if self.fleet.cidrs().collect::<BTreeSet<_>>() != destinations {
             self.reconcile().await;
             return;

@@ -39,7 +39,7 @@ impl Hub {
                     ..self.config.clone()
                 };
                 self.sites = sites;
-                self.take_inventory(self.inventory.clone(), &[]);
+                self.decide_anew();
                 self.reconcile().await;
                 info!("config read again");
             }

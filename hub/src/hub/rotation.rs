@@ -36,12 +36,14 @@ impl Hub {
         // First for good: a crash from here on starts with the key that spokes wait for.
         key_file::take_next(&file).map_err(|error| told(error.into()))?;
         let public_key = next.public();
-        self.router.set_private_key(next).map_err(told)?;
+        self.router
+            .set_private_key(next)
+            .map_err(|error| format!("a restart will use the next key: {error:#}"))?;
         self.public_key = public_key;
         self.next_key = None;
         info!(%public_key, "uses the next key");
         // The preshared keys follow from it.
-        self.take_inventory(self.inventory.clone(), &[]);
+        self.decide_anew();
         self.reconcile().await;
         Ok(RotateAnswer {
             public_key,

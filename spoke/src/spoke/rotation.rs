@@ -120,7 +120,9 @@ impl Spoke {
         };
         // First for good: a crash from here on starts with a key that the hub knows.
         key_file::take_next(file).map_err(|error| told(error.into()))?;
-        self.router.set_private_key(key).map_err(told)?;
+        self.router
+            .set_private_key(key)
+            .map_err(|error| format!("a restart will use the next key: {error:#}"))?;
         self.public_key = Some(next);
         info!(public_key = %next, "uses the next key");
         // The preshared key follows from it.
