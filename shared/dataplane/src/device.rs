@@ -79,7 +79,6 @@ pub struct Device {
 /// What the handle and the WireGuard socket share.
 pub(crate) struct Inner {
     name: InterfaceName,
-    index: u32,
     control: Mutex<Control>,
     pub(crate) shared: Arc<Shared>,
 }
@@ -97,13 +96,11 @@ impl Device {
         link.set_mtu(config.mtu)?;
         link.set_queue_length(QUEUE_LENGTH)?;
         link.set_up()?;
-        let index = tun::index(&name).ok_or(DeviceError::Closed)?;
         let shared = Shared::new(workers, config.mtu.into(), switches)
             .map(Arc::new)
             .map_err(DeviceError::system("making an event descriptor"))?;
         let inner = Arc::new(Inner {
             name,
-            index,
             control: Mutex::new(Control::new(workers, port, config.fwmark)),
             shared: Arc::clone(&shared),
         });
@@ -203,16 +200,6 @@ impl Device {
         })
     }
 
-    /// Moves to another UDP port (0: the kernel's choice). Sessions go on.
-    pub fn set_listen_port(&self, port: u16) -> Result<(), DeviceError> {
-        self.inner.rebind(Some(port), None)
-    }
-
-    /// Changes the firewall mark of the datagrams that are sent.
-    pub fn set_fwmark(&self, mark: Option<u32>) -> Result<(), DeviceError> {
-        self.inner.rebind(None, Some(mark))
-    }
-
     /// The device's public key, if it has a key.
     pub fn public_key(&self) -> Option<PublicKey> {
         self.inner.control().public_key()
@@ -226,11 +213,6 @@ impl Device {
     /// The interface's name when it was made.
     pub fn name(&self) -> &str {
         self.inner.name.as_str()
-    }
-
-    /// The kernel's number of the interface.
-    pub fn ifindex(&self) -> u32 {
-        self.inner.index
     }
 
     /// What was counted since the device was opened, over all workers.
