@@ -10,10 +10,11 @@ use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 use privnet_ec2::ProofCourier;
-use privnet_model::enrol::{Me, Proof, ProofState};
+use privnet_model::config::hub::{ProofMode, TrustConfig};
+use privnet_model::enrol::{Me, NextKey, Proof, ProofState};
 use privnet_model::id::InstanceId;
 use privnet_model::inventory::{Inventory, Partition, Proof as Proved};
-use privnet_model::key::PublicKey;
+use privnet_model::key::{PrivateKey, PublicKey};
 use privnet_reconcile::fleet::{Fleet, TunnelId};
 use privnet_reconcile::pin;
 use privnet_reconcile::proof::{self, Checked, Claim, ProofError, Replays, StsEndpoints};
@@ -96,6 +97,25 @@ pub(crate) struct Enrolment {
     named: BTreeMap<InstanceId, Instant>,
 }
 
+/// The hub, as far as it matters here.
+pub(crate) struct Hub<'a> {
+    pub(crate) key: &'a PrivateKey,
+    pub(crate) trust: &'a TrustConfig,
+}
+
+/// An answer that is true once what it says is in force, and saved.
+pub(crate) struct Promise {
+    me: Me,
+    answer: Answer,
+}
+
+impl Promise {
+    pub(crate) fn keep(self) {
+        // Whoever asked may have gone.
+        let _ = self.answer.send(Ok(self.me));
+    }
+}
+
 /// A proof that STS was asked about, and the spoke that waits for what came of it.
 pub(crate) struct Judged {
     caller: Caller,
@@ -118,22 +138,21 @@ impl Enrolment {
         }
     }
 
-    /// Answers a call, or has it answered when STS did. Whether the inventory has
-    /// changed.
+    /// Answers a call, or has it answered when STS did. When the inventory has
+    /// changed, the answer is for later: nothing is promised that is not kept.
     pub(crate) fn called(
         &mut self,
         call: Call,
         fleet: &Fleet,
         inventory: &mut Inventory,
-        hub_key: &PublicKey,
-        proof_wanted: bool,
-    ) -> bool {
+        hub: &Hub<'_>,
+    ) -> Option<Promise> {
         let Call {
             source,
             question,
             answer,
         } = call;
-        let mut changed = false;
+        let proof_wanted = hub.trust.proof != ProofMode::Off;
         let reply = match Caller::at(source, fleet, inventory, proof_wanted) {
             None => Err(Refusal::Unknown(format!(
                 "no spoke of this hub has the address {source}"
@@ -141,8 +160,11 @@ impl Enrolment {
             Some(caller) => match question {
                 Question::Me => Ok(caller.me()),
                 Question::Proof(_) if !proof_wanted => Ok(caller.me()),
-                Question::Proof(proof) => match self.admit(&proof, &caller, hub_key) {
-                    Ok(checked) => return self.ask(checked, caller, *hub_key, answer),
+                Question::Proof(proof) => match self.admit(&proof, &caller, &hub.key.public()) {
+                    Ok(checked) => {
+                        self.ask(checked, caller, hub, answer);
+                        return None;
+                    }
                     Err(refusal) => Err(refusal),
                 },
                 Question::NextKey(next) if caller.next_key == Some(next.public_key) => {
@@ -152,16 +174,15 @@ impl Enrolment {
                     let error = "another next key was named just now: come again";
                     Err(Refusal::Later(error.to_owned()))
                 }
-                Question::NextKey(next) => {
-                    let named = name_next(inventory, &caller, next.public_key, hub_key);
-                    changed = named.is_ok();
-                    named
-                }
+                Question::NextKey(next) => match name_next(inventory, &caller, &next, hub.key) {
+                    Ok(me) => return Some(Promise { me, answer }),
+                    Err(refusal) => Err(refusal),
+                },
             },
         };
         // Whoever asked may have gone.
         let _ = answer.send(reply);
-        changed
+        None
     }
 
     fn named_lately(&mut self, caller: &Caller) -> bool {
@@ -193,14 +214,9 @@ impl Enrolment {
             .map_err(|error| refused(caller, &error))
     }
 
-    /// Nothing has changed so far.
-    fn ask(
-        &mut self,
-        checked: Checked,
-        caller: Caller,
-        hub_key: PublicKey,
-        answer: Answer,
-    ) -> bool {
+    fn ask(&mut self, checked: Checked, caller: Caller, hub: &Hub<'_>, answer: Answer) {
+        let hub_key = hub.key.public();
+        let roles = hub.trust.proof_roles.clone();
         let courier = self.courier.clone();
         self.asking.spawn(async move {
             let partition = checked.partition;
@@ -208,7 +224,7 @@ impl Enrolment {
             let result = match said.await {
                 Ok(said) => {
                     let claim = caller.claim(&hub_key);
-                    proof::judge(said.status, &said.body, claim, partition)
+                    proof::judge(said.status, &said.body, claim, partition, &roles)
                 }
                 Err(error) => Err(ProofError::NoAnswer(error.to_string())),
             };
@@ -218,7 +234,6 @@ impl Enrolment {
                 answer,
             }
         });
-        false
     }
 
     /// The next proof that STS was asked about; never, while there is none.
@@ -280,11 +295,18 @@ impl Judged {
 fn name_next(
     inventory: &mut Inventory,
     caller: &Caller,
-    next: PublicKey,
-    hub_key: &PublicKey,
+    named: &NextKey,
+    hub: &PrivateKey,
 ) -> Result<Me, Refusal> {
-    if next == *hub_key {
+    let next = named.public_key;
+    if next == hub.public() {
         return Err(Refusal::Never("the key is the hub's".to_owned()));
+    }
+    // To go on with the key in use, which this tunnel proves, needs no other proof.
+    if next != caller.key && !named.is_held(hub, &caller.key) {
+        let error = "the caller does not show that it has the key's private half";
+        warn!(instance = %caller.instance, key = %next, error, "a next key is not taken");
+        return Err(Refusal::Never(error.to_owned()));
     }
     let (partition, instance) = (&caller.partition, &caller.instance);
     let named = pin::announce(inventory, partition, instance, caller.key, next);
@@ -327,10 +349,15 @@ mod tests {
 
     use super::*;
 
-    const HUB: PublicKey = PublicKey::from_bytes([9; 32]);
+    /// Whose private key has this number.
+    const HUB: u8 = 9;
+
+    fn private(n: u8) -> PrivateKey {
+        PrivateKey::from_random([n; 32])
+    }
 
     fn key(n: u8) -> PublicKey {
-        PublicKey::from_bytes([n; 32])
+        private(n).public()
     }
 
     fn instance(n: u8) -> InstanceId {
@@ -384,7 +411,6 @@ mod tests {
             for n in [1, 2] {
                 view.spokes.insert(instance(n), record(n));
                 let pin = Pin {
-                    launched: None,
                     key: key(n),
                     next: None,
                     proof: Proved::Missing,
@@ -395,7 +421,7 @@ mod tests {
             inventory.partitions.insert(partition(), view);
             let fleet = Fleet::decide(FleetInput {
                 privnet: &Supernet::new(["10.0.0.0/8".parse().unwrap()]).unwrap(),
-                hub_keys: &[HUB],
+                hub_keys: &[key(HUB)],
                 hub_vpc: &"vpc-00000000000000009".parse().unwrap(),
                 hub_cidrs: &[],
                 sites: &[],
@@ -426,18 +452,54 @@ mod tests {
                 question,
                 answer,
             };
+            let trust = TrustConfig {
+                proof: match proof_wanted {
+                    true => ProofMode::Ask,
+                    false => ProofMode::Off,
+                },
+                ..TrustConfig::default()
+            };
+            let hub = super::Hub {
+                key: &private(HUB),
+                trust: &trust,
+            };
             let (fleet, inventory) = (&self.fleet, &mut self.inventory);
-            let changed = self
-                .enrolment
-                .called(call, fleet, inventory, &HUB, proof_wanted);
+            let promise = self.enrolment.called(call, fleet, inventory, &hub);
+            let changed = promise.is_some();
+            promise.into_iter().for_each(Promise::keep);
             (changed, answered.await.unwrap())
         }
 
-        async fn next(&mut self, source: u8, public_key: PublicKey) -> (bool, Result<Me, Refusal>) {
+        async fn next(&mut self, source: u8, next: u8) -> (bool, Result<Me, Refusal>) {
             self.enrolment.named.clear();
-            let next = NextKey { public_key };
+            self.name(source, named(source, next)).await
+        }
+
+        async fn name(&mut self, source: u8, next: NextKey) -> (bool, Result<Me, Refusal>) {
             self.call(source, Question::NextKey(next), false).await
         }
+    }
+
+    /// Its holder names the key, in the tunnel of another.
+    fn named(source: u8, next: u8) -> NextKey {
+        NextKey::new(&private(next), &key(source), &key(HUB)).unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_key_that_the_caller_does_not_hold_is_not_taken() {
+        let mut known = Known::new().await;
+        // The key that a new spoke has just published, named by another spoke.
+        let forged = NextKey {
+            public_key: key(7),
+            ..named(1, 8)
+        };
+        let (changed, refused) = known.name(1, forged).await;
+        assert!(
+            !changed && matches!(refused, Err(Refusal::Never(_))),
+            "{refused:?}"
+        );
+        let pins = &known.inventory.partitions[&partition()].pins;
+        assert_eq!(pins[&instance(1)].next, None);
     }
 
     #[tokio::test]
@@ -459,15 +521,15 @@ mod tests {
     #[tokio::test]
     async fn a_next_key_is_noted_once_and_only_for_its_holder() {
         let mut known = Known::new().await;
-        let (changed, me) = known.next(1, key(7)).await;
+        let (changed, me) = known.next(1, 7).await;
         assert_eq!((changed, me.unwrap().next_key), (true, Some(key(7))));
         let pins = |known: &Known| known.inventory.partitions[&partition()].pins.clone();
         assert_eq!(pins(&known)[&instance(1)].next, Some(key(7)));
         assert_eq!(pins(&known)[&instance(2)].next, None);
         // Said again, nothing changes.
-        let (changed, me) = known.next(1, key(7)).await;
+        let (changed, me) = known.next(1, 7).await;
         assert_eq!((changed, me.unwrap().next_key), (false, Some(key(7))));
-        for taken in [HUB, key(7), key(1)] {
+        for taken in [HUB, 7, 1] {
             let (changed, refused) = known.next(2, taken).await;
             assert!(
                 !changed && matches!(refused, Err(Refusal::Never(_))),
@@ -475,7 +537,7 @@ mod tests {
             );
         }
         // The key in use takes it back.
-        let (changed, me) = known.next(1, key(1)).await;
+        let (changed, me) = known.next(1, 1).await;
         assert_eq!((changed, me.unwrap().next_key), (true, None));
         assert_eq!(pins(&known)[&instance(1)].next, None);
     }
@@ -483,15 +545,13 @@ mod tests {
     #[tokio::test]
     async fn a_spoke_that_names_many_next_keys_is_told_to_wait() {
         let mut known = Known::new().await;
-        assert!(known.next(1, key(7)).await.0);
-        let next = NextKey { public_key: key(8) };
-        let (changed, refused) = known.call(1, Question::NextKey(next), false).await;
+        assert!(known.next(1, 7).await.0);
+        let (changed, refused) = known.name(1, named(1, 8)).await;
         assert!(
             !changed && matches!(refused, Err(Refusal::Later(_))),
             "{refused:?}"
         );
-        let next = NextKey { public_key: key(6) };
-        let (changed, _) = known.call(2, Question::NextKey(next), false).await;
+        let (changed, _) = known.name(2, named(2, 6)).await;
         assert!(changed, "another spoke waits for it");
     }
 

@@ -11,8 +11,8 @@ use privnet_ec2::{Discovery, Imds, ParameterStore, ProofCourier, SdkContext};
 use privnet_model::config::ConfigErrors;
 use privnet_model::config::hub::HubConfig;
 use privnet_model::enrol::{HUB, HUB_ADDRESS};
-use privnet_model::inventory::{Identity, Inventory};
-use privnet_model::key::PublicKey;
+use privnet_model::inventory::{Identity, Inventory, Partition};
+use privnet_model::key::{PrivateKey, PublicKey};
 use privnet_reconcile::fleet::{Carried, Fleet, Obstacle, PlannedTunnel, Site};
 use privnet_reconcile::memory::Memory;
 use privnet_reconcile::pin;
@@ -27,15 +27,15 @@ use privnet_runtime::router::{Router, TunnelInterface};
 use privnet_runtime::service;
 use privnet_runtime::signals::Signal;
 use privnet_runtime::tunnel_port::{Call, TunnelPort};
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
 use self::reload::load_sites;
 use crate::cache::{Cache, Cached};
-use crate::enrolment::{Enrolment, Judged};
+use crate::enrolment::{self, Enrolment, Judged};
 use crate::gateways::Gateways;
 use crate::journal::{Journal, View, Watch};
 use crate::poll::Poll;
-use crate::strangers::Strangers;
+use crate::strangers::{Ask, Strangers};
 use crate::tally::Tally;
 
 mod answers;
@@ -43,9 +43,6 @@ mod decision;
 mod reload;
 mod report;
 mod rotation;
-
-/// At most one early poll in this time, however many unknown spokes knock.
-const KNOCK_PAUSE: Duration = Duration::from_secs(10);
 
 /// The state file is not written more often than this because of who is alive.
 const SAVE_PAUSE: Duration = Duration::from_secs(10);
@@ -58,6 +55,7 @@ pub struct Hub {
     config: HubConfig,
     file: ConfigFile,
     started: Timestamp,
+    private_key: PrivateKey,
     public_key: PublicKey,
     /// The key that comes after it, once it was made.
     next_key: Option<PublicKey>,
@@ -73,7 +71,6 @@ pub struct Hub {
     tally: Tally,
     journal: Journal,
     watch: Watch,
-    last_poll: Option<Instant>,
     strangers: Strangers,
     enrolment: Enrolment,
     preshared: Preshared,
@@ -158,7 +155,7 @@ impl Daemon for Hub {
                 name: config.interface.clone(),
                 mtu: config.mtu,
                 listen_port: config.listen_port,
-                private_key,
+                private_key: private_key.clone(),
                 workers: config.workers,
                 offloads: config.offloads,
                 relay: true,
@@ -180,6 +177,7 @@ impl Daemon for Hub {
             config,
             file,
             started: Timestamp::now(),
+            private_key,
             public_key,
             next_key,
             sdk,
@@ -193,7 +191,6 @@ impl Daemon for Hub {
             tally: Tally::default(),
             journal: Journal::default(),
             watch: Watch::default(),
-            last_poll: None,
             strangers: Strangers::default(),
             enrolment: Enrolment::new(courier),
             preshared,
@@ -210,7 +207,8 @@ impl Daemon for Hub {
             saved_at: Instant::now(),
             remembered,
         };
-        hub.take_inventory(inventory, &[]);
+        hub.inventory = inventory;
+        hub.decide_anew();
         hub.reconcile().await;
         service::ready(&hub.summary());
         Ok(Some(hub))
@@ -221,7 +219,7 @@ impl Daemon for Hub {
             self.poll
                 .start(&self.discovery, &self.imds, &self.inventory);
             tokio::select! {
-                ended = self.poll.ended() => self.polled(ended).await,
+                brought = self.poll.brought() => self.polled(brought).await,
                 changes = self.gateways.changed() => self.gateways_changed(&changes).await,
                 () = self.clock.due() => {
                     self.clock.started();
@@ -293,33 +291,44 @@ impl Hub {
         if !alive.is_subset(&self.saved_alive) && self.saved_at.elapsed() >= SAVE_PAUSE {
             self.save();
         }
-        let rested = self
-            .last_poll
-            .is_none_or(|last| last.elapsed() >= KNOCK_PAUSE);
-        if rested {
-            // A spoke that is rejected knocks for ever; asking EC2 again does not
-            // help it. One that lacks something may have it by now.
-            let waits =
-                |tunnel: &&PlannedTunnel| matches!(tunnel.obstacle, Some(Obstacle::Pending(_)));
-            let known: BTreeSet<PublicKey> = self
-                .fleet
-                .tunnels
-                .values()
-                .filter(|tunnel| !waits(tunnel))
-                .filter_map(|tunnel| tunnel.public_key)
-                .collect();
-            let knocks = self.router.knocks();
-            let news: Vec<PublicKey> = knocks
-                .into_iter()
-                .filter(|key| !known.contains(key) && self.strangers.may_ask_for(*key))
-                .collect();
-            if !news.is_empty() {
-                info!(keys = ?news, "unknown spokes knock: asking EC2 early");
-                self.last_poll = Some(Instant::now());
+        self.hear_knocks();
+        Ok(())
+    }
+
+    /// Unknown keys call: spokes, perhaps, that EC2 would name by now.
+    fn hear_knocks(&mut self) {
+        let now = Instant::now();
+        let tunnels = self.fleet.tunnels.values();
+        let lack_key = tunnels.filter(|tunnel| tunnel.lacks_key());
+        let keyless: BTreeSet<Partition> = lack_key
+            .filter_map(|tunnel| tunnel.partition.clone())
+            .collect();
+        if !self.strangers.may_ask(!keyless.is_empty(), now) {
+            return;
+        }
+        // A spoke that is rejected knocks for ever; asking EC2 again does not
+        // help it. One that lacks something may have it by now.
+        let waits = |tunnel: &&PlannedTunnel| matches!(tunnel.obstacle, Some(Obstacle::Pending(_)));
+        let known: BTreeSet<PublicKey> = self
+            .fleet
+            .tunnels
+            .values()
+            .filter(|tunnel| !waits(tunnel))
+            .filter_map(|tunnel| tunnel.public_key)
+            .collect();
+        let knocks = self.router.knocks().into_iter();
+        let knocks: Vec<PublicKey> = knocks.filter(|key| !known.contains(key)).collect();
+        match self.strangers.knocked(&knocks, !keyless.is_empty(), now) {
+            Ask::Everywhere(keys) => {
+                info!(?keys, "unknown spokes knock: asking EC2 early");
                 self.poll.request();
             }
+            Ask::Keyless => {
+                debug!(partitions = ?keyless, "an unknown spoke knocks: asking where one lacks its key");
+                self.poll.request_only(keyless);
+            }
+            Ask::Nothing => {}
         }
-        Ok(())
     }
 
     /// A spoke calls through its tunnel.
@@ -328,12 +337,17 @@ impl Hub {
             enrolment,
             fleet,
             inventory,
-            public_key,
+            private_key,
             config,
             ..
         } = self;
-        if enrolment.called(call, fleet, inventory, public_key, config.trust.proof) {
+        let hub = enrolment::Hub {
+            key: private_key,
+            trust: &config.trust,
+        };
+        if let Some(promise) = enrolment.called(call, fleet, inventory, &hub) {
             self.take_up().await;
+            promise.keep();
         }
     }
 

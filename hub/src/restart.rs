@@ -38,7 +38,7 @@ mod tests {
         let old = config("", "");
         let changed = |top, rest| needs_restart(&old, &config(top, rest));
         assert_eq!(changed("", "interval = '2h'"), [""; 0]);
-        let trusted = "[trust]\nproof = true\n[[policy]]\naction = 'deny'\n\
+        let trusted = "[trust]\nproof = 'require'\n[[policy]]\naction = 'deny'\n\
                        between = ['any']\nand = ['any']";
         assert_eq!(changed("", trusted), [""; 0]);
         assert_eq!(changed("", "[offload]\nudp_gso = false"), ["offload"]);

@@ -6,8 +6,12 @@ use std::time::{Duration, Instant};
 
 use privnet_model::key::PublicKey;
 
-const FIRST_PAUSE: Duration = Duration::from_secs(10);
-/// A spoke whose role was mended is not to wait much longer than for a poll.
+/// At most one early poll in this time, however many unknown spokes knock.
+const PAUSE: Duration = Duration::from_secs(10);
+/// The same of a poll that asks only where spokes are known to lack a key: a request or
+/// two.
+const KEYLESS_PAUSE: Duration = Duration::from_secs(3);
+/// The longest pause between polls because of one key.
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 /// Keys remembered: whoever makes up more of them gains one poll per ten
 /// seconds, which is what the hub allows anyway.
@@ -15,7 +19,11 @@ const MOST: usize = 1024;
 
 /// The keys that knocked, and when a poll may be asked for again because of each.
 #[derive(Debug, Default)]
-pub(crate) struct Strangers(BTreeMap<PublicKey, Asked>);
+pub(crate) struct Strangers {
+    asked: BTreeMap<PublicKey, Asked>,
+    everywhere: Option<Instant>,
+    keyless: Option<Instant>,
+}
 
 #[derive(Debug)]
 struct Asked {
@@ -23,15 +31,48 @@ struct Asked {
     pause: Duration,
 }
 
+/// What a knock is worth.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Ask {
+    /// A poll, because of these keys.
+    Everywhere(Vec<PublicKey>),
+    /// A poll of the partitions where a spoke waits for its key.
+    Keyless,
+    /// Nothing.
+    Nothing,
+}
+
 impl Strangers {
-    /// Whether this knock is worth a poll: the first of a key is, and then one
-    /// after pauses that double up to a minute.
-    pub(crate) fn may_ask_for(&mut self, key: PublicKey) -> bool {
-        self.may_ask_at(key, Instant::now())
+    /// Whether a knock could be worth anything now; `keyless` is whether a spoke is
+    /// known that has not published its key yet.
+    pub(crate) fn may_ask(&self, keyless: bool, now: Instant) -> bool {
+        rested(self.everywhere, PAUSE, now) || keyless && rested(self.keyless, KEYLESS_PAUSE, now)
     }
 
-    fn may_ask_at(&mut self, key: PublicKey, now: Instant) -> bool {
-        if let Some(asked) = self.0.get_mut(&key) {
+    /// Takes in who knocked and is not known.
+    pub(crate) fn knocked(&mut self, keys: &[PublicKey], keyless: bool, now: Instant) -> Ask {
+        if keys.is_empty() {
+            return Ask::Nothing;
+        }
+        if rested(self.everywhere, PAUSE, now) {
+            let keys = keys.iter().copied();
+            let news: Vec<_> = keys.filter(|key| self.may_ask_for(*key, now)).collect();
+            if !news.is_empty() {
+                self.everywhere = Some(now);
+                return Ask::Everywhere(news);
+            }
+        }
+        if keyless && rested(self.keyless, KEYLESS_PAUSE, now) {
+            self.keyless = Some(now);
+            return Ask::Keyless;
+        }
+        Ask::Nothing
+    }
+
+    /// Whether this key is worth a poll of everything: its first knock is, and then
+    /// one after pauses that double up to a minute.
+    fn may_ask_for(&mut self, key: PublicKey, now: Instant) -> bool {
+        if let Some(asked) = self.asked.get_mut(&key) {
             if now.duration_since(asked.at) < asked.pause {
                 return false;
             }
@@ -39,50 +80,86 @@ impl Strangers {
             asked.pause = (asked.pause * 2).min(LONGEST_PAUSE);
             return true;
         }
-        if self.0.len() >= MOST {
-            self.0
+        if self.asked.len() >= MOST {
+            self.asked
                 .retain(|_, asked| now.duration_since(asked.at) < asked.pause);
         }
-        if self.0.len() < MOST {
-            let pause = FIRST_PAUSE;
-            self.0.insert(key, Asked { at: now, pause });
+        if self.asked.len() < MOST {
+            let pause = PAUSE;
+            self.asked.insert(key, Asked { at: now, pause });
         }
         true
     }
+}
+
+fn rested(last: Option<Instant>, pause: Duration, now: Instant) -> bool {
+    last.is_none_or(|last| now.duration_since(last) >= pause)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    #[test]
-    fn a_key_asks_at_once_and_then_ever_more_rarely() {
-        let key = PublicKey::from_bytes([1; 32]);
+    fn key(n: u32) -> PublicKey {
+        let mut key = [0; 32];
+        key[..4].copy_from_slice(&n.to_be_bytes());
+        PublicKey::from_bytes(key)
+    }
+
+    /// The seconds in which these keys, knocking each second, are worth a poll.
+    fn polls(keys: &[PublicKey], keyless: bool, seconds: u64) -> (Vec<u64>, Vec<u64>) {
         let start = Instant::now();
         let mut strangers = Strangers::default();
-        let polls: Vec<u64> = (0..200)
-            .filter(|second| strangers.may_ask_at(key, start + Duration::from_secs(*second)))
-            .collect();
-        assert_eq!(polls, [0, 10, 30, 70, 130, 190]);
+        let (mut everywhere, mut there) = (Vec::new(), Vec::new());
+        for second in 0..seconds {
+            let now = start + Duration::from_secs(second);
+            if !strangers.may_ask(keyless, now) {
+                continue;
+            }
+            match strangers.knocked(keys, keyless, now) {
+                Ask::Everywhere(_) => everywhere.push(second),
+                Ask::Keyless => there.push(second),
+                Ask::Nothing => {}
+            }
+        }
+        (everywhere, there)
     }
 
     #[test]
-    fn another_key_is_not_held_back() {
-        let now = Instant::now();
+    fn a_key_asks_at_once_and_then_ever_more_rarely() {
+        let (everywhere, there) = polls(&[key(1)], false, 200);
+        assert_eq!(everywhere, [0, 10, 30, 70, 130, 190]);
+        assert!(there.is_empty(), "{there:?}");
+    }
+
+    #[test]
+    fn while_a_spoke_lacks_its_key_it_is_asked_for_every_few_seconds() {
+        let (everywhere, there) = polls(&[key(1)], true, 16);
+        assert_eq!(everywhere, [0, 10]);
+        assert_eq!(there, [1, 4, 7, 11, 14]);
+    }
+
+    #[test]
+    fn many_keys_cause_a_poll_in_ten_seconds_and_not_more() {
+        let keys: Vec<PublicKey> = (0..100).map(key).collect();
+        let start = Instant::now();
         let mut strangers = Strangers::default();
-        assert!(strangers.may_ask_at(PublicKey::from_bytes([1; 32]), now));
-        assert!(strangers.may_ask_at(PublicKey::from_bytes([2; 32]), now));
+        let asked = (0..100).filter(|second| {
+            let now = start + Duration::from_secs(*second);
+            let one = &keys[*second as usize..][..1];
+            strangers.knocked(one, false, now) != Ask::Nothing
+        });
+        assert_eq!(asked.count(), 10);
+        assert_eq!(strangers.knocked(&[], true, start), Ask::Nothing);
     }
 
     #[test]
     fn made_up_keys_do_not_fill_the_memory() {
         let now = Instant::now();
         let mut strangers = Strangers::default();
-        for number in 0..10_000_u32 {
-            let mut key = [0; 32];
-            key[..4].copy_from_slice(&number.to_be_bytes());
-            strangers.may_ask_at(PublicKey::from_bytes(key), now);
+        for number in 0..10_000 {
+            strangers.may_ask_for(key(number), now);
         }
-        assert_eq!(strangers.0.len(), MOST);
+        assert_eq!(strangers.asked.len(), MOST);
     }
 }

@@ -148,7 +148,7 @@ pub(crate) fn a_hub_that_wants_proofs_lets_in_who_gives_one() -> Result<()> {
     let mut world = World::build(&topology::demo())?;
     start_spokes(&mut world)?;
     let config = format!(
-        "{}\n[trust]\nproof = true\n",
+        "{}\n[trust]\nproof = \"require\"\n",
         hub_config(world.host("hub")?)
     );
     world.start("hub", &config)?;
@@ -175,7 +175,7 @@ pub(crate) fn a_spoke_that_gives_no_proof_is_kept_out() -> Result<()> {
     );
     world.start("spoke-b", &format!("prove = false\n{config}"))?;
     let config = format!(
-        "{}\n[trust]\nproof = true\n",
+        "{}\n[trust]\nproof = \"require\"\n",
         hub_config(world.host("hub")?)
     );
     world.start("hub", &config)?;

@@ -4,9 +4,11 @@
 //! `privnet_tests::topology::demo`); the hub polls every five seconds.
 
 use anyhow::{Context, Result, ensure};
-use privnet_model::id::Region;
+use nix::sys::signal::Signal;
+use privnet_model::id::{InstanceId, Region};
 use privnet_model::inventory::{Fate, PORT_TAG, PUBLIC_KEY_TAG, TRANSPORT_TAG};
 use privnet_model::status::{Kept, Note, Status};
+use privnet_tests::daemon::config_file;
 use privnet_tests::deployment::tunnels;
 use privnet_tests::fault_proxy::{Fault, FaultKind};
 use privnet_tests::process::wait_until;
@@ -102,35 +104,101 @@ pub(crate) fn what_somebody_else_wrote_into_a_tag_takes_no_tunnel_that_works() -
     running.world.check()
 }
 
-pub(crate) fn many_removals_at_once_wait_for_the_operator() -> Result<()> {
-    const MANY: u32 = 6;
-    let mut running = Running::start("12s")?;
-    let region: Region = "ap-southeast-2".parse()?;
+/// Spokes that are tags and nothing else, in the region that has no other.
+const MANY: u32 = 6;
+const THEIRS: &str = "ap-southeast-2";
+
+fn seed(running: &Running) -> Result<Vec<InstanceId>> {
+    let region: Region = THEIRS.parse()?;
     let seeded = (0..MANY)
         .map(|number| seed_spoke(&running.world.ec2, &region, number))
         .collect::<Result<Vec<_>>>()?;
-    let listed = |status: &Status| {
-        let seeded = |name: &str| name.starts_with("spoke-0");
-        let listed = status.tunnels.iter().filter(|tunnel| seeded(&tunnel.name));
-        listed.count()
-    };
     wait_until("the spokes to be found", POLLS, || {
         let status = running.status()?;
         Ok((listed(&status) == seeded.len()).then_some(()))
     })?;
-    for spoke in &seeded {
-        running.world.ec2.untag(&region, spoke.as_str(), &["env"])?;
-    }
+    Ok(seeded)
+}
+
+fn listed(status: &Status) -> usize {
+    let seeded = |name: &str| name.starts_with("spoke-0");
+    let listed = status.tunnels.iter().filter(|tunnel| seeded(&tunnel.name));
+    listed.count()
+}
+
+fn wait_until_held(running: &Running, fate: Fate) -> Result<()> {
     wait_until("the removals to be held", POLLS, || {
         let status = running.status()?;
         let held = (0..MANY)
             .map(|number| absence(&status, &format!("spoke-{number:04}")))
             .collect::<Result<Vec<_>>>()?;
-        let expected = Some((Fate::Untagged, Kept::TooMany));
+        let expected = Some((fate, Kept::TooMany));
         ensure!(held.iter().all(|held| *held == expected), "{held:?}");
         ensure!(status.held_removals.is_some(), "there is no alarm");
         Ok(Some(()))
+    })
+}
+
+pub(crate) fn a_region_that_is_mistyped_in_the_config_takes_no_tunnel() -> Result<()> {
+    let running = Running::start("12s")?;
+    let seeded = seed(&running)?;
+    let file = config_file(running.world.host("hub")?);
+    let right = std::fs::read_to_string(&file)?;
+    let reload = |config: &str| -> Result<()> {
+        std::fs::write(&file, config)?;
+        running.world.daemon("hub")?.process.signal(Signal::SIGHUP)
+    };
+    let wrong = right.replace(THEIRS, "ap-southeast-1");
+    ensure!(wrong != right, "{right}");
+    reload(&wrong)?;
+    wait_until_held(&running, Fate::Unconfigured)?;
+    // Mended, it is as if nothing had happened.
+    reload(&right)?;
+    wait_until("the alarm to end", POLLS, || {
+        let status = running.status()?;
+        ensure!(listed(&status) == seeded.len(), "{:?}", status.tunnels);
+        Ok(status.held_removals.is_none().then_some(()))
     })?;
+    ensure!(absence(&running.status()?, "spoke-0000")?.is_none());
+    // Meant, it is accepted.
+    reload(&wrong)?;
+    wait_until_held(&running, Fate::Unconfigured)?;
+    tunnels(&running.world, &["refresh", "--accept-removals"])?;
+    let status = running.status()?;
+    ensure!(listed(&status) == 0 && status.held_removals.is_none());
+    Ok(())
+}
+
+pub(crate) fn a_spoke_that_is_untagged_and_handshakes_goes_when_the_operator_names_it() -> Result<()>
+{
+    let running = Running::start("12s")?;
+    let spoke = running.world.host("spoke-b")?.metadata.clone();
+    let id = spoke.instance.as_str();
+    running.world.ec2.untag(&spoke.region, id, &["env"])?;
+    wait_until("its absence to be noticed", POLLS, || {
+        let absence = absence(&running.status()?, "spoke-b")?;
+        Ok((absence == Some((Fate::Untagged, Kept::Handshakes))).then_some(()))
+    })?;
+    // That is for what is held, and it is not.
+    tunnels(&running.world, &["refresh", "--accept-removals"])?;
+    absence(&running.status()?, "spoke-b")?.context("it went")?;
+    let told = tunnels(&running.world, &["refresh", "--remove", id, "--dry-run"])?;
+    ensure!(told.contains("no longer tagged"), "{told}");
+    tunnels(&running.world, &["refresh", "--remove", id])?;
+    let status = running.status()?;
+    let left = status.tunnels.iter().find(|one| one.name == "spoke-b");
+    ensure!(left.is_none(), "{left:?}");
+    Ok(())
+}
+
+pub(crate) fn many_removals_at_once_wait_for_the_operator() -> Result<()> {
+    let mut running = Running::start("12s")?;
+    let seeded = seed(&running)?;
+    let region: Region = THEIRS.parse()?;
+    for spoke in &seeded {
+        running.world.ec2.untag(&region, spoke.as_str(), &["env"])?;
+    }
+    wait_until_held(&running, Fate::Untagged)?;
     // However often it is asked.
     let status = running.shows(&[])?;
     ensure!(listed(&status) == seeded.len());

@@ -2,13 +2,15 @@
 //! that lack something. What it makes of an API that fails is in `faults.rs`. On
 //! the demo network (drawn at `privnet_tests::topology::demo`).
 
+use std::time::Instant;
+
 use anyhow::{Result, bail, ensure};
 use nix::sys::signal::Signal;
-use privnet_model::status::Status;
+use privnet_model::status::{Reason, Status};
 use privnet_tests::daemon::hub_config;
 use privnet_tests::deployment::{
-    self, PATIENCE, launch_latecomer, reach_each_other, start_hub, start_spokes, tunnels,
-    wait_until_up,
+    self, PATIENCE, launch_latecomer, reach_each_other, start_hub, start_spoke, start_spokes,
+    tunnels, wait_for_published_key, wait_until_up,
 };
 use privnet_tests::fault_proxy::{Fault, FaultKind};
 use privnet_tests::process::wait_until;
@@ -53,6 +55,69 @@ pub(crate) fn the_interval_asks_for_a_poll() -> Result<()> {
     launch_latecomer(&mut world)?;
     wait_until_up(&world, &["spoke-c"], PATIENCE)?;
     Ok(())
+}
+
+pub(crate) fn a_region_that_hangs_at_the_first_poll_holds_up_no_other() -> Result<()> {
+    let mut world = World::build(&topology::demo())?;
+    start_spokes(&mut world)?;
+    let hangs = Fault::in_region("eu-west-1", FaultKind::Hang);
+    world.faults.set(&[hangs])?;
+    let config = hub_config(world.host("hub")?).replace("\"20s\"", "\"60s\"");
+    world.start("hub", &config)?;
+    let status = wait_until_up(&world, &["spoke-a"], PATIENCE)?;
+    for partition in &status.partitions {
+        let hangs = partition.partition.region.as_str() == "eu-west-1";
+        let polls = u64::from(!hangs);
+        ensure!(partition.polls == polls, "{partition:?}");
+    }
+    world.faults.clear()?;
+    wait_until_up(&world, &SPOKES, std::time::Duration::from_secs(120))?;
+    reach_each_other(&world, "host-a", "host-b")
+}
+
+pub(crate) fn a_new_spoke_is_up_within_seconds_though_the_hub_polls_by_the_hour() -> Result<()> {
+    let mut world = running()?;
+    launch_latecomer(&mut world)?;
+    let published = Instant::now();
+    wait_until_up(&world, &["spoke-c"], PATIENCE)?;
+    println!("up {:.1?} after it published its key", published.elapsed());
+    world.check()
+}
+
+pub(crate) fn a_spoke_that_knocks_for_long_before_it_publishes_is_up_within_seconds_then()
+-> Result<()> {
+    let mut world = running()?;
+    let denied = Fault::of_action("CreateTags", FaultKind::Denied);
+    world.faults.set(&[denied])?;
+    world.add_vpc(&topology::latecomer())?;
+    start_spoke(&mut world, "spoke-c")?;
+    let region = &world.host("spoke-c")?.metadata.region;
+    // It knocks until a key of its own would be worth a poll by the minute only, and
+    // by then its region is asked more often than that.
+    let polls = |status: &Status| {
+        let mut partitions = status.partitions.iter();
+        let partition = partitions.find(|one| one.partition.region == *region);
+        partition.map_or(0, |partition| partition.polls)
+    };
+    let others = |status: &Status| {
+        let others = status.partitions.iter();
+        let others = others.filter(|one| one.partition.region != *region);
+        others.map(|one| one.polls).max().unwrap_or_default()
+    };
+    let knocking = wait_until("many polls of one region", PATIENCE * 3, || {
+        let status = world.daemon("hub")?.status()?;
+        Ok((polls(&status) >= others(&status) + 8).then_some(status))
+    })?;
+    let spoke = knocking.tunnels.iter().find(|one| one.name == "spoke-c");
+    let reason = spoke.and_then(|spoke| spoke.reason.as_ref());
+    ensure!(matches!(reason, Some(Reason::NoPublicKey)), "{reason:?}");
+    world.faults.clear()?;
+    world.daemon("spoke-c")?.process.signal(Signal::SIGHUP)?;
+    wait_for_published_key(&mut world, "spoke-c")?;
+    let published = Instant::now();
+    wait_until_up(&world, &["spoke-c"], PATIENCE)?;
+    println!("up {:.1?} after it published its key", published.elapsed());
+    world.check()
 }
 
 pub(crate) fn a_damaged_state_cache_is_kept_aside_and_rebuilt() -> Result<()> {

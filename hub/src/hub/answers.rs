@@ -1,104 +1,122 @@
 //! What a poll brought: taken into what is known, decided on, put in force, told to
 //! whoever asked.
 
-use std::time::Instant;
-
 use jiff::Timestamp;
-use privnet_model::admin::{Change, PolledPartition, RefreshReport, RefreshRequest};
-use privnet_model::inventory::Inventory;
+use privnet_model::admin::{PolledPartition, RefreshReport, RefreshRequest};
+use privnet_model::inventory::{Inventory, PartitionAnswer};
 use privnet_reconcile::explain;
-use privnet_reconcile::inventory::{Sweep, keep_configured};
 use privnet_runtime::service;
 use tracing::{error, warn};
 
 use super::Hub;
-use crate::poll::{Ended, Waiting};
+use crate::poll::{Brought, Ended, Taken, Waiting};
 
 impl Hub {
-    pub(super) async fn polled(&mut self, ended: Ended) {
-        self.last_poll = Some(Instant::now());
-        let polled = match ended.result {
-            Ok(polled) => polled,
-            Err(problem) => {
+    pub(super) async fn polled(&mut self, brought: Result<Brought, (String, Vec<Waiting>)>) {
+        match brought {
+            Ok(Brought::Part(answers, mut taken)) => {
+                self.take_in(answers, &mut taken).await;
+                self.poll.go_on(taken);
+            }
+            Ok(Brought::End(ended)) if ended.apply => self.applied(*ended).await,
+            Ok(Brought::End(ended)) => self.shown(*ended).await,
+            Err((problem, waiting)) => {
                 error!(%problem, "no answer from EC2; every tunnel stays");
                 self.clock.failed();
                 self.tally.broke_off(self.configured(&self.inventory));
-                for waiting in ended.waiting {
+                for waiting in waiting {
                     let _ = waiting.answer.send(Err(problem.clone()));
                 }
-                return;
             }
-        };
-        self.tally.answered(&polled.answers);
-        let failed = polled.answers.iter().any(|answer| answer.answer.is_err());
-        // Who only asks what would be, accepts nothing for others.
-        let accept_removals = ended.waiting.iter().any(|waiting| {
-            waiting.request.accept_removals && (!ended.apply || !waiting.request.dry_run)
-        });
-        let alive = self.alive();
-        let absorbed = Sweep::begin(&self.inventory, accept_removals).absorb(
-            self.inventory.clone(),
-            polled.answers,
-            &alive,
-            Timestamp::now(),
-        );
-        let removed = absorbed.removed;
-        // The config may have changed while the poll was under way.
-        let configured = self.configured(&absorbed.inventory);
-        let (inventory, _) = keep_configured(absorbed.inventory, &configured);
-        if !ended.apply {
-            let next = self.decide(&inventory, &alive);
-            let changes = explain::changes(&self.fleet, &next, &removed);
-            let host = self.router.preview(self.desired(&next)).await;
-            let report = |host: &[Change]| RefreshReport {
-                dry_run: true,
-                partitions: partitions(&inventory),
-                changes: changes.iter().chain(host).cloned().collect(),
-                failures: Vec::new(),
-                held_removals: inventory.held_removals,
-            };
-            match host {
-                Ok(host) => answer(ended.waiting, &report(&host)),
-                Err(error) => answer(
-                    ended.waiting,
-                    &RefreshReport {
-                        failures: vec![format!("{error:#}")],
-                        ..report(&[])
-                    },
-                ),
-            }
-            return;
         }
-        match polled.identity {
+    }
+
+    /// Decides on what EC2 answered so far, and puts it in force.
+    async fn take_in(&mut self, answers: Vec<PartitionAnswer>, taken: &mut Taken) {
+        self.tally.answered(&answers);
+        for PartitionAnswer {
+            partition, answer, ..
+        } in &answers
+        {
+            if let Err(error) = answer {
+                let view = self.inventory.partitions.get(partition);
+                let spokes = view.map_or(0, |view| view.spokes.len());
+                warn!(%partition, %error, spokes, "poll failed; its tunnels stay");
+                taken.failed = true;
+            }
+        }
+        let alive = self.alive();
+        let inventory = std::mem::take(&mut self.inventory);
+        let now = Timestamp::now();
+        let absorbed = taken.sweep.absorb(inventory, answers, &alive, now);
+        let changes = self.take_inventory(absorbed.inventory, absorbed.removed, &mut taken.sweep);
+        taken.changes.extend(changes);
+        let (host, failures) = self.reconcile().await;
+        taken.changes.extend(host);
+        taken.failures.extend(failures);
+        self.save();
+    }
+
+    async fn applied(&mut self, ended: Ended) {
+        let Ended {
+            answers, mut taken, ..
+        } = ended;
+        match ended.identity {
             Ok(identity) => self.router.set_identity(identity),
             Err(error) => self.router.metadata_failed(&error),
         }
-        for (partition, view) in &inventory.partitions {
-            if let Some(error) = &view.error {
-                warn!(%partition, %error, spokes = view.spokes.len(), "poll failed; its tunnels stay");
-            }
-        }
+        self.take_in(answers, &mut taken).await;
         // A VPC without CIDRs is one that EC2 does not describe yet.
-        let undescribed = inventory
+        let undescribed = self
+            .inventory
             .spokes()
             .any(|(_, spoke)| spoke.vpc.is_some() && spoke.cidrs.is_empty());
-        if failed || undescribed {
+        // Who was not asked is asked when it is due.
+        if taken.failed || undescribed {
             self.clock.failed();
-        } else {
+        } else if ended.whole {
             self.clock.succeeded();
         }
-        let tunnels = self.take_inventory(inventory, &removed);
-        let (host, failures) = self.reconcile().await;
-        self.save();
-        // Who knocked before this answer was asked for or is now known.
-        self.router.knocks();
+        if ended.whole {
+            // Who knocked before this answer was asked for or is now known.
+            self.router.knocks();
+        }
         service::status(&self.summary());
         let report = RefreshReport {
             dry_run: false,
             partitions: partitions(&self.inventory),
-            changes: tunnels.into_iter().chain(host).collect(),
-            failures,
+            changes: taken.changes,
+            failures: taken.failures,
             held_removals: self.inventory.held_removals,
+        };
+        answer(ended.waiting, &report);
+    }
+
+    /// Tells what would be.
+    async fn shown(&mut self, ended: Ended) {
+        self.tally.answered(&ended.answers);
+        let alive = self.alive();
+        let inventory = self.inventory.clone();
+        let mut sweep = ended.taken.sweep;
+        let now = Timestamp::now();
+        let absorbed = sweep.absorb(inventory, ended.answers, &alive, now);
+        let mut removed = absorbed.removed;
+        // The config may have changed while the poll was under way.
+        let configured = self.configured(&absorbed.inventory);
+        let (inventory, dropped) = sweep.keep_configured(absorbed.inventory, &configured, now);
+        removed.extend(dropped);
+        let next = self.decide(&inventory, &alive);
+        let changes = explain::changes(&self.fleet, &next, &removed);
+        let (host, failures) = match self.router.preview(self.desired(&next)).await {
+            Ok(host) => (host, Vec::new()),
+            Err(error) => (Vec::new(), vec![format!("{error:#}")]),
+        };
+        let report = RefreshReport {
+            dry_run: true,
+            partitions: partitions(&inventory),
+            changes: changes.into_iter().chain(host).collect(),
+            failures,
+            held_removals: inventory.held_removals,
         };
         answer(ended.waiting, &report);
     }

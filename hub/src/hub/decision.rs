@@ -14,8 +14,8 @@ use privnet_model::key::PublicKey;
 use privnet_model::policy::{PolicyTable, Verdict};
 use privnet_reconcile::fleet::{Fleet, FleetInput};
 use privnet_reconcile::health::HealthChange;
-use privnet_reconcile::inventory::{Removed, keep_configured};
-use privnet_reconcile::policy::{Policy, PolicyInput};
+use privnet_reconcile::inventory::{Accepted, Removed, Sweep};
+use privnet_reconcile::policy::PolicyInput;
 use privnet_reconcile::{alive, explain};
 use privnet_runtime::fleet_secret::TunnelKeys;
 use privnet_runtime::router::Desired;
@@ -28,23 +28,24 @@ impl Hub {
     /// Decides anew on what is known already.
     pub(super) fn decide_anew(&mut self) -> Vec<Change> {
         let inventory = std::mem::take(&mut self.inventory);
-        self.take_inventory(inventory, &[])
+        let mut sweep = Sweep::begin(&inventory, Accepted::default());
+        self.take_inventory(inventory, Vec::new(), &mut sweep)
     }
 
     /// Decides anew, and tells and logs what that changes.
     pub(super) fn take_inventory(
         &mut self,
         inventory: Inventory,
-        removed: &[Removed],
+        mut removed: Vec<Removed>,
+        sweep: &mut Sweep,
     ) -> Vec<Change> {
+        // The config may have changed while the poll was under way.
         let configured = self.configured(&inventory);
-        let (inventory, dropped) = keep_configured(inventory, &configured);
-        for partition in dropped {
-            warn!(%partition, "no longer in the config: its tunnels go");
-        }
+        let (inventory, dropped) = sweep.keep_configured(inventory, &configured, Timestamp::now());
+        removed.extend(dropped);
         let alive = self.alive();
         let fleet = self.decide(&inventory, &alive);
-        let changes = explain::changes(&self.fleet, &fleet, removed);
+        let changes = explain::changes(&self.fleet, &fleet, &removed);
         for change in &changes {
             info!(action = %change.action, what = change.what, why = change.why, "plan");
         }
@@ -87,7 +88,7 @@ impl Hub {
     /// to it before any peer is added because of them. One that cannot be compiled
     /// leaves the one before in force.
     fn enforce_policy(&mut self) {
-        let compiled = Policy::compile(PolicyInput {
+        let compiled = self.policy.renewed(PolicyInput {
             rules: &self.config.policy,
             fleet: &self.fleet,
             inventory: &self.inventory,

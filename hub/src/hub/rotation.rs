@@ -37,8 +37,9 @@ impl Hub {
         key_file::take_next(&file).map_err(|error| told(error.into()))?;
         let public_key = next.public();
         self.router
-            .set_private_key(next)
+            .set_private_key(next.clone())
             .map_err(|error| format!("a restart will use the next key: {error:#}"))?;
+        self.private_key = next;
         self.public_key = public_key;
         self.next_key = None;
         info!(%public_key, "uses the next key");

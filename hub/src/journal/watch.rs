@@ -226,9 +226,10 @@ fn gateway_change(before: Option<GatewayStatus>, tunnel: &Tunnel) -> Option<Stri
 
 fn news_of(note: &Note) -> Option<String> {
     match note {
-        Note::Absent { .. } | Note::KeyQuarantined { .. } | Note::KeyRotating { .. } => {
-            Some(note.to_string())
-        }
+        Note::Absent { .. }
+        | Note::KeyQuarantined { .. }
+        | Note::KeyRotating { .. }
+        | Note::Unproven { .. } => Some(note.to_string()),
         Note::PartitionFailing { .. } => None,
     }
 }
@@ -238,6 +239,7 @@ fn end_of(note: &Note) -> Option<&'static str> {
         Note::Absent { .. } => Some("EC2 names it again"),
         Note::KeyQuarantined { .. } => Some("no key of it is quarantined any more"),
         Note::KeyRotating { .. } => Some("its change of keys is over"),
+        Note::Unproven { .. } => Some("has proved which instance it is, or is not asked any more"),
         Note::PartitionFailing { .. } => None,
     }
 }

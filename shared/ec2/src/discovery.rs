@@ -13,7 +13,7 @@ use futures_util::future::join_all;
 use privnet_model::config::hub::DiscoveryConfig;
 use privnet_model::id::{InstanceId, Region};
 use privnet_model::inventory::{Answer, Identity, Partition, PartitionAnswer};
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, mpsc};
 
 use crate::account::{Account, Known};
 use crate::budget::Budget;
@@ -37,6 +37,24 @@ struct Inner {
     accounts: Vec<Account>,
     tags: BTreeMap<String, String>,
     timeout: Duration,
+}
+
+/// Where a poll asks.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Scope {
+    /// In every account and region of the config.
+    All,
+    /// In these of them.
+    Only(BTreeSet<Partition>),
+}
+
+impl Scope {
+    fn contains(&self, partition: &Partition) -> bool {
+        match self {
+            Self::All => true,
+            Self::Only(partitions) => partitions.contains(partition),
+        }
+    }
 }
 
 impl Discovery {
@@ -87,37 +105,62 @@ impl Discovery {
     /// their ids. Every known instance of a partition that answers is among its
     /// spokes or has a fate. May be dropped at any time.
     pub async fn poll(&self, known: &Known) -> Vec<PartitionAnswer> {
+        let (tell, mut told) = mpsc::unbounded_channel();
+        self.poll_each(known, &Scope::All, tell).await;
+        let mut answers = Vec::new();
+        while let Some(answer) = told.recv().await {
+            answers.push(answer);
+        }
+        answers.sort_by(|a, b| a.partition.cmp(&b.partition));
+        answers
+    }
+
+    /// The same, each answer told as soon as it is there: a region that hangs holds
+    /// up nobody's.
+    pub async fn poll_each(
+        &self,
+        known: &Known,
+        scope: &Scope,
+        tell: mpsc::UnboundedSender<PartitionAnswer>,
+    ) {
         let permits = Semaphore::new(CONCURRENT);
         let accounts = self.0.accounts.iter();
-        let answers = accounts.map(|account| self.poll_account(account, known, &permits));
-        let mut answers: Vec<_> = join_all(answers).await.into_iter().flatten().collect();
-        answers.sort_by(|a: &PartitionAnswer, b| a.partition.cmp(&b.partition));
-        answers
+        let asked = accounts.map(|account| {
+            let tell = tell.clone();
+            self.poll_account(account, known, scope, &permits, tell)
+        });
+        join_all(asked).await;
     }
 
     async fn poll_account(
         &self,
         account: &Account,
         known: &Known,
+        scope: &Scope,
         permits: &Semaphore,
-    ) -> Vec<PartitionAnswer> {
+        tell: mpsc::UnboundedSender<PartitionAnswer>,
+    ) {
         // Together with what is asked about spokes at home: there it counts.
         let at_home = Budget::default();
-        let listed = account.learn_regions(&at_home).await;
-        let regions = account.regions(known).into_iter();
-        join_all(regions.map(|region| {
-            let home = region == account.home;
+        let listed = match scope {
+            Scope::All => account.learn_regions(&at_home).await,
+            Scope::Only(_) => Ok(()),
+        };
+        let partitions = account.regions(known).into_iter().map(|region| Partition {
+            account: account.id.clone(),
+            region,
+        });
+        let asked = partitions.filter(|partition| scope.contains(partition));
+        join_all(asked.map(|partition| {
+            let home = partition.region == account.home;
             let budget = if home {
                 at_home.clone()
             } else {
                 Budget::default()
             };
             let listed = if home { listed.clone() } else { Ok(()) };
+            let tell = &tell;
             async move {
-                let partition = Partition {
-                    account: account.id.clone(),
-                    region,
-                };
                 let known = known.get(&partition);
                 let answer = match listed {
                     Ok(()) => {
@@ -130,14 +173,15 @@ impl Discovery {
                 if let Err(error) = &answer {
                     tracing::debug!(%partition, ?error, "no complete answer");
                 }
-                PartitionAnswer {
+                // Whoever asked may have gone.
+                let _ = tell.send(PartitionAnswer {
                     partition,
                     answer: answer.map_err(|error| error.to_string()),
                     calls: budget.calls(),
-                }
+                });
             }
         }))
-        .await
+        .await;
     }
 
     async fn ask(

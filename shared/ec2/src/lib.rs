@@ -37,7 +37,7 @@ mod tags;
 
 pub use account::Known;
 pub use context::SdkContext;
-pub use discovery::Discovery;
+pub use discovery::{Discovery, Scope};
 pub use error::{Ec2Error, Operation, Reason};
 pub use imds::{Imds, ImdsError};
 pub use proof::{ProofCourier, ProofSigner, StsAnswer};

@@ -17,6 +17,7 @@ use std::fmt;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use crate::id::InstanceId;
 use crate::inventory::HeldRemovals;
 use crate::key::PublicKey;
 
@@ -27,15 +28,19 @@ pub const SPOKE_SOCKET: &str = "/run/privnet/spoke.sock";
 
 /// Asks the daemon to look again, now: the hub at EC2, the spoke at its
 /// instance metadata; both at what the host really has.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct RefreshRequest {
     /// Only tell what would change.
     #[serde(default)]
     pub dry_run: bool,
-    /// Let go every spoke that EC2 no longer names, also those that are held.
+    /// Let go the spokes that are held because they are many.
     #[serde(default)]
     pub accept_removals: bool,
+    /// Let these go though their tunnels handshake, if EC2 says that they are stopped,
+    /// no longer tagged or unknown.
+    #[serde(default)]
+    pub remove: Vec<InstanceId>,
 }
 
 /// What a refresh found and did (or would do).

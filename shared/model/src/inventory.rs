@@ -190,6 +190,8 @@ pub enum Fate {
     Unclear,
     /// EC2 does not know it. (It forgets a terminated instance after an hour.)
     NotFound,
+    /// EC2 was not asked: the config no longer names its account or region.
+    Unconfigured,
 }
 
 impl fmt::Display for Fate {
@@ -201,6 +203,7 @@ impl fmt::Display for Fate {
             Self::Tagless => "described without its tags",
             Self::Unclear => "in no clear state",
             Self::NotFound => "unknown to EC2",
+            Self::Unconfigured => "in a region or account that the config no longer names",
         })
     }
 }
@@ -222,8 +225,6 @@ pub struct Absence {
 /// The key that a spoke is known by, which does not change because a tag does.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Pin {
-    /// The launch that it belongs to: an instance that was launched anew has new keys.
-    pub launched: Option<Timestamp>,
     /// The key in use.
     pub key: PublicKey,
     /// The key that its holder named as the next one, through its own tunnel.

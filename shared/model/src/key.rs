@@ -161,6 +161,16 @@ impl PrivateKey {
         PublicKey(x25519_dalek::PublicKey::from(&secret).to_bytes())
     }
 
+    /// The secret that the holders of these two keys have in common (X25519); none with
+    /// a key that is nobody's.
+    pub fn shared_with(&self, other: &PublicKey) -> Option<Zeroizing<[u8; 32]>> {
+        let secret = x25519_dalek::StaticSecret::from(self.0);
+        let shared = secret.diffie_hellman(&x25519_dalek::PublicKey::from(*other.as_bytes()));
+        shared
+            .was_contributory()
+            .then(|| Zeroizing::new(shared.to_bytes()))
+    }
+
     /// Parses the 64 hex digits of the WireGuard userspace API.
     pub fn from_hex(text: &str) -> Result<Self, KeyError> {
         decode_hex(text).map(Self)
@@ -208,6 +218,16 @@ impl PresharedKey {
     /// The key's bytes.
     pub const fn as_bytes(&self) -> &[u8; 32] {
         &self.0
+    }
+
+    /// The secret that the holders of these two keys have in common (X25519); none with
+    /// a key that is nobody's.
+    pub fn shared_with(&self, other: &PublicKey) -> Option<Zeroizing<[u8; 32]>> {
+        let secret = x25519_dalek::StaticSecret::from(self.0);
+        let shared = secret.diffie_hellman(&x25519_dalek::PublicKey::from(*other.as_bytes()));
+        shared
+            .was_contributory()
+            .then(|| Zeroizing::new(shared.to_bytes()))
     }
 
     /// Parses the 64 hex digits of the WireGuard userspace API.

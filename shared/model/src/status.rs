@@ -421,6 +421,11 @@ pub enum Note {
         /// The next key.
         key: PublicKey,
     },
+    /// It was asked to prove which instance it is, and has not.
+    Unproven {
+        /// What was wrong with what it sent, if it sent anything.
+        problem: Option<String>,
+    },
     /// Its partition does not answer; what is known of it is as old as that.
     PartitionFailing {
         /// Since when.
@@ -457,7 +462,11 @@ impl fmt::Display for Note {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Absent { fate, since, kept } => {
-                write!(f, "EC2 says {fate} since {since:.0}; {kept}")
+                let who = match fate {
+                    Fate::Unconfigured => "",
+                    _ => "EC2 says ",
+                };
+                write!(f, "{who}{fate} since {since:.0}; {kept}")
             }
             Self::KeyQuarantined { key } => {
                 write!(
@@ -466,6 +475,12 @@ impl fmt::Display for Note {
                 )
             }
             Self::KeyRotating { key } => write!(f, "changes to its next key ({key})"),
+            Self::Unproven { problem: None } => f.write_str("has not proved which instance it is"),
+            Self::Unproven {
+                problem: Some(problem),
+            } => {
+                write!(f, "has not proved which instance it is: {problem}")
+            }
             Self::PartitionFailing { since } => {
                 write!(f, "EC2 does not answer for its region since {since:.0}")
             }

@@ -3,6 +3,7 @@
 
 use ipnet::IpNet;
 use privnet_model::admin::{Action, Change};
+use privnet_model::inventory::Fate;
 
 use crate::fleet::{Fleet, Obstacle, PlannedTunnel, TunnelId};
 use crate::health::Health;
@@ -44,6 +45,9 @@ fn farewell(id: &TunnelId, removed: &[Removed]) -> String {
         .iter()
         .find(|gone| gone.partition == *partition && gone.instance == *instance);
     match gone {
+        Some(gone) if gone.fate == Fate::Unconfigured => {
+            format!("{instance}: the config no longer names {partition}")
+        }
         Some(gone) => {
             let accepted = if gone.accepted {
                 "; its removal was accepted"
@@ -55,7 +59,7 @@ fn farewell(id: &TunnelId, removed: &[Removed]) -> String {
                 gone.fate, gone.since
             )
         }
-        // It left with its partition, or into the hub's own VPC.
+        // It is in what is the hub's own VPC now.
         None => format!("{instance} of {partition} is no longer a spoke of this hub"),
     }
 }

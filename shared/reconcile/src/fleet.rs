@@ -290,6 +290,11 @@ impl PlannedTunnel {
         }
     }
 
+    /// Whether it waits for nothing but the spoke's key.
+    pub fn lacks_key(&self) -> bool {
+        matches!(self.obstacle, Some(Obstacle::Pending(Reason::NoPublicKey)))
+    }
+
     /// Whether it is ready, and another gateway of its site carries everything.
     pub fn is_standby(&self) -> bool {
         let carried = |excluded: &ExcludedCidr| matches!(excluded.why, Exclusion::CarriedBy { .. });

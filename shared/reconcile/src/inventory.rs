@@ -9,8 +9,12 @@
 //! | that it runs, without a single tag | not: EC2 has been seen to leave tags out |
 //! | nothing | not |
 //!
+//! The operator may let go of one by its id, whatever its tunnel does, if EC2 says that
+//! it is stopped, untagged or unknown.
+//!
 //! If one poll would take more than two spokes and more than a quarter of all,
-//! it takes none: they are held until they are back or the operator accepts it.
+//! it takes none: they are held until they are back or the operator accepts it. The same
+//! goes for what a change of the config takes: a region that is mistyped, or left out.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -32,13 +36,22 @@ const ALLOWED_SHARE: usize = 4;
 
 /// The taking in of one poll's answers, all at once or partition by partition as
 /// they come. The limit on removals counts over the whole of it.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct Sweep {
-    accept_removals: bool,
+    accepted: Accepted,
     /// Spokes known when the poll began.
     of: usize,
     /// Removals that this poll asked for so far.
     asked: usize,
+}
+
+/// What the operator lets go.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Accepted {
+    /// All that go by the rules, however many they are.
+    pub held: bool,
+    /// These, though their tunnels handshake.
+    pub instances: BTreeSet<InstanceId>,
 }
 
 /// What a sweep made of an answer.
@@ -63,16 +76,15 @@ pub struct Removed {
     pub fate: Fate,
     /// Since when it was missing.
     pub since: Timestamp,
-    /// Whether it went only because the operator accepted it.
+    /// Whether it went because the operator named it.
     pub accepted: bool,
 }
 
 impl Sweep {
-    /// Begins to take in a poll's answers. With `accept_removals` all spokes go
-    /// that these answers lack.
-    pub fn begin(inventory: &Inventory, accept_removals: bool) -> Self {
+    /// Begins to take in a poll's answers.
+    pub fn begin(inventory: &Inventory, accepted: Accepted) -> Self {
         Self {
-            accept_removals,
+            accepted,
             of: inventory.spokes().count(),
             asked: 0,
         }
@@ -102,7 +114,7 @@ impl Sweep {
                         partition: &partition,
                         view,
                         alive,
-                        accept_removals: self.accept_removals,
+                        accepted: &self.accepted.instances,
                         now,
                     };
                     taken.answer(answer, &mut due, &mut keys);
@@ -116,16 +128,7 @@ impl Sweep {
                 }
             }
         }
-        self.asked += due.len();
-        let removed = if self.too_many() { Vec::new() } else { due };
-        for gone in &removed {
-            if let Some(view) = inventory.partitions.get_mut(&gone.partition) {
-                view.spokes.remove(&gone.instance);
-                view.absent.remove(&gone.instance);
-                view.pins.remove(&gone.instance);
-            }
-        }
-        inventory.held_removals = self.held(&inventory, now);
+        let removed = self.remove(&mut inventory, due, now);
         Absorbed {
             inventory,
             removed,
@@ -133,8 +136,72 @@ impl Sweep {
         }
     }
 
+    /// Forgets the partitions that the config no longer names. It needs no answer, as
+    /// the operator asked for it, but he may have mistyped: the limit holds here, too.
+    pub fn keep_configured(
+        &mut self,
+        mut inventory: Inventory,
+        configured: &BTreeSet<Partition>,
+        now: Timestamp,
+    ) -> (Inventory, Vec<Removed>) {
+        let mut due = Vec::new();
+        for (partition, view) in &mut inventory.partitions {
+            if configured.contains(partition) {
+                let back = |absence: &mut Absence| absence.fate != Fate::Unconfigured;
+                view.absent.retain(|_, absence| back(absence));
+                continue;
+            }
+            for instance in view.spokes.keys() {
+                let since = view.absent.get(instance).map_or(now, |before| before.since);
+                let absence = Absence {
+                    fate: Fate::Unconfigured,
+                    since,
+                    answers: 0,
+                    kept: Kept::TooMany,
+                };
+                view.absent.insert(instance.clone(), absence);
+                due.push(Removed {
+                    partition: partition.clone(),
+                    instance: instance.clone(),
+                    fate: Fate::Unconfigured,
+                    since,
+                    accepted: false,
+                });
+            }
+        }
+        let removed = self.remove(&mut inventory, due, now);
+        let empty = |view: &PartitionView| view.spokes.is_empty();
+        inventory
+            .partitions
+            .retain(|partition, view| configured.contains(partition) || !empty(view));
+        (inventory, removed)
+    }
+
+    /// Takes out what is due, if that is not too much: then all of it is held.
+    fn remove(
+        &mut self,
+        inventory: &mut Inventory,
+        mut due: Vec<Removed>,
+        now: Timestamp,
+    ) -> Vec<Removed> {
+        // Whom the operator named, he looked at.
+        self.asked += due.iter().filter(|gone| !gone.accepted).count();
+        if self.too_many() {
+            due.retain(|gone| gone.accepted);
+        }
+        for gone in &due {
+            if let Some(view) = inventory.partitions.get_mut(&gone.partition) {
+                view.spokes.remove(&gone.instance);
+                view.absent.remove(&gone.instance);
+                view.pins.remove(&gone.instance);
+            }
+        }
+        inventory.held_removals = self.held(inventory, now);
+        due
+    }
+
     fn too_many(&self) -> bool {
-        !self.accept_removals && self.asked > ALWAYS_ALLOWED && self.asked * ALLOWED_SHARE > self.of
+        !self.accepted.held && self.asked > ALWAYS_ALLOWED && self.asked * ALLOWED_SHARE > self.of
     }
 
     /// Those that are held are marked so one by one; the alarm counts the marks,
@@ -158,7 +225,7 @@ struct TakenIn<'a> {
     partition: &'a Partition,
     view: &'a mut PartitionView,
     alive: &'a BTreeSet<PublicKey>,
-    accept_removals: bool,
+    accepted: &'a BTreeSet<InstanceId>,
     now: Timestamp,
 }
 
@@ -196,24 +263,18 @@ impl TakenIn<'_> {
     fn missing(&mut self, instance: &InstanceId, fate: Fate) -> Option<Removed> {
         let before = self.view.absent.get(instance);
         let since = before.map_or(self.now, |absence| absence.since);
-        let answers = match fate {
-            Fate::Tagless | Fate::Unclear => 0,
-            Fate::Terminated | Fate::Stopped | Fate::Untagged | Fate::NotFound => before
-                .map_or(0, |absence| absence.answers)
-                .saturating_add(1),
+        let proves_nothing = matches!(fate, Fate::Tagless | Fate::Unclear);
+        let answers = match proves_nothing {
+            true => 0,
+            false => before.map_or(0, |before| before.answers).saturating_add(1),
         };
-        let handshakes = self
-            .view
-            .pins
-            .get(instance)
-            .is_some_and(|pin| pin::is_alive(pin, self.alive));
+        let pin = self.view.pins.get(instance);
+        let handshakes = pin.is_some_and(|pin| pin::is_alive(pin, self.alive));
         let kept = match fate {
             Fate::Terminated => None,
-            Fate::Tagless | Fate::Unclear => Some(Kept::TagsMissing),
-            Fate::Stopped | Fate::Untagged | Fate::NotFound if handshakes => Some(Kept::Handshakes),
-            Fate::Stopped | Fate::Untagged | Fate::NotFound => {
-                (answers < 2).then_some(Kept::SecondAnswer)
-            }
+            _ if proves_nothing => Some(Kept::TagsMissing),
+            _ if handshakes => Some(Kept::Handshakes),
+            _ => (answers < 2).then_some(Kept::SecondAnswer),
         };
         let absence = Absence {
             fate,
@@ -223,12 +284,13 @@ impl TakenIn<'_> {
             kept: kept.unwrap_or(Kept::TooMany),
         };
         self.view.absent.insert(instance.clone(), absence);
-        (kept.is_none() || self.accept_removals).then(|| Removed {
+        let accepted = !proves_nothing && self.accepted.contains(instance);
+        (kept.is_none() || accepted).then(|| Removed {
             partition: self.partition.clone(),
             instance: instance.clone(),
             fate,
             since,
-            accepted: kept.is_some(),
+            accepted,
         })
     }
 
@@ -299,24 +361,6 @@ fn known_cidrs<'a>(
         .filter(|spoke| !spoke.cidrs.is_empty())
         .filter_map(|spoke| Some((spoke.vpc.clone()?, spoke.cidrs.clone())))
         .collect()
-}
-
-/// Forgets the partitions that the config no longer names. This is the one
-/// removal that needs no answer: the operator asked for it.
-pub fn keep_configured(
-    mut inventory: Inventory,
-    configured: &BTreeSet<Partition>,
-) -> (Inventory, Vec<Partition>) {
-    let dropped = inventory
-        .partitions
-        .keys()
-        .filter(|partition| !configured.contains(partition))
-        .cloned()
-        .collect();
-    inventory
-        .partitions
-        .retain(|partition, _| configured.contains(partition));
-    (inventory, dropped)
 }
 
 #[cfg(test)]

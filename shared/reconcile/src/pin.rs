@@ -1,9 +1,10 @@
-//! Which key a spoke is known by. A key is pinned to an instance and its launch;
-//! that a tag says another does not change it while the pinned one is in use.
+//! Which key a spoke is known by. A key is pinned to an instance; that a tag says
+//! another does not change it while the pinned one is in use.
 //!
-//! There are three ways to another key: the instance was launched anew; the pinned
-//! key is silent, and the tag names another; or its holder announced the next one
-//! through its own tunnel, and now uses that.
+//! There are two ways to another key: the pinned key is silent, and the tag names
+//! another; or its holder announced the next one through its own tunnel, and now uses
+//! that. That an instance was stopped and started is none: it has its disk, and so its
+//! key, and whoever may write tags could wait for it.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -31,8 +32,6 @@ pub struct KeyChange {
 /// Why a spoke's key is another.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum KeyCause {
-    /// The instance was launched anew.
-    Launched,
     /// It published another key, and the one before is silent.
     Silent,
     /// The holder of the one before announced it, and uses it.
@@ -42,7 +41,6 @@ pub enum KeyCause {
 impl fmt::Display for KeyCause {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(match self {
-            Self::Launched => "the instance was launched anew",
             Self::Silent => "it published another key, and the one before is silent",
             Self::Announced => "the holder of the one before announced it, and uses it now",
         })
@@ -76,7 +74,6 @@ pub(crate) fn settle(
     alive: &BTreeSet<PublicKey>,
 ) -> Option<(Pin, Option<KeyCause>)> {
     let fresh = |key| Pin {
-        launched: record.launched,
         key,
         next: None,
         proof: Proof::Missing,
@@ -84,36 +81,19 @@ pub(crate) fn settle(
     let Some(known) = known else {
         return record.public_key.map(|key| (fresh(key), None));
     };
-    let launched_anew = record.launched.is_some() && record.launched != known.launched;
-    let published = quarantined(known, record);
-    if let Some(key) = published
-        && (launched_anew && known.launched.is_some() || !is_alive(known, alive))
+    if let Some(key) = quarantined(known, record)
+        && !is_alive(known, alive)
     {
-        let cause = if launched_anew {
-            KeyCause::Launched
-        } else {
-            KeyCause::Silent
-        };
-        return Some((fresh(key), Some(cause)));
+        return Some((fresh(key), Some(KeyCause::Silent)));
     }
-    if let Some(next) = known.next
-        && alive.contains(&next)
-        && !alive.contains(&known.key)
-    {
+    let next = known.next?;
+    (alive.contains(&next) && !alive.contains(&known.key)).then(|| {
         let pin = Pin {
-            launched: record.launched.or(known.launched),
             key: next,
             next: None,
             proof: known.proof.clone(),
         };
-        return Some((pin, Some(KeyCause::Announced)));
-    }
-    launched_anew.then(|| {
-        let pin = Pin {
-            launched: record.launched,
-            ..known.clone()
-        };
-        (pin, None)
+        (pin, Some(KeyCause::Announced))
     })
 }
 

@@ -68,6 +68,9 @@ pub struct Policy {
     /// Row by row: the rule that decides between two classes.
     deciding: Vec<Option<u16>>,
     count: u16,
+    /// What `deciding` follows from.
+    kinds: Vec<Kind>,
+    source: Vec<PolicyRule>,
 }
 
 /// What becomes of traffic between two addresses.
@@ -87,6 +90,17 @@ impl Policy {
     ///
     /// When there are too many for a table.
     pub fn compile(input: PolicyInput<'_>) -> Result<Self, PolicyError> {
+        Self::default().renewed(input)
+    }
+
+    /// Compiles the rules anew after a decision. What takes long, the rule for each
+    /// pair of classes, is only looked for where the decision has changed the classes:
+    /// a failover does not.
+    ///
+    /// # Errors
+    ///
+    /// When there are too many for a table.
+    pub fn renewed(&self, input: PolicyInput<'_>) -> Result<Self, PolicyError> {
         let meaning = Meaning::new(input);
         if input.rules.len() > MOST_RULES {
             return Err(PolicyError::TooManyRules(input.rules.len()));
@@ -99,9 +113,13 @@ impl Policy {
             return Err(PolicyError::TooManyClasses(kinds.len()));
         }
         let pairs = kinds.iter().flat_map(|a| kinds.iter().map(move |b| (a, b)));
-        let deciding: Vec<Option<u16>> = pairs
-            .map(|(a, b)| meaning.rule(a, b).and_then(|rule| u16::try_from(rule).ok()))
-            .collect();
+        let deciding: Vec<Option<u16>> = if self.kinds == kinds && self.source == input.rules {
+            self.deciding.clone()
+        } else {
+            pairs
+                .map(|(a, b)| meaning.rule(a, b).and_then(|rule| u16::try_from(rule).ok()))
+                .collect()
+        };
         let mut rules: Vec<String> = input.rules.iter().map(describe).collect();
         if !meaning.unproven.is_empty() {
             rules.push(NO_PROOF.to_owned());
@@ -118,6 +136,8 @@ impl Policy {
             classes,
             deciding,
             count,
+            kinds,
+            source: input.rules.to_vec(),
         })
     }
 

@@ -15,7 +15,7 @@
 //!
 //! What this rests on: that only EC2 may assume the instance's role (its trust
 //! policy), because whoever else may can choose a name that looks like an
-//! instance's.
+//! instance's. So the operator can say which roles count.
 
 mod caller;
 mod replay;
@@ -145,6 +145,9 @@ pub enum ProofError {
     /// The signer is no instance.
     #[error("the proof is signed by {0}, which is not an instance's role")]
     NotAnInstance(String),
+    /// The signer has another role than those that count.
+    #[error("the proof is signed by role {0}, which is not in trust.proof_roles")]
+    OtherRole(String),
     /// The signer is in another account.
     #[error("the proof is of account {found}, and the instance is in {expected}")]
     OtherAccount {
@@ -181,6 +184,7 @@ impl ProofError {
             | Self::OtherHub
             | Self::Refused(_)
             | Self::NotAnInstance(_)
+            | Self::OtherRole(_)
             | Self::OtherAccount { .. }
             | Self::OtherInstance { .. } => false,
         }

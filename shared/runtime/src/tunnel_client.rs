@@ -10,7 +10,6 @@ use std::time::Duration;
 use hyper::{Method, StatusCode};
 use privnet_model::admin::ApiError;
 use privnet_model::enrol::{Me, NextKey, Proof};
-use privnet_model::key::PublicKey;
 use serde::Serialize;
 use tokio::net::TcpSocket;
 use tokio::time::timeout;
@@ -72,9 +71,8 @@ impl HubClient {
     }
 
     /// Names our next key.
-    pub async fn next_key(&self, public_key: PublicKey) -> Result<Me, HubCallError> {
-        let next = NextKey { public_key };
-        self.post("/v1/next-key", &next, PATIENCE).await
+    pub async fn next_key(&self, next: &NextKey) -> Result<Me, HubCallError> {
+        self.post("/v1/next-key", next, PATIENCE).await
     }
 
     async fn post(

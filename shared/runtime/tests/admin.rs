@@ -166,7 +166,7 @@ async fn status_and_refresh_are_answered() {
     let error = client
         .refresh(RefreshRequest {
             dry_run: true,
-            accept_removals: false,
+            ..RefreshRequest::default()
         })
         .await
         .unwrap_err();

@@ -7,7 +7,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use privnet_model::enrol::{MOST_REQUEST_BYTES, Me, Proof, ProofState};
+use privnet_model::enrol::{MOST_REQUEST_BYTES, Me, NextKey, Proof, ProofState};
 use privnet_model::key::PublicKey;
 use privnet_runtime::tunnel_client::{HubCallError, HubClient};
 use privnet_runtime::tunnel_port::{Call, CallHandler, Question, Refusal, TunnelPort};
@@ -100,6 +100,13 @@ fn proof() -> Proof {
     }
 }
 
+fn next_key(public_key: PublicKey) -> NextKey {
+    NextKey {
+        public_key,
+        possession: "shown".to_owned(),
+    }
+}
+
 #[tokio::test]
 async fn a_call_comes_with_its_source_and_its_question() {
     let mut port = Port::open(8).await;
@@ -109,7 +116,7 @@ async fn a_call_comes_with_its_source_and_its_question() {
         (
             client.me().await,
             client.prove(&proof()).await,
-            client.next_key(key).await,
+            client.next_key(&next_key(key)).await,
         )
     });
     let call = port.call().await;
@@ -130,7 +137,7 @@ async fn a_call_comes_with_its_source_and_its_question() {
     let Question::NextKey(next) = call.question else {
         panic!("{:?}", call.question);
     };
-    assert_eq!(next.public_key, key);
+    assert_eq!(next, next_key(key));
     let named = Me {
         next_key: Some(key),
         ..accepted

@@ -131,7 +131,7 @@ impl Spoke {
     }
 }
 
-fn key_in_use(hub: &HubPeerConfig, moved_on: bool) -> PublicKey {
+pub(super) fn key_in_use(hub: &HubPeerConfig, moved_on: bool) -> PublicKey {
     let next = hub.next_public_key.filter(|_| moved_on);
     next.unwrap_or(hub.public_key)
 }

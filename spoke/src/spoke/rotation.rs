@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use privnet_model::admin::RotateAnswer;
-use privnet_model::enrol::{HUB, Me};
+use privnet_model::enrol::{HUB, Me, NextKey};
 use privnet_model::key::PublicKey;
 use privnet_runtime::events::Answer;
 use privnet_runtime::key_file;
@@ -15,6 +15,7 @@ use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
 use tracing::{debug, info, warn};
 
+use super::hubs::key_in_use;
 use super::{Spoke, publisher};
 
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
@@ -60,9 +61,10 @@ impl Spoke {
     /// Begins to change the key.
     pub(super) fn rotate_key(&mut self, answer: Answer<RotateAnswer>) {
         match self.next_key() {
-            Ok(next) => {
+            Ok(named) => {
                 let client = HubClient::new(&self.config.interface, HUB.into());
-                let task = tokio::spawn(announce(client, next, PATIENCE));
+                let next = named.public_key;
+                let task = tokio::spawn(announce(client, named, PATIENCE));
                 self.rotation = Some(Rotation { next, task, answer });
             }
             Err(problem) => {
@@ -71,16 +73,17 @@ impl Spoke {
         }
     }
 
-    fn next_key(&self) -> Result<PublicKey, String> {
-        if self.public_key.is_none() || self.config.hubs.is_empty() {
+    fn next_key(&self) -> Result<NextKey, String> {
+        let (Some(used), Some(hub)) = (self.public_key, self.config.hubs.first()) else {
             return Err("this spoke has no tunnel, and so no key to change".to_owned());
-        }
+        };
         if self.rotation.is_some() {
             return Err("the key is being changed already".to_owned());
         }
         let next = key_file::load_or_create_next(&self.config.private_key);
-        next.map(|key| key.public())
-            .map_err(|error| format!("{:#}", anyhow::Error::from(error)))
+        let next = next.map_err(|error| format!("{:#}", anyhow::Error::from(error)))?;
+        let hub_key = key_in_use(hub, self.hub_moved_on);
+        NextKey::new(&next, &used, &hub_key).ok_or_else(|| "the hub's key is nobody's".to_owned())
     }
 
     /// The hub knows the next key, or does not.
@@ -138,14 +141,14 @@ impl Spoke {
 /// has taken note.
 async fn announce(
     client: HubClient,
-    key: PublicKey,
+    next: NextKey,
     patience: Duration,
 ) -> Result<(), HubCallError> {
     let tell = async {
         let mut pause = FIRST_PAUSE;
         loop {
-            match client.next_key(key).await {
-                Ok(Me { next_key, .. }) if next_key == Some(key) => return Ok(()),
+            match client.next_key(&next).await {
+                Ok(Me { next_key, .. }) if next_key == Some(next.public_key) => return Ok(()),
                 Ok(_) => {
                     let other = "it names another next key".to_owned();
                     return Err(HubCallError::Protocol(other));

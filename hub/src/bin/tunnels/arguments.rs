@@ -6,7 +6,7 @@ use std::time::Duration;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
-use privnet_model::id::{Region, VpcId};
+use privnet_model::id::{InstanceId, Region, VpcId};
 use privnet_model::status::TunnelState;
 
 /// In every help text and man page, so that scripts can rely on it.
@@ -150,10 +150,13 @@ pub(crate) struct RefreshOptions {
     /// Only tell what would change, and why
     #[arg(long)]
     pub(crate) dry_run: bool,
-    /// Let go every tunnel whose spoke EC2 no longer names, also those that are
-    /// held because they are many
+    /// Let go the tunnels that are held because they are many
     #[arg(long)]
     pub(crate) accept_removals: bool,
+    /// Let this spoke's tunnel go though it still handshakes, if EC2 says that it is
+    /// stopped, no longer tagged as a spoke or unknown; may be given several times
+    #[arg(long, value_name = "INSTANCE")]
+    pub(crate) remove: Vec<InstanceId>,
     /// Print the report as JSON
     #[arg(long)]
     pub(crate) json: bool,

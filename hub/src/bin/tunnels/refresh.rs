@@ -24,6 +24,7 @@ pub(crate) async fn run(
     let request = RefreshRequest {
         dry_run: options.dry_run,
         accept_removals: options.accept_removals,
+        remove: options.remove.clone(),
     };
     let report = client.refresh(request).await?;
     let text = if options.json {

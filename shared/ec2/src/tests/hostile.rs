@@ -443,6 +443,8 @@ impl World {
                 !items.is_empty() && items.iter().all(|item| right(item))
             };
             let right = match fate {
+                // EC2 was asked.
+                Fate::Unconfigured => false,
                 Fate::NotFound => items.is_empty(),
                 Fate::Terminated => {
                     all(&|item| matches!(item.state, Some("terminated" | "shutting-down")))

@@ -103,7 +103,13 @@ async fn judged(courier: &ProofCourier, proof: &Proof, names: &Names) -> Result<
         .ask(checked.url, checked.headers, checked.body)
         .await;
     let said = said.map_err(|error| ProofError::NoAnswer(error.to_string()))?;
-    judge(said.status, &said.body, names.claim(), checked.partition)
+    judge(
+        said.status,
+        &said.body,
+        names.claim(),
+        checked.partition,
+        &[],
+    )
 }
 
 #[tokio::test]

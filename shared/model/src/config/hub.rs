@@ -114,8 +114,22 @@ pub struct TrustConfig {
     pub amis: Vec<Glob>,
     /// The fleet's secret, of which each tunnel gets a preshared key of its own.
     pub preshared_key: Option<SecretSource>,
-    /// Whether a spoke must prove by STS which instance it is.
-    pub proof: bool,
+    /// Whether a spoke proves by STS which instance it is.
+    pub proof: ProofMode,
+    /// The names of the roles whose credentials prove it.
+    pub proof_roles: Vec<Glob>,
+}
+
+/// Whether spokes prove which instance they are.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum ProofMode {
+    /// Nobody asks.
+    #[default]
+    Off,
+    /// They are asked, and shown if they do not; nothing else follows.
+    Ask,
+    /// Nothing is routed to one that has not.
+    Require,
 }
 
 /// Where a secret is.

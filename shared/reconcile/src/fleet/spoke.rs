@@ -4,6 +4,7 @@
 use std::net::SocketAddr;
 
 use jiff::Timestamp;
+use privnet_model::config::hub::ProofMode;
 use privnet_model::id::{InstanceId, VpcId};
 use privnet_model::inventory::{Partition, PartitionView, Pin, Proof, SpokeRecord, Transport};
 use privnet_model::key::PublicKey;
@@ -66,7 +67,7 @@ impl<'a> Spoke<'a> {
             keepalive: Some(KEEPALIVE),
             health: None,
             obstacle: obstacle(partition, record, pin, key, input),
-            notes: notes(view, record, pin),
+            notes: notes(view, record, pin, input.trust.proof),
         };
         Self {
             partition,
@@ -166,23 +167,35 @@ fn obstacle(
     if let Some(reason) = missing {
         return Some(Obstacle::Pending(reason));
     }
-    unproven(pin, input.trust.proof).map(Obstacle::Unproven)
-}
-
-fn unproven(pin: Option<&Pin>, wanted: bool) -> Option<Reason> {
-    if !wanted {
-        return None;
-    }
-    match pin.map(|pin| &pin.proof) {
-        Some(Proof::Accepted { .. }) => None,
-        Some(Proof::Refused { problem }) => Some(Reason::NoProof {
-            problem: Some(problem.clone()),
-        }),
-        Some(Proof::Missing) | None => Some(Reason::NoProof { problem: None }),
+    match input.trust.proof {
+        ProofMode::Off | ProofMode::Ask => None,
+        ProofMode::Require => unproven(pin)
+            .map(|proof| Reason::NoProof {
+                problem: problem(proof),
+            })
+            .map(Obstacle::Unproven),
     }
 }
 
-fn notes(view: &PartitionView, record: &SpokeRecord, pin: Option<&Pin>) -> Vec<Note> {
+/// The spoke's proof, when it proves nothing.
+fn unproven(pin: Option<&Pin>) -> Option<&Proof> {
+    let proof = pin.map_or(&Proof::Missing, |pin| &pin.proof);
+    (!matches!(proof, Proof::Accepted { .. })).then_some(proof)
+}
+
+fn problem(proof: &Proof) -> Option<String> {
+    match proof {
+        Proof::Refused { problem } => Some(problem.clone()),
+        Proof::Missing | Proof::Accepted { .. } => None,
+    }
+}
+
+fn notes(
+    view: &PartitionView,
+    record: &SpokeRecord,
+    pin: Option<&Pin>,
+    proof: ProofMode,
+) -> Vec<Note> {
     let absent = view.absent.get(&record.instance);
     let absent = absent.map(|absence| Note::Absent {
         fate: absence.fate,
@@ -191,11 +204,15 @@ fn notes(view: &PartitionView, record: &SpokeRecord, pin: Option<&Pin>) -> Vec<N
     });
     let quarantined = pin.and_then(|pin| pin::quarantined(pin, record));
     let rotating = pin.and_then(|pin| pin.next);
+    let asked = (proof == ProofMode::Ask).then(|| unproven(pin)).flatten();
     let failing = view.failing_since;
     [
         absent,
         quarantined.map(|key| Note::KeyQuarantined { key }),
         rotating.map(|key| Note::KeyRotating { key }),
+        asked.map(|proof| Note::Unproven {
+            problem: problem(proof),
+        }),
         failing.map(|since| Note::PartitionFailing { since }),
     ]
     .into_iter()

@@ -1,6 +1,7 @@
 #![expect(clippy::unwrap_used, reason = "a test that fails should panic")]
 use super::fixtures::{World, decide, id, inventory, key, partition, site, spoke};
 use super::*;
+use privnet_model::config::hub::ProofMode;
 use privnet_model::inventory::{Absence, Fate, Pin, Proof, SpokeRecord, TagProblem};
 use privnet_model::status::Kept;
 use proptest::prelude::*;
@@ -333,7 +334,6 @@ fn who_is_not_trusted_has_no_peer_and_claims_nothing() {
 
 fn pinned(n: u32, next: Option<u32>, proof: Proof) -> (InstanceId, Pin) {
     let pin = Pin {
-        launched: spoke(n, "10.1.0.0/16").launched,
         key: key(n),
         next: next.map(key),
         proof,
@@ -345,7 +345,7 @@ fn pinned(n: u32, next: Option<u32>, proof: Proof) -> (InstanceId, Pin) {
 fn who_has_not_proved_itself_has_its_own_address_and_nothing_else() {
     let mut known = inventory([gateway(1), gateway(2), spoke(3, "10.1.0.0/16")]);
     let mut world = well(&[1, 2]);
-    world.trust.proof = true;
+    world.trust.proof = ProofMode::Require;
     let fleet = world.decide(&known);
     assert_eq!(
         reason(&fleet, "spoke-1"),
@@ -366,7 +366,7 @@ fn who_has_not_proved_itself_has_its_own_address_and_nothing_else() {
 #[test]
 fn an_unproven_spoke_gets_no_address_that_is_another_sites() {
     let mut world = World::default();
-    world.trust.proof = true;
+    world.trust.proof = ProofMode::Require;
     world.sites = vec![site("dc", "10.1.0.0/24")];
     let fleet = world.decide(&inventory([gateway(1)]));
     assert_eq!(tunnel(&fleet, "spoke-1").address, None);

@@ -42,12 +42,23 @@ fn poll(
     now: Timestamp,
 ) -> Absorbed {
     let alive = alive.iter().map(|n| key(*n)).collect();
-    Sweep::begin(&inventory, false).absorb(inventory, answers, &alive, now)
+    Sweep::begin(&inventory, Accepted::default()).absorb(inventory, answers, &alive, now)
 }
 
-fn accept(inventory: Inventory, answers: Vec<PartitionAnswer>, alive: &[u32]) -> Absorbed {
+/// The operator lets go of what is held, and of these by name.
+fn accept(
+    inventory: Inventory,
+    answers: Vec<PartitionAnswer>,
+    alive: &[u32],
+    instances: &[u32],
+) -> Absorbed {
     let alive = alive.iter().map(|n| key(*n)).collect();
-    Sweep::begin(&inventory, true).absorb(inventory, answers, &alive, at(1000))
+    let instances = instances.iter().map(|n| spoke(*n, "10.0.0.0/16").instance);
+    let accepted = Accepted {
+        held: true,
+        instances: instances.collect(),
+    };
+    Sweep::begin(&inventory, accepted).absorb(inventory, answers, &alive, at(1000))
 }
 
 /// So many spokes, numbered from 1, in one region.
@@ -131,16 +142,54 @@ fn a_vpc_that_ec2_does_not_describe_keeps_its_cidrs() {
     assert_eq!(record.cidrs, spoke(1, "10.1.0.0/16").cidrs);
 }
 
+fn keep(inventory: Inventory, regions: &[&str], held: bool) -> (Inventory, Vec<Removed>) {
+    let configured = regions.iter().map(|region| partition(region)).collect();
+    let accepted = Accepted {
+        held,
+        ..Accepted::default()
+    };
+    Sweep::begin(&inventory, accepted).keep_configured(inventory, &configured, at(5))
+}
+
+fn two_regions(here: u32, there: u32) -> Inventory {
+    let answers = vec![
+        fleet_of("eu-west-1", 1..=here),
+        fleet_of("us-west-2", 101..=100 + there),
+    ];
+    absorb(Inventory::default(), answers, at(1))
+}
+
 #[test]
 fn a_region_taken_out_of_the_config_goes_with_its_spokes() {
-    let known = absorb(
-        Inventory::default(),
-        vec![answer("eu-west-1", Ok(vec![spoke(1, "10.1.0.0/16")]))],
-        at(1),
+    let (kept, removed) = keep(two_regions(2, 5), &["us-west-2"], false);
+    assert_eq!(kept.partitions.len(), 1);
+    assert_eq!(count(&kept, "us-west-2"), 5);
+    let fates: Vec<Fate> = removed.iter().map(|gone| gone.fate).collect();
+    assert_eq!(fates, [Fate::Unconfigured; 2]);
+    let (kept, _) = keep(
+        absorb(kept, vec![answer("us-west-2", Err("down"))], at(2)),
+        &[],
+        true,
     );
-    let (kept, dropped) = keep_configured(known, &BTreeSet::from([partition("us-west-2")]));
     assert!(kept.partitions.is_empty());
-    assert_eq!(dropped, vec![partition("eu-west-1")]);
+}
+
+#[test]
+fn a_mistyped_region_is_held_until_it_is_mended_or_accepted() {
+    let known = two_regions(5, 10);
+    let (held, removed) = keep(known.clone(), &["eu-wset-1", "us-west-2"], false);
+    assert_eq!(removed, []);
+    let alarm = held.held_removals.unwrap();
+    assert_eq!((alarm.count, alarm.of), (5, 15));
+    assert_eq!(kept(&held, 3), Some(Kept::TooMany));
+    // Every decision looks again.
+    assert_eq!(keep(held.clone(), &["us-west-2"], false).0, held);
+    // Mended: nothing has happened, once the region has answered.
+    let (mended, _) = keep(held.clone(), &["eu-west-1", "us-west-2"], false);
+    assert_eq!(mended, known);
+    let (accepted, removed) = keep(held, &["us-west-2"], true);
+    assert_eq!((accepted.partitions.len(), removed.len()), (1, 5));
+    assert_eq!(accepted.held_removals, None);
 }
 
 #[test]
@@ -264,9 +313,14 @@ fn a_held_removal_waits_for_the_operator_or_for_the_spokes() {
     // While the partition fails nothing is known, and the alarm stays.
     let failing = absorb(later.clone(), vec![answer("eu-west-1", Err("down"))], at(4));
     assert_eq!(failing.held_removals, later.held_removals);
-    let accepted = accept(failing.clone(), vec![answer("eu-west-1", Err("down"))], &[]);
+    let accepted = accept(
+        failing.clone(),
+        vec![answer("eu-west-1", Err("down"))],
+        &[],
+        &[1, 2, 3],
+    );
     assert_eq!(accepted.removed, []);
-    let accepted = accept(failing, lacking(), &[]);
+    let accepted = accept(failing, lacking(), &[], &[]);
     assert_eq!(
         (accepted.removed.len(), accepted.inventory.held_removals),
         (5, None)
@@ -276,14 +330,49 @@ fn a_held_removal_waits_for_the_operator_or_for_the_spokes() {
 }
 
 #[test]
-fn the_operator_may_let_go_of_a_running_spoke() {
+fn the_operator_may_let_go_of_a_running_spoke_by_its_name_alone() {
+    let lacking = || {
+        let fates = [
+            (1, Fate::Untagged),
+            (2, Fate::Untagged),
+            (3, Fate::Tagless),
+            (4, Fate::Unclear),
+        ];
+        vec![gone("eu-west-1", &fates)]
+    };
+    let alive = [1, 2, 3, 4];
+    let none = accept(known(1..=8), lacking(), &alive, &[]);
+    assert_eq!(none.removed, []);
+    // Of those whose fate is not known, nobody can say that they are gone.
+    let named = accept(known(1..=8), lacking(), &alive, &[1, 3, 4, 7]);
+    let names: Vec<_> = named.removed.iter().map(|gone| &gone.instance).collect();
+    assert_eq!(names, [&spoke(1, "10.1.0.0/16").instance]);
+    assert!(named.removed[0].accepted);
+}
+
+#[test]
+fn what_the_operator_named_does_not_count_as_too_many() {
     let lacking = vec![gone(
         "eu-west-1",
-        &[(1, Fate::Untagged), (2, Fate::Tagless)],
+        &[
+            (1, Fate::Untagged),
+            (2, Fate::Untagged),
+            (3, Fate::Untagged),
+            (4, Fate::Terminated),
+        ],
     )];
-    let after = accept(known(1..=8), lacking, &[1, 2]);
-    assert_eq!(after.removed.len(), 2);
-    assert!(after.removed.iter().all(|gone| gone.accepted));
+    let instances = [1, 2, 3].map(|n| spoke(n, "10.0.0.0/16").instance);
+    let inventory = known(1..=8);
+    let accepted = Accepted {
+        held: false,
+        instances: instances.into(),
+    };
+    let after =
+        Sweep::begin(&inventory, accepted).absorb(inventory, lacking, &BTreeSet::new(), at(2));
+    assert_eq!(
+        (after.removed.len(), after.inventory.held_removals),
+        (4, None)
+    );
 }
 
 #[test]
@@ -300,11 +389,11 @@ fn partition_by_partition_is_as_all_at_once() {
         gone("eu-west-1", &terminated(1..=4)),
         gone("us-west-2", &terminated(21..=24)),
     ];
-    let mut sweep = Sweep::begin(&inventory, false);
+    let mut sweep = Sweep::begin(&inventory, Accepted::default());
     let alive = BTreeSet::new();
     let all = sweep.absorb(inventory.clone(), answers.to_vec(), &alive, at(2));
     for order in [[0, 1], [1, 0]] {
-        let mut sweep = Sweep::begin(&inventory, false);
+        let mut sweep = Sweep::begin(&inventory, Accepted::default());
         let mut state = inventory.clone();
         for position in order {
             let answer = vec![answers[position].clone()];
@@ -321,7 +410,7 @@ fn the_limit_counts_over_all_partitions_of_a_poll() {
         vec![fleet_of("eu-west-1", 1..=4), fleet_of("us-west-2", 5..=8)],
         at(1),
     );
-    let mut sweep = Sweep::begin(&inventory, false);
+    let mut sweep = Sweep::begin(&inventory, Accepted::default());
     let alive = BTreeSet::new();
     let first = sweep.absorb(
         inventory,

@@ -1,7 +1,7 @@
 #![expect(clippy::unwrap_used, reason = "a test that fails should panic")]
 use super::*;
 use crate::fleet::fixtures::{key, partition, spoke};
-use crate::inventory::Sweep;
+use crate::inventory::{Accepted, Sweep};
 use privnet_model::inventory::{Answer, PartitionAnswer};
 
 /// The inventory after a poll that found these, while these keys were alive.
@@ -15,7 +15,7 @@ fn poll(inventory: Inventory, spokes: &[SpokeRecord], alive: &[u32]) -> Inventor
         calls: 1,
     };
     let now = Timestamp::from_second(1000).unwrap();
-    Sweep::begin(&inventory, false)
+    Sweep::begin(&inventory, Accepted::default())
         .absorb(inventory, vec![answer], &keys(alive), now)
         .inventory
 }
@@ -75,23 +75,16 @@ fn a_key_tag_that_vanishes_changes_nothing() {
 }
 
 #[test]
-fn an_instance_that_was_launched_anew_has_its_new_key_at_once() {
+fn an_instance_that_was_started_anew_keeps_its_key_while_that_is_in_use() {
     let inventory = poll(Inventory::default(), &[publishing(1)], &[]);
     let anew = SpokeRecord {
         launched: Some(Timestamp::from_second(500).unwrap()),
         ..publishing(7)
     };
     let inventory = poll(inventory, std::slice::from_ref(&anew), &[1]);
-    assert_eq!(
-        (pin(&inventory).key, pin(&inventory).launched),
-        (key(7), anew.launched)
-    );
-    // A launch time that EC2 leaves out is not another launch.
-    let unknown = SpokeRecord {
-        launched: None,
-        ..publishing(8)
-    };
-    assert_eq!(pin(&poll(inventory, &[unknown], &[7])).key, key(7));
+    assert_eq!(pin(&inventory).key, key(1));
+    let inventory = poll(inventory, &[anew], &[]);
+    assert_eq!(pin(&inventory).key, key(7));
 }
 
 #[test]

@@ -1,7 +1,7 @@
 #![expect(clippy::unwrap_used, reason = "a test that fails should panic")]
 use super::*;
 use crate::fleet::fixtures::{World, inventory, site, spoke};
-use privnet_model::config::hub::Glob;
+use privnet_model::config::hub::{Glob, ProofMode};
 use proptest::prelude::*;
 
 const CONTROL: &str = "169.254.77.1";
@@ -124,6 +124,43 @@ fn the_first_rule_that_fits_decides_in_both_directions() {
 }
 
 #[test]
+fn what_is_compiled_anew_is_as_if_it_were_for_the_first_time() {
+    let prod = Selector::Tag {
+        key: "env".to_owned(),
+        value: Glob::new("prod"),
+    };
+    let rules = [rule(false, prod, cidr("10.2.0.0/16"))];
+    let other = [
+        rule(true, Selector::Any, cidr("10.2.0.0/16")),
+        rules[0].clone(),
+    ];
+    let untagged = inventory([spoke(1, "10.1.0.0/16"), spoke(2, "10.2.0.0/16")]);
+    let mut policy = Policy::default();
+    for (rules, inventory) in [
+        (&rules[..], known()),
+        (&rules[..], known()),
+        (&rules[..], untagged),
+        (&rules[..], known()),
+        (&other[..], known()),
+        (&[], known()),
+    ] {
+        let fleet = world().decide(&inventory);
+        let input = PolicyInput {
+            rules,
+            fleet: &fleet,
+            inventory: &inventory,
+            hub_cidrs: &["10.0.0.0/16".parse().unwrap()],
+            control: CONTROL.parse().unwrap(),
+        };
+        policy = policy.renewed(input).unwrap();
+        let fresh = Policy::compile(input).unwrap();
+        assert_eq!(policy.table(), fresh.table());
+        let verdict = between(&policy, "10.1.0.1", "10.2.0.1");
+        assert_eq!(verdict, between(&fresh, "10.1.0.1", "10.2.0.1"));
+    }
+}
+
+#[test]
 fn no_rule_stands_between_a_spoke_and_the_control_endpoint() {
     let policy = compile(
         &[rule(false, Selector::Any, Selector::Any)],
@@ -143,7 +180,7 @@ fn no_rule_stands_between_a_spoke_and_the_control_endpoint() {
 #[test]
 fn who_has_not_proved_itself_reaches_the_control_endpoint_alone() {
     let mut world = world();
-    world.trust.proof = true;
+    world.trust.proof = ProofMode::Require;
     let mut unproven = spoke(1, "10.1.0.0/16");
     unproven.private_address = Some("10.1.0.1".parse().unwrap());
     let policy = compile(

@@ -1,5 +1,6 @@
 //! What STS answers to "who signed this?", and whether that is the instance.
 
+use privnet_model::config::hub::Glob;
 use privnet_model::id::{AccountId, InstanceId};
 use roxmltree::{Document, Node, ParsingOptions};
 
@@ -11,7 +12,8 @@ const NAMESPACE: &str = "https://sts.amazonaws.com/doc/2011-06-15/";
 const MOST_NODES: u32 = 100;
 
 /// Judges STS's answer to a proof that passed [`check`](super::check); `partition`
-/// is the one that was asked, when it is known.
+/// is the one that was asked, when it is known. One of the `roles` must have signed it,
+/// if any are named.
 ///
 /// # Errors
 /// It is not the instance, or STS did not say.
@@ -20,6 +22,7 @@ pub fn judge(
     body: &[u8],
     claim: Claim<'_>,
     partition: Option<&str>,
+    roles: &[Glob],
 ) -> Result<(), ProofError> {
     let document = parse(body);
     if status != 200 {
@@ -64,6 +67,10 @@ pub fn judge(
             expected: claim.instance.clone(),
         });
     }
+    let fits = |glob: &Glob| glob.matches(assumed.role);
+    if !roles.is_empty() && !roles.iter().any(fits) {
+        return Err(ProofError::OtherRole(shown(assumed.role)));
+    }
     Ok(())
 }
 
@@ -71,6 +78,7 @@ pub fn judge(
 struct AssumedRole<'a> {
     partition: &'a str,
     account: AccountId,
+    role: &'a str,
     /// Of an instance's credentials its id, which EC2 sets and nobody chooses.
     session: &'a str,
 }
@@ -89,6 +97,7 @@ impl<'a> AssumedRole<'a> {
         Some(Self {
             partition,
             account: account.parse().ok()?,
+            role,
             session,
         })
     }

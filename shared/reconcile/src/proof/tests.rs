@@ -379,7 +379,13 @@ const ARN: &str = "arn:aws:sts::111122223333:assumed-role/privnet-spoke/i-012345
 const USER: &str = "AROACKCEVSQ6C2EXAMPLE:i-0123456789abcdef0";
 
 fn judged(status: u16, body: &str) -> Result<(), ProofError> {
-    judge(status, body.as_bytes(), Names::new().claim(), Some("aws"))
+    judge(
+        status,
+        body.as_bytes(),
+        Names::new().claim(),
+        Some("aws"),
+        &[],
+    )
 }
 
 #[test]
@@ -462,7 +468,7 @@ fn an_answer_that_is_not_what_was_asked_for_is_no_proof() {
             "{body:.80}: {error:?}"
         );
     }
-    let latin = judge(200, b"<a>\xe9</a>", Names::new().claim(), None);
+    let latin = judge(200, b"<a>\xe9</a>", Names::new().claim(), None, &[]);
     assert!(matches!(latin, Err(ProofError::Unreadable(_))));
 }
 
@@ -536,8 +542,8 @@ proptest! {
         arn in "\\PC{0,60}",
     ) {
         let names = Names::new();
-        let _ = judge(status, &body, names.claim(), None);
-        let told = judge(200, answer(&arn, USER, "111122223333").as_bytes(), names.claim(), None);
+        let _ = judge(status, &body, names.claim(), None, &[]);
+        let told = judge(200, answer(&arn, USER, "111122223333").as_bytes(), names.claim(), None, &[]);
         prop_assert!(told.is_err());
     }
 }

@@ -183,7 +183,6 @@ fn held_quarantined_and_stale_knowledge_is_told() {
     let view = scene.view();
     let instance = spoke(1, "10.1.0.0/16").instance;
     let pin = Pin {
-        launched: None,
         key: key(1),
         next: None,
         proof: Proof::Missing,

@@ -70,6 +70,8 @@ pub(crate) struct Poll {
     pub(crate) one_by_one: bool,
     pub(crate) backwards: bool,
     pub(crate) accept_removals: bool,
+    /// The operator lets go of all that are missing, by name.
+    pub(crate) remove: bool,
 }
 
 /// What EC2 says in a region.
@@ -123,7 +125,7 @@ fn poll() -> impl Strategy<Value = Poll> {
             2 => Just(Says::Error),
             1 => Just(Says::Nothing),
             1 => Just(Says::NothingTagged),
-            1 => Just(Says::NothingKnown),
+            2 => Just(Says::NothingKnown),
         ]
     };
     (
@@ -131,11 +133,15 @@ fn poll() -> impl Strategy<Value = Poll> {
         any::<bool>(),
         any::<bool>(),
         prop::bool::weighted(0.04),
+        prop::bool::weighted(0.06),
     )
-        .prop_map(|(says, one_by_one, backwards, accept_removals)| Poll {
-            says,
-            one_by_one,
-            backwards,
-            accept_removals,
-        })
+        .prop_map(
+            |(says, one_by_one, backwards, accept_removals, remove)| Poll {
+                says,
+                one_by_one,
+                backwards,
+                accept_removals,
+                remove,
+            },
+        )
 }

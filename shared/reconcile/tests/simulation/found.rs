@@ -8,6 +8,7 @@ const POLL: Event = Event::Poll(Poll {
     one_by_one: false,
     backwards: false,
     accept_removals: false,
+    remove: false,
 });
 
 const LAUNCH: Event = Event::Launch {
@@ -40,6 +41,28 @@ fn a_hub_that_is_killed_knows_the_key_that_it_took_between_polls() {
         POLL,
         Event::Wait { seconds: 399 },
         Event::Restart { killed: true },
+    ];
+    assert_eq!(live(&events), Ok(()));
+}
+
+/// The instance was stopped and started, and somebody wrote another key into its tag
+/// meanwhile: that key was taken at once, and cut off the one in use.
+#[test]
+fn a_spoke_that_was_started_anew_is_not_cut_off_by_its_tag() {
+    let events = [
+        LAUNCH,
+        POLL,
+        Event::Stop(0),
+        Event::ForgeKey {
+            instance: 0,
+            of: None,
+        },
+        Event::Start {
+            instance: 0,
+            new_key: false,
+        },
+        Event::Wait { seconds: 10 },
+        POLL,
     ];
     assert_eq!(live(&events), Ok(()));
 }

@@ -14,10 +14,11 @@ use privnet_model::net::Supernet;
 use privnet_model::peer::{PeerConfig, PeerStatus};
 use privnet_reconcile::fleet::{Carried, Fleet, FleetInput, Site, TunnelId};
 use privnet_reconcile::health::Health;
-use privnet_reconcile::inventory::{Absorbed, Sweep};
+use privnet_reconcile::inventory::{Absorbed, Accepted, Sweep};
 use privnet_reconcile::memory::Memory;
 use privnet_reconcile::{alive, pin};
 
+use crate::event::Poll;
 use crate::truth::{TRUSTED_PROFILE, Truth, partition};
 
 pub(crate) const HUB_CIDR: &str = "10.0.0.0/16";
@@ -69,6 +70,16 @@ impl Hub {
             })
             .collect();
         alive::keys(&peers, &self.alive_before, at(self.started), at(now))
+    }
+
+    /// What the operator lets go at this poll.
+    pub(crate) fn accepted(&self, poll: &Poll) -> Accepted {
+        let missing = self.inventory.partitions.values();
+        let missing = missing.flat_map(|view| view.absent.keys().cloned());
+        Accepted {
+            held: poll.accept_removals,
+            instances: missing.filter(|_| poll.remove).collect(),
+        }
     }
 
     pub(crate) fn known(&self, region: usize) -> BTreeSet<InstanceId> {

@@ -3,7 +3,7 @@
 //! A pattern that can match nothing would lock every spoke out, so what a
 //! pattern is for is looked at as far as it is written out.
 
-use super::{Glob, TrustConfig};
+use super::{Glob, ProofMode, TrustConfig};
 use crate::config::document::{Located, Section};
 use crate::config::value::{self, Kind, Rejection, text};
 
@@ -33,6 +33,28 @@ const AMI: Kind<Glob> = Kind {
     parse: |value| pattern_of(text(value)?, "ami-", "not an image id"),
 };
 
+const PROOF: Kind<ProofMode> = Kind {
+    expected: "\"off\", \"ask\" or \"require\"",
+    parse: |value| match text(value)? {
+        "off" => Ok(ProofMode::Off),
+        "ask" => Ok(ProofMode::Ask),
+        "require" => Ok(ProofMode::Require),
+        _ => Err("no such choice".into()),
+    },
+};
+
+const ROLE: Kind<Glob> = Kind {
+    expected: "a role's name without its path, `*` and `?` allowed, such as privnet-spoke",
+    parse: |value| {
+        let name = text(value)?;
+        let may_be = |char: char| char.is_ascii_alphanumeric() || "+=,.@_-*?".contains(char);
+        match !name.is_empty() && name.len() <= 64 && name.chars().all(may_be) {
+            true => Ok(Glob::new(name)),
+            false => Err("not a role's name".into()),
+        }
+    },
+};
+
 /// A pattern of ids that all start alike.
 fn pattern_of(pattern: &str, start: &str, problem: &str) -> Result<Glob, Rejection> {
     let literal = pattern.split(['*', '?']).next().unwrap_or("");
@@ -52,7 +74,8 @@ pub(super) fn read(section: &mut Section<'_>) -> Option<TrustConfig> {
     let vpcs = section.nonempty_list("vpcs", &VPC);
     let amis = section.nonempty_list("amis", &AMI);
     let preshared_key = value::secret_source(section, "preshared_key");
-    let proof = section.with_default("proof", &value::FLAG, false);
+    let proof = section.with_default("proof", &PROOF, ProofMode::default());
+    let proof_roles = section.nonempty_list("proof_roles", &ROLE);
     Some(TrustConfig {
         accounts: values(accounts),
         instance_profiles: values(instance_profiles),
@@ -60,6 +83,7 @@ pub(super) fn read(section: &mut Section<'_>) -> Option<TrustConfig> {
         amis: values(amis),
         preshared_key,
         proof,
+        proof_roles: values(proof_roles),
     })
 }
 

@@ -1,7 +1,7 @@
 //! `[trust]`: what is read, and what is said of it.
 
 use super::*;
-use crate::config::hub::SecretSource;
+use crate::config::hub::{ProofMode, SecretSource};
 
 fn trust(keys: &str) -> TrustConfig {
     let text = format!(
@@ -17,7 +17,7 @@ fn every_rule_is_read() {
         "accounts = ['111122223333', '000000000001']\n\
          instance_profiles = ['arn:aws:iam::*:instance-profile/privnet-spoke', '*']\n\
          vpcs = ['vpc-*', 'v??-12345678']\namis = ['ami-0a1b2c3d4e5f60718']\n\
-         preshared_key = { file = '/etc/privnet/fleet.secret' }\nproof = true",
+         preshared_key = { file = '/etc/privnet/fleet.secret' }\nproof = 'ask'\nproof_roles = ['privnet-spoke*']",
     );
     assert_eq!(trust.accounts[1].as_str(), "000000000001");
     assert!(trust.instance_profiles[0].matches("arn:aws:iam::1:instance-profile/privnet-spoke"));
@@ -25,7 +25,8 @@ fn every_rule_is_read() {
     assert_eq!((trust.vpcs.len(), trust.amis.len()), (2, 1));
     let file = SecretSource::File("/etc/privnet/fleet.secret".into());
     assert_eq!(trust.preshared_key, Some(file));
-    assert!(trust.proof);
+    assert_eq!(trust.proof, ProofMode::Ask);
+    assert!(trust.proof_roles[0].matches("privnet-spoke-eu"));
 }
 
 #[test]
@@ -105,7 +106,7 @@ fn a_rule_that_would_let_in_nobody_is_refused() {
             format!(
                 "hub.toml:10: trust.amis = []: empty; expected a list of at least one, each {ami}"
             ),
-            "hub.toml:11: trust.proof = 'yes': not true or false; expected true or false"
+            "hub.toml:11: trust.proof = 'yes': no such choice; expected \"off\", \"ask\" or \"require\""
                 .to_owned(),
             "hub.toml:12: trust.ami: unknown key; expected perhaps `amis`".to_owned(),
         ]
