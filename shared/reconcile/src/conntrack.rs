@@ -5,7 +5,7 @@ use std::fmt;
 use std::time::{Duration, Instant};
 
 use privnet_model::config::spoke::NatConfig;
-use privnet_model::status::ConnectionUse;
+pub use privnet_model::status::ConnectionUse;
 
 use crate::kernel::Kernel;
 
@@ -170,6 +170,11 @@ impl Watch {
 mod tests {
     use super::*;
 
+    #[expect(clippy::disallowed_methods, reason = "any instant does for a start")]
+    fn start() -> Instant {
+        Instant::now()
+    }
+
     fn kernel(memory: u64) -> Kernel {
         Kernel {
             memory,
@@ -207,14 +212,18 @@ mod tests {
     #[test]
     fn nine_tenths_are_too_many() {
         let mut watch = Watch::default();
-        let now = Instant::now();
+        let now = start();
         watch.sample(now, used(899, 0, 0));
         assert_eq!(watch.troubles(now), []);
         watch.sample(now, used(900, 0, 0));
         let [trouble] = watch.troubles(now)[..] else {
             panic!("{:?}", watch.troubles(now));
         };
-        assert!(trouble.to_string().contains("900 connections of at most 1000"));
+        assert!(
+            trouble
+                .to_string()
+                .contains("900 connections of at most 1000")
+        );
         watch.sample(now, used(10, 0, 0));
         assert_eq!(watch.troubles(now), []);
     }
@@ -222,7 +231,7 @@ mod tests {
     #[test]
     fn what_was_dropped_before_we_looked_is_no_trouble_and_what_comes_is_for_a_while() {
         let mut watch = Watch::default();
-        let start = Instant::now();
+        let start = start();
         let after = |seconds| start + Duration::from_secs(seconds);
         watch.sample(start, used(1, 500, 100));
         assert_eq!(watch.troubles(start), []);
@@ -239,7 +248,7 @@ mod tests {
     #[test]
     fn a_port_that_is_taken_is_not_a_full_table() {
         let mut watch = Watch::default();
-        let now = Instant::now();
+        let now = start();
         watch.sample(now, used(1, 0, 0));
         watch.sample(now, used(1, 3, 3));
         let troubles = watch.troubles(now);

@@ -111,7 +111,10 @@ pub fn connection_tracking(
 ) -> BTreeMap<SysctlKey, String> {
     let mut settings = BTreeMap::new();
     let mut set = |name: &str, value: String| {
-        settings.insert(SysctlKey(format!("net/netfilter/nf_conntrack_{name}")), value);
+        settings.insert(
+            SysctlKey(format!("net/netfilter/nf_conntrack_{name}")),
+            value,
+        );
     };
     set(
         "tcp_timeout_established",
@@ -182,7 +185,11 @@ mod tests {
         assert_eq!(settings(None), ["tcp_timeout_established 350"]);
         assert_eq!(
             settings(Some(100_000)),
-            ["buckets 131072", "max 100000", "tcp_timeout_established 350"]
+            [
+                "buckets 131072",
+                "max 100000",
+                "tcp_timeout_established 350"
+            ]
         );
         assert_eq!(settings(Some(1024))[0], "buckets 8192");
     }

@@ -41,9 +41,15 @@ mod tests {
         let nets = |texts: &[&str]| -> Vec<Ipv4Net> {
             texts.iter().map(|text| text.parse().unwrap()).collect()
         };
-        assert_eq!(matching("ip saddr", &nets(&["10.0.0.0/8", "0.0.0.0/0"])), "");
         assert_eq!(
-            matching("ip saddr", &nets(&["10.1.0.0/16", "10.0.0.0/8", "192.0.2.1/32"])),
+            matching("ip saddr", &nets(&["10.0.0.0/8", "0.0.0.0/0"])),
+            ""
+        );
+        assert_eq!(
+            matching(
+                "ip saddr",
+                &nets(&["10.1.0.0/16", "10.0.0.0/8", "192.0.2.1/32"])
+            ),
             "ip saddr { 10.0.0.0/8, 192.0.2.1/32 } "
         );
     }

@@ -34,7 +34,9 @@ fn diverting(lines: &str) -> Ruleset {
     let nat = SpokeConfig::parse("spoke.toml", &text).unwrap().nat;
     Ruleset {
         diversions: Diversions {
-            own: ["10.1.0.4", "203.0.113.7"].map(|it| it.parse().unwrap()).into(),
+            own: ["10.1.0.4", "203.0.113.7"]
+                .map(|it| it.parse().unwrap())
+                .into(),
             vpc: nets(&["10.1.0.0/16"]),
             exclude: nets(&["10.0.0.0/8"]),
             forwards: nat.forwards,
