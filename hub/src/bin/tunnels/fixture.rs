@@ -11,9 +11,9 @@ use privnet_model::key::PublicKey;
 use privnet_model::net::Supernet;
 use privnet_model::offload::{Offload, OffloadObstacle, OffloadReport, OffloadState};
 use privnet_model::status::{
-    ExcludedCidr, Exclusion, GatewayHealth, GatewayRole, GatewayStatus, InterfaceStatus, Kept,
-    ConnectionUse, FlowtableState, NatStatus, Note, Origin, PartitionStatus, Reason, Role, RuleStatus, Status, Tunnel,
-    TunnelState,
+    ConnectionUse, ExcludedCidr, Exclusion, FlowtableState, GatewayHealth, GatewayRole,
+    GatewayStatus, InterfaceStatus, Kept, NatStatus, Note, Origin, PartitionStatus, Reason, Role,
+    RuleStatus, Status, Tunnel, TunnelState,
 };
 
 pub(crate) fn now() -> Timestamp {

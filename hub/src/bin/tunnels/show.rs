@@ -8,7 +8,8 @@ use jiff::Timestamp;
 use privnet_model::inventory::Transport;
 use privnet_model::offload::OffloadReport;
 use privnet_model::status::{
-    ConnectionUse, GatewayStatus, InterfaceStatus, NatStatus, Origin, PartitionStatus, RuleStatus, Status, Tunnel,
+    ConnectionUse, GatewayStatus, InterfaceStatus, NatStatus, Origin, PartitionStatus, RuleStatus,
+    Status, Tunnel,
 };
 use serde::Serialize;
 
@@ -292,7 +293,10 @@ fn nat(nat: &NatStatus) -> Vec<(&'static str, Vec<String>)> {
         ),
         ("forwards", escaped(&nat.forwards)),
         ("redirects", escaped(&nat.redirects)),
-        ("flowtable", vec![escape(&nat.flowtable.to_string()).into_owned()]),
+        (
+            "flowtable",
+            vec![escape(&nat.flowtable.to_string()).into_owned()],
+        ),
         (
             "connections",
             nat.connections.map_or_else(Vec::new, connections),
@@ -309,10 +313,15 @@ fn connections(connections: ConnectionUse) -> Vec<String> {
         insert_failed,
         early_dropped,
     } = connections;
-    let percent = (tracked.saturating_mul(100)).checked_div(limit).unwrap_or(100);
+    let percent = (tracked.saturating_mul(100))
+        .checked_div(limit)
+        .unwrap_or(100);
     let lost = [
         (dropped, "packets dropped"),
-        (insert_failed, "connections failed, their source port was taken"),
+        (
+            insert_failed,
+            "connections failed, their source port was taken",
+        ),
         (early_dropped, "connections forgotten early"),
     ];
     let lost = lost.into_iter().filter(|(count, _)| *count > 0);
@@ -463,13 +472,19 @@ mod tests {
         let page = render_interface(&whole, status.now);
         assert_golden(&page, include_str!("golden/show-nat.txt"));
         let json = json(&whole).unwrap();
-        assert!(json.contains("\"nat\"") && !json.contains("listen_port"), "{json}");
+        assert!(
+            json.contains("\"nat\"") && !json.contains("listen_port"),
+            "{json}"
+        );
         let mut broken = status.clone();
         if let Some(nat) = &mut broken.nat {
             nat.active = false;
         }
         let page = render_interface(&Whole::of(&broken).unwrap(), status.now);
-        assert!(page.starts_with("nat:             on ens5, NOT in place\n"), "{page}");
+        assert!(
+            page.starts_with("nat:             on ens5, NOT in place\n"),
+            "{page}"
+        );
     }
 
     #[test]
