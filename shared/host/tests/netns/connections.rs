@@ -123,3 +123,58 @@ pub(crate) fn kernel() {
     assert!(nowhere.flowtable.is_err());
     eprintln!("flowtables: {:?}", kernel.flowtable);
 }
+
+/// One leg, as on EC2: `host` and `web` lie behind the one interface `wan`, the
+/// internet's namespace plays the VPC's router, which sends what `host` says
+/// to us. On a kernel without flowtables it has to work just the same.
+pub(crate) fn short_cut() {
+    network();
+    sh("for far in host web; do
+            ip netns add $far
+            ip link add $far netns internet type veth peer name eth0 netns $far
+            ip -n $far link set lo up
+            ip -n $far link set eth0 up
+            ip -n internet link set $far up
+        done
+        ip -n host address add 10.1.9.9/24 dev eth0
+        ip -n web address add 198.51.100.80/24 dev eth0
+        ip -n internet address add 10.1.9.1/24 dev host
+        ip -n internet address add 198.51.100.1/24 dev web
+        ip -n host route add default via 10.1.9.1
+        ip -n web route add default via 198.51.100.1
+        ip netns exec internet sysctl -qw net.ipv4.ip_forward=1
+        ip -n internet rule add iif host table 7
+        ip -n internet route add default via 192.0.2.1 table 7
+        ip route add 10.1.9.0/24 via 192.0.2.80
+        ip route add 198.51.100.0/24 via 192.0.2.80");
+    let _echo = echo_server("web", "0.0.0.0:7");
+    let _server = server("web", "0.0.0.0:80");
+    let kernel = wait(Host::new().kernel(&name("wan"))).unwrap();
+    let flowtable = kernel.flowtable.is_ok().then(|| Flowtable {
+        devices: [name("wan")].into(),
+    });
+    let mut desired = router();
+    desired.ruleset.as_mut().unwrap().flowtable = flowtable;
+    reconcile(&desired);
+    let offloaded = || sh("cat /proc/net/nf_conntrack").contains("[OFFLOAD]");
+
+    assert_eq!(seen("host", "198.51.100.80:80"), "192.0.2.1");
+    let mut running = talker("host", "198.51.100.80:7");
+    for round in 1..=100 {
+        running.tell("");
+        assert_eq!(running.hear(), round.to_string());
+    }
+    assert_eq!(offloaded(), kernel.flowtable.is_ok());
+    // What is forwarded past the rules goes on when they are replaced.
+    running.tell("stream");
+    for first in [20_000, 30_000, 20_000, 30_000] {
+        let egress = &mut desired.ruleset.as_mut().unwrap().egress;
+        egress.as_mut().unwrap().ports = PortRange::new(first, 60_000);
+        assert_eq!(reconcile(&desired).len(), 1);
+    }
+    desired.ruleset.as_mut().unwrap().flowtable = None;
+    reconcile(&desired);
+    assert_eq!(seen("host", "198.51.100.80:80"), "192.0.2.1");
+    let rounds: u64 = running.finish().trim().parse().unwrap();
+    eprintln!("{rounds} rounds, flowtables: {:?}", kernel.flowtable);
+}

@@ -120,6 +120,10 @@ const CASES: &[Case] = &[
         connections::idle,
     ),
     case(
+        "established_connections_take_the_short_cut_where_there_is_one",
+        connections::short_cut,
+    ),
+    case(
         "used_up_source_ports_are_noticed",
         connections::ports_used_up,
     ),
