@@ -97,6 +97,11 @@ impl Host {
         kernel::look(device).await
     }
 
+    /// Whether established connections can take the short cut on this device.
+    pub async fn flowtable(&self, device: &InterfaceName) -> Result<(), String> {
+        nftables::probe_flowtable(device).await
+    }
+
     /// The kernel's connection table.
     pub async fn connections(&self) -> Result<ConnectionUse, HostError> {
         conntrack::fetch().await

@@ -16,6 +16,11 @@ use crate::error::HostError;
 /// nft takes milliseconds; seconds when the kernel first loads the modules.
 const DEADLINE: Duration = Duration::from_secs(10);
 
+/// Short: what is asked is whether NAT can be faster, and NAT itself waits for it.
+/// On an emulated machine the first answer took longer than 10 s, each later one
+/// milliseconds: the modules go on loading when nft is gone.
+const PROBE_DEADLINE: Duration = Duration::from_secs(3);
+
 /// What the kernel holds of our table; `None` when there is no such table.
 pub(crate) async fn fetch() -> Result<Option<LoadedRuleset>, HostError> {
     Ok(list().await?.as_deref().map(ruleset::inspect))
@@ -46,8 +51,10 @@ pub(crate) async fn remove() -> Result<(), HostError> {
 pub(crate) async fn probe_flowtable(device: &InterfaceName) -> Result<(), String> {
     let script = ruleset::flowtable_probe(device);
     let operation = "try a flowtable";
-    let output = run(["--check", "-f", "-"], &script, operation)
+    let check = run(["--check", "-f", "-"], &script, operation);
+    let output = tokio::time::timeout(PROBE_DEADLINE, check)
         .await
+        .map_err(|_| format!("no answer within {PROBE_DEADLINE:?}"))?
         .map_err(|error| error.to_string())?;
     if output.status.success() {
         return Ok(());

@@ -15,8 +15,10 @@ use crate::kernel::Kernel;
 /// slabs), its share of the hash table (8) and, while it takes the short cut, its
 /// flow (some 256 more). With an entry for each 4096 bytes a full table is a
 /// tenth to an eighth of the memory, and a machine of 1 GiB remembers 262,144. The
-/// kernel's own default is one for each 16 KiB (nf_conntrack-sysctl, the kernel's
-/// documentation), which is meant for hosts.
+/// kernel's own default is one for each 128 KiB up to 1 GiB, 65,536 up to 4 GiB
+/// and 262,144 above (`nf_conntrack_init_start`; Debian's 6.1 says 8192 on 1 GiB):
+/// meant for hosts, and less than the 55,000 connections that AWS's NAT gateway
+/// has for a single destination.
 const MEMORY_PER_CONNECTION: u64 = 4096;
 
 /// More than one destination's ports, also on the smallest instance.

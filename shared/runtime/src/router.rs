@@ -41,6 +41,10 @@ use tracing::{debug, info, warn};
 /// service manager's watchdog: a host that hangs must not cost the tunnels.
 const HOST_PATIENCE: Duration = Duration::from_secs(12);
 
+/// After this many reconciliations the kernel's answer that it has no flowtables
+/// is believed.
+const FLOWTABLE_TRIES: u8 = 4;
+
 /// How the tunnel interface is opened.
 #[derive(Debug)]
 pub struct TunnelInterface {
@@ -84,6 +88,9 @@ pub struct Router {
     desired: Desired,
     nat_active: bool,
     kernel: Kernel,
+    /// How often the kernel may still be asked for flowtables: a machine that
+    /// boots is slow to load what it needs for the answer.
+    flowtable_tries: u8,
     connections: Watch,
     connection_troubles: Vec<(Trouble, String)>,
     problems: Vec<String>,
@@ -134,6 +141,7 @@ impl Router {
             desired: Desired::default(),
             nat_active: false,
             kernel,
+            flowtable_tries: FLOWTABLE_TRIES,
             connections: Watch::default(),
             connection_troubles: Vec::new(),
             problems: Vec::new(),
@@ -240,6 +248,8 @@ impl Router {
                 Vec::new()
             }
         };
+        // Only now: no rule waits for a kernel that is slow to say what it has.
+        self.ask_for_flowtables().await;
         failures.extend(gateway::problems(&self.input(&[])));
         for failure in &failures {
             if !self.problems.contains(failure) {
@@ -301,6 +311,7 @@ impl Router {
         let error = format!("{:#}", anyhow!(error));
         warn!(error, "NAT goes without the kernel's short cut");
         self.kernel.flowtable = Err(error);
+        self.flowtable_tries = 0;
         Ok(())
     }
 
@@ -340,6 +351,17 @@ impl Router {
             }
         };
         Ok((HostPlan::new(&desired, &actual), unseen))
+    }
+
+    async fn ask_for_flowtables(&mut self) {
+        let wanted = self
+            .nat
+            .as_ref()
+            .is_some_and(|nat| nat.flowtable && !nat.is_off());
+        if wanted && self.kernel.flowtable.is_err() && self.flowtable_tries > 0 {
+            self.flowtable_tries -= 1;
+            self.kernel.flowtable = self.host.flowtable(&self.uplink).await;
+        }
     }
 
     /// What the host's configuration follows from.
