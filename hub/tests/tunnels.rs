@@ -191,16 +191,20 @@ fn show_without_a_name_is_about_the_interface() {
     let told: InterfaceStatus = serde_json::from_slice(&output.stdout).unwrap();
     assert_eq!(Some(told), fixture::hub().interface);
 
-    let gateway = Status {
+    let nothing = Status {
         interface: None,
+        nat: None,
         ..fixture::spoke()
     };
-    let output = Host::running(gateway).run(&["show"]);
+    let output = Host::running(nothing).run(&["show"]);
     assert_eq!(output.status.code(), Some(6));
     assert_eq!(
         text(&output.stderr),
-        "tunnels: privnet-spoke has no tunnel interface here: its transport is none\n"
+        "tunnels: privnet-spoke has no tunnel interface here, and no NAT: its transport is none\n"
     );
+    let output = Host::running(fixture::nat_gateway()).run(&["show"]);
+    let golden = include_str!("../src/bin/tunnels/golden/show-nat.txt");
+    assert_eq!(text(&output.stdout), golden);
 }
 
 #[test]

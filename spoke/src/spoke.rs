@@ -193,6 +193,7 @@ impl Daemon for Spoke {
                     Event::RotateKey(_, answer) => self.rotate_key(answer),
                     Event::Observe => {
                         self.router.observe(&self.hubs)?;
+                        self.router.watch_connections().await;
                         self.greet().await;
                     }
                     Event::Reconcile => {
@@ -330,9 +331,9 @@ impl Spoke {
 
     fn summary(&self) -> String {
         match self.router.nat_status() {
-            Some(nat) if nat.active => format!("NAT egress on {}", nat.interface),
-            Some(nat) => format!("NAT egress on {} is NOT in place", nat.interface),
-            None => "no NAT egress".to_owned(),
+            Some(nat) if nat.active => format!("NAT on {}", nat.interface),
+            Some(nat) => format!("NAT on {} is NOT in place", nat.interface),
+            None => "no NAT".to_owned(),
         }
     }
 }

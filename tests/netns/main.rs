@@ -137,6 +137,7 @@ const TESTS: &[Test] = tests![
     spoke_nat::what_others_configured_is_left_alone,
     spoke_nat::a_rule_that_somebody_removed_comes_back,
     spoke_nat::inside_the_privnet_nothing_is_translated,
+    spoke_nat::a_forward_and_a_redirect_lead_through_the_spoke,
     static_site::a_data_centre_that_calls_the_hub_reaches_every_spoke,
     static_site::a_site_comes_and_goes_with_the_config_file_and_a_hangup,
     userspace_api::every_request_has_the_answer_and_the_effect_that_wireguard_go_gives_it,

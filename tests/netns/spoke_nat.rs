@@ -100,3 +100,81 @@ pub(crate) fn inside_the_privnet_nothing_is_translated() -> Result<()> {
     let b2 = world.host("host-b2")?.instance.address;
     deployment::sees(&world, "host-b", b2, world.host("host-b")?.instance.address)
 }
+
+/// On spoke-b: its own port 8080 leads to host-b2 for callers that spoke-a's
+/// address stands for and for the VPC's primary CIDR; web traffic of the VPC gets
+/// host-b's web server instead of the internet's.
+const FORWARD_AND_REDIRECT: &str = r#"
+[[nat.forward]]
+proto = "tcp"
+port = 8080
+to = "10.20.1.10:80"
+from = ["198.51.100.11/32", "10.2.0.0/16"]
+
+[[nat.forward]]
+proto = "tcp"
+port = 8081
+to = "10.9.9.9:80"
+from = ["0.0.0.0/0"]
+
+[[nat.redirect]]
+proto = "tcp"
+port = 80
+to = "10.2.1.10:80"
+"#;
+
+pub(crate) fn a_forward_and_a_redirect_lead_through_the_spoke() -> Result<()> {
+    let mut world = World::build(&privnet_tests::topology::demo())?;
+    deployment::start_spokes(&mut world)?;
+    let public_a = public_address(&world, "spoke-a")?;
+    let public_b = public_address(&world, "spoke-b")?;
+    let spoke_b = world.host("spoke-b")?.instance.address;
+    // Without the config nobody answers there, and the web is the web.
+    let forwarded = format!("http://{public_b}:8080/");
+    let inside = format!("http://{spoke_b}:8080/");
+    ensure!(world.namespace("host-a")?.fetch(&forwarded).is_err());
+    sees(&world, "host-b2", WEB, public_b)?;
+
+    let config = privnet_tests::daemon::config_file(world.host("spoke-b")?);
+    let text = std::fs::read_to_string(&config)?;
+    std::fs::write(&config, text + FORWARD_AND_REDIRECT)?;
+    let spoke = world.daemon("spoke-b")?;
+    spoke.process.signal(nix::sys::signal::Signal::SIGHUP)?;
+    let status = wait_until("the spoke to take its config", PATIENCE, || {
+        let status = spoke.status()?;
+        let taken = status
+            .nat
+            .as_ref()
+            .is_some_and(|nat| nat.active && nat.forwards.len() == 2 && nat.redirects.len() == 1);
+        let told = status
+            .problems
+            .iter()
+            .any(|it| it.contains("10.9.9.9 is not in this VPC"));
+        Ok((taken && told).then_some(status))
+    })?;
+    ensure!(status.problems.len() == 1, "{:?}", status.problems);
+
+    let fetch = |from: &str, url: &str| world.namespace(from)?.fetch(url);
+    // Who is let in is seen as itself, also by the answer's way back.
+    ensure!(fetch("host-a", &forwarded)? == public_a.to_string());
+    ensure!(fetch("host-hub", &forwarded).is_err());
+    ensure!(fetch("host-a", &forwarded.replace("8080", "8081")).is_err());
+    // From inside, by the public and the private address.
+    for url in [&forwarded, &inside] {
+        ensure!(fetch("host-b", url)? == spoke_b.to_string());
+        ensure!(fetch("host-b2", url).is_err(), "10.20.0.0/16 is no caller");
+    }
+    // host-b is the proxy: it sees the spoke, and its own traffic goes out.
+    sees(&world, "host-b2", WEB, spoke_b)?;
+    sees(&world, "host-b", WEB, public_b)?;
+    let counted = world.daemon("spoke-b")?.status()?;
+    let connections = counted.nat.and_then(|nat| nat.connections);
+    let connections = connections.context("no figures of connection tracking")?;
+    ensure!(connections.tracked > 0 && connections.limit >= connections.tracked);
+
+    // A daemon that is gone leaves all that in place.
+    world.crash("spoke-b")?;
+    let fetch = |from: &str, url: &str| world.namespace(from)?.fetch(url);
+    ensure!(fetch("host-a", &forwarded)? == public_a.to_string());
+    sees(&world, "host-b2", WEB, spoke_b)
+}

@@ -115,6 +115,23 @@ pub enum HostError {
         /// What nft said.
         stderr: String,
     },
+    /// A file below `/proc` could not be read.
+    #[error("cannot read {path}")]
+    Proc {
+        /// The file.
+        path: &'static str,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// A file below `/proc` does not say what it should.
+    #[error("cannot make sense of {path}: {problem}")]
+    Unreadable {
+        /// The file.
+        path: &'static str,
+        /// What it lacks.
+        problem: &'static str,
+    },
     /// A sysctl does not exist: the module or the interface it belongs to is absent.
     #[error("there is no sysctl {key}")]
     NoSysctl {

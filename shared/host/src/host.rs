@@ -6,14 +6,16 @@ use std::error::Error;
 use std::net::IpAddr;
 
 use futures_util::{StreamExt, stream};
+use privnet_reconcile::conntrack::ConnectionUse;
 use privnet_reconcile::host::{ActualHost, DesiredHost, HostChange, HostPlan, HostState};
 use privnet_reconcile::interface::InterfaceName;
+use privnet_reconcile::kernel::Kernel;
 use privnet_reconcile::sysctl::SysctlKey;
 
 use crate::error::HostError;
 use crate::link::{Interface, Links, MacAddress};
 use crate::netlink::Netlink;
-use crate::{address, nftables, route, sysctl};
+use crate::{address, conntrack, kernel, nftables, route, sysctl};
 
 /// Route requests on their way to the kernel at once. It works on them one by
 /// one; having some in the queue saves waiting for each answer.
@@ -87,6 +89,22 @@ impl Host {
             results.extend(batch.iter().cloned().zip(outcomes));
         }
         results
+    }
+
+    /// What its kernel and memory are like. `device` is where established
+    /// connections would take the short cut.
+    pub async fn kernel(&self, device: &InterfaceName) -> Result<Kernel, HostError> {
+        kernel::look(device).await
+    }
+
+    /// Whether established connections can take the short cut on this device.
+    pub async fn flowtable(&self, device: &InterfaceName) -> Result<(), String> {
+        nftables::probe_flowtable(device).await
+    }
+
+    /// The kernel's connection table.
+    pub async fn connections(&self) -> Result<ConnectionUse, HostError> {
+        conntrack::fetch().await
     }
 
     /// The interface with the hardware address that the instance metadata gives

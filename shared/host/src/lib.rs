@@ -31,8 +31,10 @@
 #![forbid(unsafe_code)]
 
 mod address;
+mod conntrack;
 mod error;
 mod host;
+mod kernel;
 mod link;
 mod netlink;
 mod nftables;

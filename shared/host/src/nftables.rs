@@ -6,6 +6,7 @@ use std::io;
 use std::process::{Output, Stdio};
 use std::time::Duration;
 
+use privnet_reconcile::interface::InterfaceName;
 use privnet_reconcile::ruleset::{self, LoadedRuleset, Ruleset};
 use tokio::io::AsyncWriteExt;
 use tokio::process::Command;
@@ -14,6 +15,11 @@ use crate::error::HostError;
 
 /// nft takes milliseconds; seconds when the kernel first loads the modules.
 const DEADLINE: Duration = Duration::from_secs(10);
+
+/// Short: what is asked is whether NAT can be faster, and NAT itself waits for it.
+/// On an emulated machine the first answer took longer than 10 s, each later one
+/// milliseconds: the modules go on loading when nft is gone.
+const PROBE_DEADLINE: Duration = Duration::from_secs(3);
 
 /// What the kernel holds of our table; `None` when there is no such table.
 pub(crate) async fn fetch() -> Result<Option<LoadedRuleset>, HostError> {
@@ -38,6 +44,28 @@ pub(crate) async fn remove() -> Result<(), HostError> {
     // Made before it is deleted, so that there is always one to delete.
     let script = format!("table {0}\ndelete table {0}\n", ruleset::TABLE);
     run_script(&script, "remove the table inet privnet").await
+}
+
+/// Whether the kernel takes a flowtable on the device, or why not. Nothing is
+/// loaded: the kernel looks at the rules and forgets them.
+pub(crate) async fn probe_flowtable(device: &InterfaceName) -> Result<(), String> {
+    let script = ruleset::flowtable_probe(device);
+    let operation = "try a flowtable";
+    let check = run(["--check", "-f", "-"], &script, operation);
+    let output = tokio::time::timeout(PROBE_DEADLINE, check)
+        .await
+        .map_err(|_| format!("no answer within {PROBE_DEADLINE:?}"))?
+        .map_err(|error| error.to_string())?;
+    if output.status.success() {
+        return Ok(());
+    }
+    Err(first_error(&String::from_utf8_lossy(&output.stderr)).to_owned())
+}
+
+/// What nft says first, without the place in the script.
+fn first_error(stderr: &str) -> &str {
+    let line = stderr.lines().next().unwrap_or("nft says nothing").trim();
+    line.rsplit_once("Error: ").map_or(line, |(_, error)| error)
 }
 
 async fn list() -> Result<Option<String>, HostError> {
@@ -122,6 +150,15 @@ fn refused(operation: &'static str, stderr: &str) -> HostError {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn of_an_error_the_words_are_told_without_their_place() {
+        let stderr = "/dev/stdin:2:12-16: Error: Could not process rule: No such file or directory\n\tflowtable flows {\n";
+        let words = "Could not process rule: No such file or directory";
+        assert_eq!(first_error(stderr), words);
+        assert_eq!(first_error("killed\n"), "killed");
+        assert_eq!(first_error(""), "nft says nothing");
+    }
 
     #[test]
     fn nfts_refusals_are_told_apart() {

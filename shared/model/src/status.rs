@@ -53,7 +53,7 @@ pub struct Status {
     pub privnet: Supernet,
     /// The tunnel interface; `None` with `transport = "none"`.
     pub interface: Option<InterfaceStatus>,
-    /// NAT egress, on a spoke.
+    /// NAT, on a spoke.
     pub nat: Option<NatStatus>,
     /// Every tunnel, also those that are not up, with the reason.
     pub tunnels: Vec<Tunnel>,
@@ -100,15 +100,72 @@ pub struct RuleStatus {
     pub denied: u64,
 }
 
-/// NAT egress.
+/// NAT on a spoke: egress, forwards, redirects.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NatStatus {
     /// Whether the rules are in place (as read back from the kernel).
     pub active: bool,
     /// The interface towards the internet.
     pub interface: String,
-    /// The CIDRs that are masqueraded.
+    /// The CIDRs that are masqueraded; none without egress.
     pub sources: Vec<IpNet>,
+    /// The forwards that are wanted, as the config says them.
+    #[serde(default)]
+    pub forwards: Vec<String>,
+    /// The redirects that are wanted, as the config says them.
+    #[serde(default)]
+    pub redirects: Vec<String>,
+    /// Whether established connections take the kernel's short cut.
+    #[serde(default)]
+    pub flowtable: FlowtableState,
+    /// The connection table; `None` until it was read.
+    #[serde(default)]
+    pub connections: Option<ConnectionUse>,
+}
+
+/// Whether established connections take the kernel's short cut.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(tag = "state", rename_all = "snake_case")]
+pub enum FlowtableState {
+    /// They do.
+    On,
+    /// The config does not want it.
+    #[default]
+    Configured,
+    /// The kernel refused it, or has none.
+    Unsupported {
+        /// What it said.
+        error: String,
+    },
+}
+
+impl fmt::Display for FlowtableState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::On => f.write_str("on"),
+            Self::Configured => f.write_str("off: switched off in the config"),
+            Self::Unsupported { error } => {
+                write!(f, "off: this kernel lacks or refuses it ({error})")
+            }
+        }
+    }
+}
+
+/// The kernel's connection table. It counts since the machine started, all
+/// connections of this network namespace together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ConnectionUse {
+    /// Connections remembered now.
+    pub tracked: u64,
+    /// How many there can be.
+    pub limit: u64,
+    /// Packets dropped, because the table was full or a place in it taken.
+    pub dropped: u64,
+    /// New connections whose place in the table was taken: no source port was
+    /// free for them.
+    pub insert_failed: u64,
+    /// Connections forgotten early to make room for new ones.
+    pub early_dropped: u64,
 }
 
 /// Where a tunnel comes from.

@@ -1,7 +1,7 @@
 //! What hub and spoke have in common as routers between a VPC and the privnet:
 //! the addresses, routes, rules and settings of the host.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 
 use ipnet::{IpNet, Ipv4Net};
 use privnet_model::config::spoke::NatConfig;
@@ -10,9 +10,10 @@ use privnet_model::net::Supernet;
 
 use crate::host::DesiredHost;
 use crate::interface::InterfaceName;
+use crate::kernel::Kernel;
 use crate::route::{Route, RouteTarget};
-use crate::ruleset::{Egress, Ruleset, TunnelClamp};
-use crate::sysctl;
+use crate::ruleset::{Diversions, Egress, Flowtable, Ruleset, TunnelClamp};
+use crate::{conntrack, sysctl};
 
 /// The metric of the routes that end the privnet where no tunnel carries it.
 /// Any other route goes before them.
@@ -31,8 +32,10 @@ pub struct GatewayInput<'a> {
     pub router: Option<IpAddr>,
     /// The tunnel interface, unless the transport is `none`.
     pub tunnel: Option<TunnelInput<'a>>,
-    /// NAT egress, on a spoke.
+    /// NAT, on a spoke.
     pub nat: Option<&'a NatConfig>,
+    /// What the host is like.
+    pub kernel: &'a Kernel,
 }
 
 /// The tunnel interface and what it carries.
@@ -54,11 +57,22 @@ pub struct TunnelInput<'a> {
 pub fn desired(input: GatewayInput<'_>) -> DesiredHost {
     let mut host = DesiredHost::new();
     host.sysctls = sysctl::forwarding(input.uplink, input.tunnel.map(|tunnel| tunnel.interface));
+    let nat = input.nat.filter(|nat| !nat.is_off());
+    if let Some(nat) = nat {
+        let kernel = input.kernel;
+        let capacity = kernel
+            .sets_conntrack_size
+            .then(|| conntrack::capacity(nat, kernel));
+        let settings = sysctl::connection_tracking(nat.idle_timeout, capacity);
+        host.sysctls.extend(settings);
+    }
+    let short_cut = nat.filter(|nat| nat.flowtable && input.kernel.flowtable.is_ok());
     host.ruleset = Some(Ruleset {
-        egress: input
-            .nat
-            .filter(|nat| nat.egress)
-            .map(|nat| egress(&input, nat)),
+        egress: nat.filter(|nat| nat.egress).map(|nat| egress(&input, nat)),
+        diversions: nat.map_or_else(Diversions::default, |nat| diversions(&input, nat)),
+        flowtable: short_cut.map(|_| Flowtable {
+            devices: [input.uplink.clone()].into(),
+        }),
         tunnel: input.tunnel.map(|tunnel| TunnelClamp {
             interface: tunnel.interface.clone(),
             mtu: tunnel.mtu,
@@ -77,21 +91,90 @@ pub fn desired(input: GatewayInput<'_>) -> DesiredHost {
     host
 }
 
+/// What of the NAT config cannot be done here, in plain sentences. Only at run
+/// time is it known where the VPC lies.
+pub fn problems(input: &GatewayInput<'_>) -> Vec<String> {
+    let Some(nat) = input.nat else {
+        return Vec::new();
+    };
+    let vpc: Vec<String> = vpc(input).map(|net| net.to_string()).collect();
+    let vpc = vpc.join(", ");
+    let forwards = nat.forwards.iter().filter(|it| !in_vpc(input, it.to));
+    let forwards = forwards.map(|it| {
+        format!(
+            "nat.forward {it}: {} is not in this VPC ({vpc}), so nothing is forwarded to it",
+            it.to
+        )
+    });
+    let redirects = nat.redirects.iter().filter(|it| !in_vpc(input, it.to));
+    let redirects = redirects.map(|it| {
+        format!(
+            "nat.redirect {it}: {} is not in this VPC ({vpc}), so nothing is redirected to it",
+            it.to
+        )
+    });
+    let size = nat
+        .connections
+        .filter(|_| !input.kernel.sets_conntrack_size);
+    let size = size.map(|connections| {
+        format!(
+            "nat.connections = {connections} has no effect: only the first network namespace of \
+             a machine sets how many connections are remembered"
+        )
+    });
+    forwards.chain(redirects).chain(size).collect()
+}
+
 fn egress(input: &GatewayInput<'_>, nat: &NatConfig) -> Egress {
-    let vpc = || v4(&input.identity.vpc_cidrs);
     let sources = if nat.sources.is_empty() {
-        vpc().collect()
+        vpc(input).collect()
     } else {
         v4(&nat.sources).collect()
     };
     Egress {
         interface: input.uplink.clone(),
         sources,
-        exclude: v4(input.privnet.nets())
-            .chain(vpc())
-            .chain(v4(&nat.exclude))
-            .collect(),
+        exclude: inside(input, nat),
+        ports: nat.ports,
     }
+}
+
+/// A target outside the VPC is left out: its answers would not come back here.
+fn diversions(input: &GatewayInput<'_>, nat: &NatConfig) -> Diversions {
+    let identity = input.identity;
+    let own = [Some(identity.private_address), identity.public_address];
+    let own = own
+        .into_iter()
+        .flatten()
+        .filter_map(|address| match address {
+            IpAddr::V4(address) => Some(address),
+            IpAddr::V6(_) => None,
+        });
+    let forwards = nat.forwards.iter().filter(|it| in_vpc(input, it.to));
+    let redirects = nat.redirects.iter().filter(|it| in_vpc(input, it.to));
+    Diversions {
+        own: own.collect(),
+        vpc: vpc(input).collect(),
+        exclude: inside(input, nat),
+        forwards: forwards.cloned().collect(),
+        redirects: redirects.cloned().collect(),
+    }
+}
+
+/// Destinations that are not the internet.
+fn inside(input: &GatewayInput<'_>, nat: &NatConfig) -> Vec<Ipv4Net> {
+    v4(input.privnet.nets())
+        .chain(vpc(input))
+        .chain(v4(&nat.exclude))
+        .collect()
+}
+
+fn vpc<'a>(input: &GatewayInput<'a>) -> impl Iterator<Item = Ipv4Net> + use<'a> {
+    v4(&input.identity.vpc_cidrs)
+}
+
+fn in_vpc(input: &GatewayInput<'_>, address: Ipv4Addr) -> bool {
+    vpc(input).any(|net| net.contains(&address))
 }
 
 fn v4(nets: &[IpNet]) -> impl Iterator<Item = Ipv4Net> {
@@ -168,6 +251,7 @@ fn tunnel_routes<'a>(
 #[cfg(test)]
 mod tests {
     #![expect(clippy::unwrap_used, reason = "a test that fails should panic")]
+    use privnet_model::config::spoke::SpokeConfig;
     use privnet_model::enrol::HUB_ADDRESS;
 
     use super::*;
@@ -191,6 +275,14 @@ mod tests {
         texts.iter().map(|text| text.parse().unwrap()).collect()
     }
 
+    fn kernel() -> Kernel {
+        Kernel {
+            memory: 1 << 30,
+            sets_conntrack_size: true,
+            flowtable: Ok(()),
+        }
+    }
+
     fn host(tunnel: bool, nat: Option<&NatConfig>, endpoints: &[IpAddr]) -> DesiredHost {
         let uplink = InterfaceName::new("ens5").unwrap();
         let interface = InterfaceName::new("privnet0").unwrap();
@@ -208,6 +300,7 @@ mod tests {
                 endpoints,
             }),
             nat,
+            kernel: &kernel(),
         })
     }
 
@@ -251,6 +344,7 @@ mod tests {
                     endpoints: &[],
                 }),
                 nat: None,
+                kernel: &kernel(),
             });
             let into_tunnel: Vec<String> = host
                 .routes
@@ -294,6 +388,7 @@ mod tests {
                     endpoints: &[],
                 }),
                 nat: None,
+                kernel: &kernel(),
             })
         };
         let hub = host(&[address], &[]);
@@ -345,5 +440,126 @@ mod tests {
         let host = host(false, Some(&NatConfig::default()), &[]);
         assert!(host.routes.is_empty());
         assert!(host.addresses.is_empty());
+    }
+
+    fn nat(section: &str) -> NatConfig {
+        let text = format!("privnet = '10.0.0.0/8'\ntransport = 'none'\n{section}");
+        SpokeConfig::parse("spoke.toml", &text).unwrap().nat
+    }
+
+    fn forward(to: &str) -> String {
+        format!("[[nat.forward]]\nproto = 'tcp'\nport = 51532\nto = '{to}'\nfrom = ['0.0.0.0/0']\n")
+    }
+
+    fn redirect(to: &str) -> String {
+        format!("[[nat.redirect]]\nproto = 'tcp'\nport = 80\nto = '{to}'\n")
+    }
+
+    fn problems_of(nat: &NatConfig, kernel: &Kernel) -> Vec<String> {
+        problems(&GatewayInput {
+            privnet: &Supernet::new(nets(&["10.0.0.0/8"])).unwrap(),
+            identity: &identity(),
+            uplink: &InterfaceName::new("ens5").unwrap(),
+            router: None,
+            tunnel: None,
+            nat: Some(nat),
+            kernel,
+        })
+    }
+
+    #[test]
+    fn a_target_outside_the_vpc_is_told_and_the_others_work() {
+        let nat = nat(&[
+            forward("10.2.1.10:1532"),
+            forward("10.3.1.10:1532").replace("51532", "51533"),
+            redirect("10.20.3.20:3128"),
+            redirect("192.0.2.80:3128").replace("80\n", "443\n"),
+        ]
+        .concat());
+        let told = problems_of(&nat, &kernel());
+        assert_eq!(
+            told,
+            [
+                "nat.forward tcp 51533 to 10.3.1.10:1532 from 0.0.0.0/0: 10.3.1.10 is not in this \
+                 VPC (10.2.0.0/16, 10.20.0.0/16, 100.64.0.0/16), so nothing is forwarded to it",
+                "nat.redirect tcp 443 to 192.0.2.80:3128: 192.0.2.80 is not in this VPC \
+                 (10.2.0.0/16, 10.20.0.0/16, 100.64.0.0/16), so nothing is redirected to it",
+            ]
+        );
+        let diversions = host(false, Some(&nat), &[]).ruleset.unwrap().diversions;
+        assert_eq!(diversions.forwards, nat.forwards[..1]);
+        assert_eq!(diversions.redirects, nat.redirects[..1]);
+    }
+
+    #[test]
+    fn forwards_answer_to_the_private_and_the_public_address() {
+        let mut identity = identity();
+        identity.public_address = Some("203.0.113.7".parse().unwrap());
+        let nat = nat(&forward("10.2.1.10:1532"));
+        let input = GatewayInput {
+            privnet: &Supernet::new(nets(&["10.0.0.0/8"])).unwrap(),
+            identity: &identity,
+            uplink: &InterfaceName::new("ens5").unwrap(),
+            router: None,
+            tunnel: None,
+            nat: Some(&nat),
+            kernel: &kernel(),
+        };
+        let own = desired(input).ruleset.unwrap().diversions.own;
+        let own: Vec<String> = own.iter().map(ToString::to_string).collect();
+        assert_eq!(own, ["10.2.0.10", "203.0.113.7"]);
+    }
+
+    #[test]
+    fn connection_tracking_is_set_where_there_is_nat_and_sized_where_it_can_be() {
+        let set = |host: &DesiredHost, name: &str| {
+            let mut settings = host.sysctls.iter();
+            let found = settings.find(|(key, _)| key.as_str().ends_with(name));
+            found.map(|(_, value)| value.clone())
+        };
+        let router = host(true, None, &[]);
+        assert_eq!(set(&router, "timeout_established"), None);
+        let off = host(true, Some(&nat("[nat]\negress = false")), &[]);
+        assert_eq!(set(&off, "timeout_established"), None);
+        let gateway = host(true, Some(&NatConfig::default()), &[]);
+        assert_eq!(set(&gateway, "timeout_established"), Some("350".to_owned()));
+        assert_eq!(set(&gateway, "conntrack_max"), Some("262144".to_owned()));
+
+        let elsewhere = Kernel {
+            sets_conntrack_size: false,
+            ..kernel()
+        };
+        let chosen = nat("[nat]\nconnections = 5000");
+        assert!(problems_of(&chosen, &kernel()).is_empty());
+        let told = problems_of(&chosen, &elsewhere);
+        assert!(
+            told.len() == 1 && told[0].starts_with("nat.connections = 5000 has no effect"),
+            "{told:?}"
+        );
+        assert!(problems_of(&NatConfig::default(), &elsewhere).is_empty());
+    }
+
+    #[test]
+    fn the_short_cut_is_taken_where_it_is_wanted_and_there_is_one() {
+        let flowtable = |nat: &NatConfig| host(true, Some(nat), &[]).ruleset.unwrap().flowtable;
+        assert!(flowtable(&NatConfig::default()).is_some());
+        assert_eq!(flowtable(&nat("[nat]\nflowtable = false")), None);
+        let without = Kernel {
+            flowtable: Err("No such file or directory".to_owned()),
+            ..kernel()
+        };
+        let ruleset = desired(GatewayInput {
+            privnet: &Supernet::new(nets(&["10.0.0.0/8"])).unwrap(),
+            identity: &identity(),
+            uplink: &InterfaceName::new("ens5").unwrap(),
+            router: None,
+            tunnel: None,
+            nat: Some(&NatConfig::default()),
+            kernel: &without,
+        })
+        .ruleset
+        .unwrap();
+        assert_eq!(ruleset.flowtable, None);
+        assert!(ruleset.egress.is_some());
     }
 }

@@ -117,6 +117,13 @@ impl HostPlan {
         Self { changes }
     }
 
+    /// A plan of one change.
+    pub fn of(change: HostChange) -> Self {
+        Self {
+            changes: vec![change],
+        }
+    }
+
     /// The changes in order.
     pub fn changes(&self) -> &[HostChange] {
         &self.changes
@@ -270,11 +277,11 @@ mod tests {
 
     fn clamp(mtu: u16) -> Ruleset {
         Ruleset {
-            egress: None,
             tunnel: Some(TunnelClamp {
                 interface: interface("privnet0"),
                 mtu,
             }),
+            ..Ruleset::default()
         }
     }
 

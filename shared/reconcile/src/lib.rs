@@ -7,6 +7,7 @@
 #![forbid(unsafe_code)]
 
 pub mod alive;
+pub mod conntrack;
 pub mod explain;
 pub mod fleet;
 pub mod gateway;
@@ -14,6 +15,7 @@ pub mod health;
 pub mod host;
 pub mod interface;
 pub mod inventory;
+pub mod kernel;
 pub mod memory;
 pub mod observe;
 pub mod peer;

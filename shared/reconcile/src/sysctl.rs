@@ -7,6 +7,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::time::Duration;
 
 use crate::interface::InterfaceName;
 
@@ -97,6 +98,38 @@ pub fn forwarding(
     settings
 }
 
+/// The settings of connection tracking that NAT wants. `capacity` is `None`
+/// where this network namespace cannot set it.
+///
+/// Of the time limits only that of established TCP is ours: five days by the
+/// kernel's default, so that connections nobody ended fill the table. Those of UDP
+/// (30 s, and 120 s once it was answered) stay: longer ones, as RFC 4787 would
+/// have them, would keep each DNS query for minutes.
+pub fn connection_tracking(
+    idle_timeout: Duration,
+    capacity: Option<u32>,
+) -> BTreeMap<SysctlKey, String> {
+    let mut settings = BTreeMap::new();
+    let mut set = |name: &str, value: String| {
+        settings.insert(
+            SysctlKey(format!("net/netfilter/nf_conntrack_{name}")),
+            value,
+        );
+    };
+    set(
+        "tcp_timeout_established",
+        idle_timeout.as_secs().to_string(),
+    );
+    if let Some(capacity) = capacity {
+        set("max", capacity.to_string());
+        // As many buckets as connections, the kernel's own ratio. It rounds to
+        // whole pages of 8 bytes each, 64 KiB at most: a power of two is whole.
+        let buckets = capacity.max(8192).next_power_of_two();
+        set("buckets", buckets.to_string());
+    }
+    settings
+}
+
 #[cfg(test)]
 mod tests {
     #![expect(clippy::unwrap_used, reason = "a test that fails should panic")]
@@ -137,6 +170,28 @@ mod tests {
                 .keys()
                 .all(|key| SysctlKey::new(key.as_str()).is_ok())
         );
+    }
+
+    #[test]
+    fn connection_tracking_is_sized_where_it_can_be() {
+        let settings = |capacity| {
+            let settings = connection_tracking(Duration::from_secs(350), capacity);
+            let lines = settings.iter().map(|(key, value)| {
+                let name = key.as_str().strip_prefix("net/netfilter/nf_conntrack_");
+                format!("{} {value}", name.unwrap())
+            });
+            lines.collect::<Vec<_>>()
+        };
+        assert_eq!(settings(None), ["tcp_timeout_established 350"]);
+        assert_eq!(
+            settings(Some(100_000)),
+            [
+                "buckets 131072",
+                "max 100000",
+                "tcp_timeout_established 350"
+            ]
+        );
+        assert_eq!(settings(Some(1024))[0], "buckets 8192");
     }
 
     #[test]

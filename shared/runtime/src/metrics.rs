@@ -10,8 +10,8 @@ use privnet_dataplane::Counter;
 use privnet_model::inventory::Transport;
 use privnet_model::offload::OffloadState;
 use privnet_model::status::{
-    GatewayHealth, GatewayRole, GatewayStatus, InterfaceStatus, Note, Origin, PartitionStatus,
-    Role, Status, Tunnel, TunnelState,
+    ConnectionUse, FlowtableState, GatewayHealth, GatewayRole, GatewayStatus, InterfaceStatus,
+    NatStatus, Note, Origin, PartitionStatus, Role, Status, Tunnel, TunnelState,
 };
 use prometheus::proto::{self, LabelPair, Metric, MetricFamily, MetricType};
 
@@ -68,6 +68,47 @@ fn daemon(page: &mut Page, status: &Status) {
             let interface = labels([("interface", nat.interface.as_str())]);
             (interface, truth(nat.active))
         }),
+    );
+    if let Some(nat) = &status.nat {
+        connections(page, nat);
+    }
+}
+
+/// The kernel's connection table, which NAT rests on.
+fn connections(page: &mut Page, nat: &NatStatus) {
+    let whole = |value: fn(ConnectionUse) -> u64| {
+        let value = nat.connections.map(value);
+        value.map(|value| (Vec::new(), number(value)))
+    };
+    page.gauge(
+        "privnet_nat_flowtable",
+        "Whether established connections take the kernel's short cut; `tunnels show` tells why not.",
+        [(Vec::new(), truth(nat.flowtable == FlowtableState::On))],
+    );
+    page.gauge(
+        "privnet_nat_connections",
+        "How many connections the kernel remembers.",
+        whole(|connections| connections.tracked),
+    );
+    page.gauge(
+        "privnet_nat_connections_limit",
+        "How many connections the kernel can remember.",
+        whole(|connections| connections.limit),
+    );
+    page.counter(
+        "privnet_nat_dropped_packets_total",
+        "Packets dropped because the connection table was full, or a place in it taken.",
+        whole(|connections| connections.dropped),
+    );
+    page.counter(
+        "privnet_nat_failed_connections_total",
+        "New connections whose source port was taken: the ports towards a destination are used up.",
+        whole(|connections| connections.insert_failed),
+    );
+    page.counter(
+        "privnet_nat_evicted_connections_total",
+        "Connections forgotten early because the connection table was full.",
+        whole(|connections| connections.early_dropped),
     );
 }
 

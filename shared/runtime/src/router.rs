@@ -10,12 +10,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroUsize;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Context, Result, anyhow};
 use ipnet::IpNet;
 use privnet_dataplane::{Device, DeviceConfig, UapiAccess};
-use privnet_host::{Host, MacAddress, Scope};
+use privnet_host::{Host, HostError, MacAddress, Scope};
 use privnet_model::admin::{Action, Change};
 use privnet_model::config::spoke::NatConfig;
 use privnet_model::inventory::Identity;
@@ -24,19 +24,26 @@ use privnet_model::net::Supernet;
 use privnet_model::offload::{OffloadState, Offloads};
 use privnet_model::peer::{PeerConfig, PeerStatus};
 use privnet_model::policy::PolicyTable;
-use privnet_model::status::{InterfaceStatus, NatStatus, Tunnel, TunnelState};
+use privnet_model::status::{FlowtableState, InterfaceStatus, NatStatus, Tunnel, TunnelState};
+use privnet_reconcile::conntrack::{Trouble, Watch};
 use privnet_reconcile::fleet::PlannedTunnel;
 use privnet_reconcile::gateway::{self, GatewayInput, TunnelInput};
 use privnet_reconcile::host::{HostChange, HostPlan};
 use privnet_reconcile::interface::InterfaceName;
+use privnet_reconcile::kernel::Kernel;
 use privnet_reconcile::observe::{self, RateMeter};
 use privnet_reconcile::peer;
+use privnet_reconcile::ruleset::Ruleset;
 use tokio::time::timeout;
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
 /// How long one look at the host and its changes may take. Well below the
 /// service manager's watchdog: a host that hangs must not cost the tunnels.
 const HOST_PATIENCE: Duration = Duration::from_secs(12);
+
+/// After this many reconciliations the kernel's answer that it has no flowtables
+/// is believed.
+const FLOWTABLE_TRIES: u8 = 4;
 
 /// How the tunnel interface is opened.
 #[derive(Debug)]
@@ -80,6 +87,12 @@ pub struct Router {
     applied_endpoints: BTreeMap<PublicKey, SocketAddr>,
     desired: Desired,
     nat_active: bool,
+    kernel: Kernel,
+    /// How often the kernel may still be asked for flowtables: a machine that
+    /// boots is slow to load what it needs for the answer.
+    flowtable_tries: u8,
+    connections: Watch,
+    connection_troubles: Vec<(Trouble, String)>,
     problems: Vec<String>,
     metadata_problem: Option<String>,
     meter: RateMeter,
@@ -111,6 +124,7 @@ impl Router {
                 host.primary_interface(mac).await?
             }
         };
+        let kernel = host.kernel(&uplink.name).await?;
         let local = identity.vpc_cidrs.iter().copied().collect();
         let tunnel = tunnel
             .map(|tunnel| OpenTunnel::open(tunnel, local))
@@ -126,6 +140,10 @@ impl Router {
             applied_endpoints: BTreeMap::new(),
             desired: Desired::default(),
             nat_active: false,
+            kernel,
+            flowtable_tries: FLOWTABLE_TRIES,
+            connections: Watch::default(),
+            connection_troubles: Vec::new(),
             problems: Vec::new(),
             metadata_problem: None,
             meter: RateMeter::default(),
@@ -230,6 +248,9 @@ impl Router {
                 Vec::new()
             }
         };
+        // Only now: no rule waits for a kernel that is slow to say what it has.
+        self.ask_for_flowtables().await;
+        failures.extend(gateway::problems(&self.input(&[])));
         for failure in &failures {
             if !self.problems.contains(failure) {
                 warn!(problem = %failure, "not as it should be; trying again");
@@ -250,21 +271,48 @@ impl Router {
         // Rules that could not be read are as they were.
         let mut nat_failed = unseen.is_some() && !self.nat_active;
         failures.extend(unseen);
+        let (changes, failed) = self.apply(&plan).await;
+        nat_failed |= failed.iter().any(|(change, _)| carries_nat(change));
+        failures.extend(failed.into_iter().map(|(_, problem)| problem));
+        self.nat_active = self.nat.as_ref().is_some_and(|nat| !nat.is_off()) && !nat_failed;
+        changes
+    }
+
+    /// Makes the changes. Rules that the kernel does not take with the short cut
+    /// are loaded without: better slow than none.
+    async fn apply(&mut self, plan: &HostPlan) -> (Vec<Change>, Vec<(HostChange, String)>) {
         let mut changes = Vec::new();
-        for (change, result) in self.host.apply(&plan).await {
+        let mut failed = Vec::new();
+        for (change, result) in self.host.apply(plan).await {
+            let result = match (result, without_short_cut(&change)) {
+                (Err(error), Some(plain)) => self.apply_plain(plain, error).await,
+                (result, _) => result,
+            };
             match result {
                 Ok(()) => {
                     info!(%change, "host changed");
                     changes.push(told(&change));
                 }
                 Err(error) => {
-                    nat_failed |= carries_nat(&change);
-                    failures.push(format!("{change}: {:#}", anyhow!(error)));
+                    let problem = format!("{change}: {:#}", anyhow!(error));
+                    failed.push((change, problem));
                 }
             }
         }
-        self.nat_active = self.nat.as_ref().is_some_and(|nat| nat.egress) && !nat_failed;
-        changes
+        (changes, failed)
+    }
+
+    async fn apply_plain(&mut self, plain: Ruleset, error: HostError) -> Result<(), HostError> {
+        let plan = HostPlan::of(HostChange::LoadRuleset(plain));
+        let results = self.host.apply(&plan).await;
+        if let Some((_, Err(error))) = results.into_iter().next() {
+            return Err(error);
+        }
+        let error = format!("{:#}", anyhow!(error));
+        warn!(error, "NAT goes without the kernel's short cut");
+        self.kernel.flowtable = Err(error);
+        self.flowtable_tries = 0;
+        Ok(())
     }
 
     /// What [`Router::reconcile`] would change on the host if `desired` were wanted.
@@ -288,20 +336,7 @@ impl Router {
             .values()
             .filter_map(|peer| Some(peer.endpoint?.ip()))
             .collect();
-        let mut desired = gateway::desired(GatewayInput {
-            privnet: &self.privnet,
-            identity: &self.identity,
-            uplink: &self.uplink,
-            router: self.gateway,
-            tunnel: self.tunnel.as_ref().map(|tunnel| TunnelInput {
-                interface: &tunnel.name,
-                mtu: tunnel.mtu,
-                addresses: &tunnel.addresses,
-                destinations: &self.desired.destinations,
-                endpoints: &endpoints,
-            }),
-            nat: self.nat.as_ref(),
-        });
+        let mut desired = gateway::desired(self.input(&endpoints));
         let mut scope = Scope::of(&desired);
         let mut unseen = None;
         let actual = match self.host.fetch(&scope).await {
@@ -316,6 +351,36 @@ impl Router {
             }
         };
         Ok((HostPlan::new(&desired, &actual), unseen))
+    }
+
+    async fn ask_for_flowtables(&mut self) {
+        let wanted = self
+            .nat
+            .as_ref()
+            .is_some_and(|nat| nat.flowtable && !nat.is_off());
+        if wanted && self.kernel.flowtable.is_err() && self.flowtable_tries > 0 {
+            self.flowtable_tries -= 1;
+            self.kernel.flowtable = self.host.flowtable(&self.uplink).await;
+        }
+    }
+
+    /// What the host's configuration follows from.
+    fn input<'a>(&'a self, endpoints: &'a [IpAddr]) -> GatewayInput<'a> {
+        GatewayInput {
+            privnet: &self.privnet,
+            identity: &self.identity,
+            uplink: &self.uplink,
+            router: self.gateway,
+            tunnel: self.tunnel.as_ref().map(|tunnel| TunnelInput {
+                interface: &tunnel.name,
+                mtu: tunnel.mtu,
+                addresses: &tunnel.addresses,
+                destinations: &self.desired.destinations,
+                endpoints,
+            }),
+            nat: self.nat.as_ref(),
+            kernel: &self.kernel,
+        }
     }
 
     /// Brings the peers alone to what they should be: a failover does not wait for
@@ -352,7 +417,35 @@ impl Router {
 
     /// What failed at the last look, and did not work since.
     pub fn problems(&self) -> impl Iterator<Item = &String> {
-        self.problems.iter().chain(&self.metadata_problem)
+        let troubles = self.connection_troubles.iter().map(|(_, words)| words);
+        self.problems
+            .iter()
+            .chain(&self.metadata_problem)
+            .chain(troubles)
+    }
+
+    /// Looks at the kernel's connection table, where NAT needs one, and logs
+    /// what goes wrong with it since the last look.
+    pub async fn watch_connections(&mut self) {
+        if !self.nat_active {
+            self.connections = Watch::default();
+            self.connection_troubles.clear();
+            return;
+        }
+        let now = Instant::now();
+        match self.host.connections().await {
+            Ok(connections) => self.connections.sample(now, connections),
+            // A kernel may do NAT and not count: nothing is known then.
+            Err(error) => debug!("{:#}", anyhow!(error)),
+        }
+        let before = std::mem::take(&mut self.connection_troubles);
+        for trouble in self.connections.troubles(now) {
+            let words = trouble.to_string();
+            if !before.iter().any(|(known, _)| known.is_like(&trouble)) {
+                warn!(problem = words, "connections are lost, or will be");
+            }
+            self.connection_troubles.push((trouble, words));
+        }
     }
 
     /// The peers as the data plane knows them.
@@ -449,22 +542,31 @@ impl Router {
         })
     }
 
-    /// NAT egress, for the operator.
+    /// NAT, for the operator; `None` where none is wanted.
     pub fn nat_status(&self) -> Option<NatStatus> {
-        let nat = self.nat.as_ref().filter(|nat| nat.egress)?;
-        let sources = if nat.sources.is_empty() {
-            &self.identity.vpc_cidrs
-        } else {
-            &nat.sources
+        let nat = self.nat.as_ref().filter(|nat| !nat.is_off())?;
+        let sources = match nat.sources.as_slice() {
+            [] => &self.identity.vpc_cidrs,
+            sources => sources,
+        };
+        let masqueraded = sources
+            .iter()
+            .filter(|net| nat.egress && net.addr().is_ipv4());
+        let flowtable = match &self.kernel.flowtable {
+            _ if !nat.flowtable => FlowtableState::Configured,
+            Ok(()) => FlowtableState::On,
+            Err(error) => FlowtableState::Unsupported {
+                error: error.clone(),
+            },
         };
         Some(NatStatus {
             active: self.nat_active,
             interface: self.uplink.to_string(),
-            sources: sources
-                .iter()
-                .filter(|net| matches!(net, IpNet::V4(_)))
-                .copied()
-                .collect(),
+            sources: masqueraded.copied().collect(),
+            forwards: nat.forwards.iter().map(ToString::to_string).collect(),
+            redirects: nat.redirects.iter().map(ToString::to_string).collect(),
+            flowtable,
+            connections: self.connections.last(),
         })
     }
 
@@ -525,6 +627,24 @@ fn carries_nat(change: &HostChange) -> bool {
         | HostChange::RemoveRoute(_)
         | HostChange::RemoveAddress { .. }
         | HostChange::RemoveRuleset => false,
+    }
+}
+
+/// The rules of this change without the short cut, if it loads rules with it.
+fn without_short_cut(change: &HostChange) -> Option<Ruleset> {
+    match change {
+        HostChange::LoadRuleset(rules) if rules.flowtable.is_some() => Some(Ruleset {
+            flowtable: None,
+            ..rules.clone()
+        }),
+        HostChange::LoadRuleset(_)
+        | HostChange::SetSysctl { .. }
+        | HostChange::AddAddress { .. }
+        | HostChange::AddRoute(_)
+        | HostChange::ReplaceRoute { .. }
+        | HostChange::RemoveRoute(_)
+        | HostChange::RemoveAddress { .. }
+        | HostChange::RemoveRuleset => None,
     }
 }
 

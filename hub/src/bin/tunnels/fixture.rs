@@ -11,9 +11,9 @@ use privnet_model::key::PublicKey;
 use privnet_model::net::Supernet;
 use privnet_model::offload::{Offload, OffloadObstacle, OffloadReport, OffloadState};
 use privnet_model::status::{
-    ExcludedCidr, Exclusion, GatewayHealth, GatewayRole, GatewayStatus, InterfaceStatus, Kept,
-    NatStatus, Note, Origin, PartitionStatus, Reason, Role, RuleStatus, Status, Tunnel,
-    TunnelState,
+    ConnectionUse, ExcludedCidr, Exclusion, FlowtableState, GatewayHealth, GatewayRole,
+    GatewayStatus, InterfaceStatus, Kept, NatStatus, Note, Origin, PartitionStatus, Reason, Role,
+    RuleStatus, Status, Tunnel, TunnelState,
 };
 
 pub(crate) fn now() -> Timestamp {
@@ -335,10 +335,41 @@ pub(crate) fn spoke() -> Status {
                 "10.1.0.0/16".parse().unwrap(),
                 "10.101.0.0/16".parse().unwrap(),
             ],
+            forwards: Vec::new(),
+            redirects: Vec::new(),
+            flowtable: FlowtableState::On,
+            connections: None,
         }),
         tunnels: vec![to_hub],
         partitions: Vec::new(),
         next_poll: None,
         ..hub()
+    }
+}
+
+/// An instance that only translates, and does more of it than masquerading.
+pub(crate) fn nat_gateway() -> Status {
+    let spoke = spoke();
+    let nat = spoke.nat.map(|nat| NatStatus {
+        forwards: vec![
+            "tcp 51532 to 10.1.1.10:1532 from 203.0.113.110/32".to_owned(),
+            "udp 8000-8100 to 10.1.1.11 from 0.0.0.0/0".to_owned(),
+        ],
+        redirects: vec!["tcp 80 to 10.1.3.20:3128".to_owned()],
+        connections: Some(ConnectionUse {
+            tracked: 10_486,
+            limit: 262_144,
+            dropped: 7,
+            insert_failed: 3,
+            early_dropped: 0,
+        }),
+        ..nat
+    });
+    Status {
+        nat,
+        interface: None,
+        tunnels: Vec::new(),
+        policy: Vec::new(),
+        ..spoke
     }
 }

@@ -100,12 +100,28 @@ fn polls(status: &Status) -> Option<String> {
 fn nat(status: &Status) -> Option<String> {
     let nat = status.nat.as_ref().filter(|nat| nat.active)?;
     let sources: Vec<String> = nat.sources.iter().map(ToString::to_string).collect();
-    let sources = if sources.is_empty() {
-        "nothing".to_owned()
-    } else {
-        sources.join(", ")
+    let egress = match sources.as_slice() {
+        [] => None,
+        sources => Some(format!("for {}", sources.join(", "))),
     };
-    Some(format!("NAT on {} for {sources}", escape(&nat.interface)))
+    let count = |of: &[String], what: &str| match of.len() {
+        0 => None,
+        1 => Some(format!("1 {what}")),
+        several => Some(format!("{several} {what}s")),
+    };
+    let parts: Vec<String> = [
+        egress,
+        count(&nat.forwards, "forward"),
+        count(&nat.redirects, "redirect"),
+    ]
+    .into_iter()
+    .flatten()
+    .collect();
+    let parts = match parts.as_slice() {
+        [] => "for nothing".to_owned(),
+        parts => parts.join(", "),
+    };
+    Some(format!("NAT on {} {parts}", escape(&nat.interface)))
 }
 
 fn warnings(status: &Status) -> Vec<String> {
@@ -173,6 +189,22 @@ mod tests {
             broken.contains("warning: NAT on ens5 is not in place\n"),
             "{broken}"
         );
+    }
+
+    #[test]
+    fn forwards_and_redirects_are_counted() {
+        let mut status = fixture::nat_gateway();
+        let line = |status: &Status| nat(status).unwrap_or_default();
+        assert_eq!(
+            line(&status),
+            "NAT on ens5 for 10.1.0.0/16, 10.101.0.0/16, 2 forwards, 1 redirect"
+        );
+        if let Some(nat) = &mut status.nat {
+            nat.sources.clear();
+            nat.forwards.truncate(1);
+            nat.redirects.clear();
+        }
+        assert_eq!(line(&status), "NAT on ens5 1 forward");
     }
 
     #[test]

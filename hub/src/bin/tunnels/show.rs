@@ -8,7 +8,8 @@ use jiff::Timestamp;
 use privnet_model::inventory::Transport;
 use privnet_model::offload::OffloadReport;
 use privnet_model::status::{
-    GatewayStatus, InterfaceStatus, Origin, PartitionStatus, RuleStatus, Status, Tunnel,
+    ConnectionUse, GatewayStatus, InterfaceStatus, NatStatus, Origin, PartitionStatus, RuleStatus,
+    Status, Tunnel,
 };
 use serde::Serialize;
 
@@ -72,30 +73,32 @@ impl<'a> Shown<'a> {
 /// The interface, with what a hub adds for all its tunnels.
 #[derive(Debug, Clone, Copy, Serialize)]
 struct Whole<'a> {
+    /// `None` on an instance that only translates.
     #[serde(flatten)]
-    interface: &'a InterfaceStatus,
+    interface: Option<&'a InterfaceStatus>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    nat: Option<&'a NatStatus>,
     policy: &'a [RuleStatus],
     partitions: &'a [PartitionStatus],
 }
 
 impl<'a> Whole<'a> {
     fn of(status: &'a Status) -> Result<Self, Failure> {
+        let (interface, nat) = (status.interface.as_ref(), status.nat.as_ref());
+        if interface.is_none() && nat.is_none() {
+            let message = format!(
+                "{} has no tunnel interface here, and no NAT: its transport is none",
+                status.role.program()
+            );
+            return Err(Failure::new(Outcome::NoSuchTunnel, message));
+        }
         Ok(Self {
-            interface: interface_of(status)?,
+            interface,
+            nat,
             policy: &status.policy,
             partitions: &status.partitions,
         })
     }
-}
-
-fn interface_of(status: &Status) -> Result<&InterfaceStatus, Failure> {
-    status.interface.as_ref().ok_or_else(|| {
-        let message = format!(
-            "{} has no tunnel interface here: its transport is none",
-            status.role.program()
-        );
-        Failure::new(Outcome::NoSuchTunnel, message)
-    })
 }
 
 fn find<'a>(tunnels: &'a [Tunnel], name: &str) -> Result<&'a Tunnel, Failure> {
@@ -253,25 +256,79 @@ fn render(shown: &Shown<'_>, now: Timestamp) -> String {
 }
 
 fn render_interface(shown: &Whole<'_>, now: Timestamp) -> String {
-    let interface = shown.interface;
-    page([
-        ("interface", vec![escape(&interface.name).into_owned()]),
-        ("public key", vec![interface.public_key.to_string()]),
-        ("listen port", vec![interface.listen_port.to_string()]),
-        ("mtu", vec![interface.mtu.to_string()]),
-        ("offloads", offloads(&interface.offloads)),
-        ("counted", counts(&interface.counters)),
-        ("dropped", counts(&interface.drops)),
+    let interface = shown.interface.map_or_else(Vec::new, |interface| {
+        vec![
+            ("interface", vec![escape(&interface.name).into_owned()]),
+            ("public key", vec![interface.public_key.to_string()]),
+            ("listen port", vec![interface.listen_port.to_string()]),
+            ("mtu", vec![interface.mtu.to_string()]),
+            ("offloads", offloads(&interface.offloads)),
+            ("counted", counts(&interface.counters)),
+            ("dropped", counts(&interface.drops)),
+        ]
+    });
+    let polls = shown.partitions.iter().map(|view| polls(view, now));
+    let rest = [
         ("policy", rules(shown.policy)),
+        ("polls", polls.collect::<Vec<_>>()),
+    ];
+    let nat = shown.nat.map_or_else(Vec::new, nat);
+    page(interface.into_iter().chain(nat).chain(rest))
+}
+
+fn nat(nat: &NatStatus) -> Vec<(&'static str, Vec<String>)> {
+    let escaped = |texts: &[String]| -> Vec<String> {
+        let texts = texts.iter();
+        texts.map(|text| escape(text).into_owned()).collect()
+    };
+    let place = match nat.active {
+        true => "",
+        false => ", NOT in place",
+    };
+    vec![
+        ("nat", vec![format!("on {}{place}", escape(&nat.interface))]),
         (
-            "polls",
-            shown
-                .partitions
-                .iter()
-                .map(|view| polls(view, now))
-                .collect(),
+            "masqueraded",
+            nat.sources.iter().map(ToString::to_string).collect(),
         ),
-    ])
+        ("forwards", escaped(&nat.forwards)),
+        ("redirects", escaped(&nat.redirects)),
+        (
+            "flowtable",
+            vec![escape(&nat.flowtable.to_string()).into_owned()],
+        ),
+        (
+            "connections",
+            nat.connections.map_or_else(Vec::new, connections),
+        ),
+    ]
+}
+
+/// How full the table is, then what was lost by it, if anything was.
+fn connections(connections: ConnectionUse) -> Vec<String> {
+    let ConnectionUse {
+        tracked,
+        limit,
+        dropped,
+        insert_failed,
+        early_dropped,
+    } = connections;
+    let percent = (tracked.saturating_mul(100))
+        .checked_div(limit)
+        .unwrap_or(100);
+    let lost = [
+        (dropped, "packets dropped"),
+        (
+            insert_failed,
+            "connections failed, their source port was taken",
+        ),
+        (early_dropped, "connections forgotten early"),
+    ];
+    let lost = lost.into_iter().filter(|(count, _)| *count > 0);
+    let lost = lost.map(|(count, what)| format!("{count} {what}"));
+    std::iter::once(format!("{tracked} of at most {limit} ({percent} %)"))
+        .chain(lost)
+        .collect()
 }
 
 /// Each rule by its number, as `tunnels why` names it.
@@ -409,6 +466,28 @@ mod tests {
     }
 
     #[test]
+    fn the_page_of_nat() {
+        let status = fixture::nat_gateway();
+        let whole = Whole::of(&status).unwrap();
+        let page = render_interface(&whole, status.now);
+        assert_golden(&page, include_str!("golden/show-nat.txt"));
+        let json = json(&whole).unwrap();
+        assert!(
+            json.contains("\"nat\"") && !json.contains("listen_port"),
+            "{json}"
+        );
+        let mut broken = status.clone();
+        if let Some(nat) = &mut broken.nat {
+            nat.active = false;
+        }
+        let page = render_interface(&Whole::of(&broken).unwrap(), status.now);
+        assert!(
+            page.starts_with("nat:             on ens5, NOT in place\n"),
+            "{page}"
+        );
+    }
+
+    #[test]
     fn where_no_interface_is_nothing_is_told_of_one() {
         let mut status = fixture::hub();
         let gateway = Shown::of(named(&status.tunnels, "nat-hub"), &status);
@@ -416,7 +495,7 @@ mod tests {
         status.interface = None;
         let tunnel = Shown::of(named(&status.tunnels, "prod-web"), &status);
         assert!(!render(&tunnel, status.now).contains("offloads"));
-        let failure = interface_of(&status).unwrap_err();
+        let failure = Whole::of(&status).unwrap_err();
         assert_eq!(failure.outcome(), Outcome::NoSuchTunnel);
     }
 

@@ -129,8 +129,8 @@ pub(crate) fn without_privileges() {
     let desired = DesiredHost {
         addresses: [(name("lo"), "10.255.0.1/32".parse().unwrap())].into(),
         ruleset: Some(Ruleset {
-            egress: None,
             tunnel: Some(clamp),
+            ..Ruleset::default()
         }),
         ..desired_routes([route("10.0.0.0/8", through("lo"))])
     };

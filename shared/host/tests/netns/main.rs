@@ -7,6 +7,10 @@
 //!                                                   └──────────────── far 172.31.0.2
 //! ```
 //!
+//! Cases of forwards and redirects add a `target` 10.1.0.6 beside `private`, at the
+//! router's `lan2` 10.1.0.2: to `private` it has a way of its own, as two hosts of
+//! a VPC do.
+//!
 //! The case runs in `router`'s place; `private`, `internet` and `far` are made
 //! by the cases that need traffic. Needs root or user namespaces, `unshare`,
 //! `setpriv`, `ip`, `nft`; without them it fails and says so. Nothing outside
@@ -14,6 +18,9 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that fails should panic")]
 
+mod connections;
+mod diversions;
+mod hosts;
 mod interfaces;
 mod routes;
 mod rules;
@@ -84,6 +91,46 @@ const CASES: &[Case] = &[
         "tcp_through_the_tunnel_agrees_on_segments_that_fit",
         traffic::clamp,
     ),
+    case(
+        "a_forward_is_open_to_its_callers_alone",
+        diversions::open_to_its_callers_alone,
+    ),
+    case(
+        "forwards_of_ranges_and_of_udp_keep_or_move_their_ports",
+        diversions::ranges_and_udp,
+    ),
+    case(
+        "a_forward_can_be_called_from_inside",
+        diversions::from_inside,
+    ),
+    case(
+        "a_redirect_takes_what_goes_outside_but_never_a_proxys_own",
+        diversions::redirects,
+    ),
+    case(
+        "diverting_rules_are_known_again_and_put_back",
+        diversions::known_again,
+    ),
+    case(
+        "rules_are_replaced_under_running_and_new_connections",
+        connections::replaced_while_in_use,
+    ),
+    case(
+        "a_connection_that_was_idle_for_too_long_goes_on_when_the_private_host_speaks",
+        connections::idle,
+    ),
+    case(
+        "established_connections_take_the_short_cut_where_there_is_one",
+        connections::short_cut,
+    ),
+    case(
+        "used_up_source_ports_are_noticed",
+        connections::ports_used_up,
+    ),
+    case(
+        "the_kernel_is_asked_what_it_can_and_nothing_is_loaded",
+        connections::kernel,
+    ),
     Case {
         name: "without_privileges_the_error_says_what_is_missing",
         through: &["setpriv", "--bounding-set", "-all"],
@@ -105,7 +152,7 @@ const fn case(name: &'static str, run: fn()) -> Case {
 }
 
 fn main() -> ExitCode {
-    if traffic::play_a_host() {
+    if hosts::play() {
         return ExitCode::SUCCESS;
     }
     if let Ok(name) = env::var(CASE) {

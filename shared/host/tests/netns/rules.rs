@@ -14,6 +14,7 @@ pub(crate) fn rules(sources: &[&str]) -> DesiredHost {
         interface: name("wan"),
         sources: nets(sources),
         exclude: nets(&["10.0.0.0/8"]),
+        ports: None,
     };
     let tunnel = TunnelClamp {
         interface: name("tunnel"),
@@ -23,6 +24,7 @@ pub(crate) fn rules(sources: &[&str]) -> DesiredHost {
         ruleset: Some(Ruleset {
             egress: Some(egress),
             tunnel: Some(tunnel),
+            ..Ruleset::default()
         }),
         ..DesiredHost::new()
     }

@@ -1,101 +1,14 @@
 //! What the rules do to packets, as the far ends see it.
 
-use std::env;
-use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::process::{Child, Command, Stdio};
-use std::time::Duration;
-
 use privnet_reconcile::host::DesiredHost;
 use privnet_reconcile::sysctl;
 
+use crate::hosts::{seen, server};
 use crate::rules::rules;
 use crate::world::{name, reconcile, route, sh, through};
 
-const SERVE: &str = "PRIVNET_HOST_SERVE";
-const ASK: &str = "PRIVNET_HOST_ASK";
-const PATIENCE: Duration = Duration::from_secs(5);
-
-/// This program again, as a server or a client in another namespace, if its
-/// environment says so.
-pub(crate) fn play_a_host() -> bool {
-    if let Ok(address) = env::var(SERVE) {
-        serve(&address);
-    } else if let Ok(address) = env::var(ASK) {
-        ask(address.parse().unwrap());
-    } else {
-        return false;
-    }
-    true
-}
-
-/// Tells every caller the address it saw, until it is killed.
-fn serve(address: &str) {
-    let listener = TcpListener::bind(address).unwrap();
-    say("ready\n");
-    for stream in listener.incoming() {
-        let mut stream = stream.unwrap();
-        let seen = stream.peer_addr().unwrap().ip();
-        write!(stream, "{seen}").unwrap();
-    }
-}
-
-fn ask(address: SocketAddr) {
-    let mut stream = TcpStream::connect_timeout(&address, PATIENCE).unwrap();
-    stream.set_read_timeout(Some(PATIENCE)).unwrap();
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).unwrap();
-    say(&answer);
-}
-
-fn say(text: &str) {
-    let mut out = std::io::stdout();
-    out.write_all(text.as_bytes()).unwrap();
-    out.flush().unwrap();
-}
-
-fn in_namespace(namespace: &str) -> Command {
-    let mut command = Command::new("ip");
-    command.args(["netns", "exec", namespace]);
-    command.arg(env::current_exe().unwrap());
-    command
-}
-
-/// A server in another namespace, for as long as this lives.
-struct Server(Child);
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
-/// A server that listens already.
-fn server(namespace: &str, address: &str) -> Server {
-    let mut command = in_namespace(namespace);
-    command.env(SERVE, address).stdout(Stdio::piped());
-    let mut server = Server(command.spawn().unwrap());
-    let mut ready = String::new();
-    let mut out = BufReader::new(server.0.stdout.take().unwrap());
-    out.read_line(&mut ready).unwrap();
-    assert_eq!(ready, "ready\n");
-    server
-}
-
-/// The address under which the server saw the caller.
-fn seen(namespace: &str, address: &str) -> String {
-    let output = in_namespace(namespace).env(ASK, address).output().unwrap();
-    let errors = String::from_utf8_lossy(&output.stderr);
-    assert!(
-        output.status.success(),
-        "{namespace} to {address}: {errors}"
-    );
-    String::from_utf8(output.stdout).unwrap()
-}
-
 /// The picture in `main.rs`.
-fn network() {
+pub(crate) fn network() {
     sh("mkdir -p /run/netns
         for far in private internet far; do
             ip netns add $far
@@ -123,7 +36,7 @@ fn network() {
 }
 
 /// What the router in the picture should be.
-fn router() -> DesiredHost {
+pub(crate) fn router() -> DesiredHost {
     let addresses = ["172.31.0.1/24", "fd31::1/64"];
     DesiredHost {
         addresses: addresses

@@ -129,6 +129,8 @@ fn what_the_examples_show_as_default_is_the_default() {
     full.hubs[0].next_public_key = None;
     full.nat = spoke::NatConfig {
         egress: full.nat.egress,
+        idle_timeout: full.nat.idle_timeout,
+        flowtable: full.nat.flowtable,
         ..spoke::NatConfig::default()
     };
     assert_eq!(full, shipped);

@@ -7,8 +7,6 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use ipnet::IpNet;
-
 use super::document::{self, ConfigErrors, Section};
 use super::hub::SecretSource;
 use super::value;
@@ -16,6 +14,10 @@ use crate::inventory::Transport;
 use crate::key::PublicKey;
 use crate::net::Supernet;
 use crate::offload::Offloads;
+
+mod nat;
+
+pub use nat::{Forward, NatConfig, PortRange, Protocol, Redirect};
 
 /// A spoke's configuration.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -48,7 +50,7 @@ pub struct SpokeConfig {
     pub log: String,
     /// The hubs; exactly one with `wireguard`, none with `none`.
     pub hubs: Vec<HubPeerConfig>,
-    /// NAT egress.
+    /// NAT: egress, forwards, redirects.
     pub nat: NatConfig,
     /// Whether to publish key, port and transport as tags on the own instance.
     pub publish: bool,
@@ -65,19 +67,6 @@ pub struct HubPeerConfig {
     pub next_public_key: Option<PublicKey>,
     /// Persistent keepalive; security groups forget UDP flows after 180 s.
     pub keepalive: Option<Duration>,
-}
-
-/// NAT egress.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct NatConfig {
-    /// Whether to masquerade everything that is not privnet.
-    pub egress: bool,
-    /// The interface towards the internet; `None` is the one with the instance's primary address.
-    pub interface: Option<String>,
-    /// Whose traffic is masqueraded; empty is all CIDRs of the own VPC.
-    pub sources: Vec<IpNet>,
-    /// Destinations beside the privnet that are never masqueraded.
-    pub exclude: Vec<IpNet>,
 }
 
 impl SpokeConfig {
@@ -120,7 +109,11 @@ pub(super) fn read(top: &mut Section<'_>) -> Option<SpokeConfig> {
         None => (!top.has("transport")).then(Transport::default),
     };
     let hubs = read_hubs(top, transport);
-    let nat = top.table("nat", "a [nat] section", |nat| Some(read_nat(nat)));
+    let has_tunnel = transport.is_some_and(|transport| transport != Transport::None);
+    let tunnel_port = has_tunnel.then_some(listen_port);
+    let nat = top.table("nat", "a [nat] section", |nat| {
+        Some(nat::read(nat, tunnel_port))
+    });
 
     Some(SpokeConfig {
         privnet: privnet?,
@@ -178,30 +171,4 @@ fn read_hubs(top: &mut Section<'_>, transport: Option<Transport>) -> Vec<HubPeer
         top.reject(&hub.place, problem, Some(expected.to_owned()));
     }
     hubs.into_iter().filter_map(|hub| hub.value).collect()
-}
-
-fn read_nat(nat: &mut Section<'_>) -> NatConfig {
-    let default = NatConfig::default();
-    let egress = nat.with_default("egress", &value::FLAG, default.egress);
-    let interface = nat.optional("interface", &value::INTERFACE);
-    let sources = nat.list("sources", &value::IPV4_CIDR).unwrap_or_default();
-    let exclude = nat.list("exclude", &value::IPV4_CIDR).unwrap_or_default();
-    NatConfig {
-        egress,
-        interface: interface.map(|interface| interface.value),
-        sources: sources.into_iter().map(|net| net.value).collect(),
-        exclude: exclude.into_iter().map(|net| net.value).collect(),
-    }
-}
-
-impl Default for NatConfig {
-    /// Egress for the whole VPC: what a file without `[nat]` says.
-    fn default() -> Self {
-        Self {
-            egress: true,
-            interface: None,
-            sources: Vec::new(),
-            exclude: Vec::new(),
-        }
-    }
 }

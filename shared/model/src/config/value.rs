@@ -391,7 +391,12 @@ pub(super) fn duration(
     Ok(time)
 }
 
-fn number<T: TryFrom<i64>>(value: &DeValue<'_>, least: i64, most: i64) -> Result<T, Rejection> {
+/// A whole number within bounds.
+pub(super) fn number<T: TryFrom<i64>>(
+    value: &DeValue<'_>,
+    least: i64,
+    most: i64,
+) -> Result<T, Rejection> {
     let Some(integer) = value.as_integer() else {
         return Err(match value {
             DeValue::String(_) => "text, not a number; leave the quotes out".into(),

@@ -4,6 +4,7 @@
 #![expect(clippy::unwrap_used, reason = "a test that fails should panic")]
 
 mod discovery;
+mod nat;
 mod policy;
 mod trust;
 
@@ -383,21 +384,6 @@ fn the_number_of_hubs_follows_the_transport() {
     );
 }
 
-#[test]
-fn nat_takes_ipv4_only() {
-    assert_eq!(
-        spoke_with(
-            "",
-            "[nat]\negress = 'yes'\nsources = ['fd00::/8']\nexclude = '10.0.0.0/8'"
-        ),
-        [
-            "spoke.toml:7: nat.egress = 'yes': not true or false; expected true or false",
-            "spoke.toml:8: nat.sources[0] = 'fd00::/8': IPv6, which is never masqueraded; expected an IPv4 CIDR such as 10.1.0.0/16",
-            "spoke.toml:9: nat.exclude = '10.0.0.0/8': not a list; expected a list, each an IPv4 CIDR such as 10.1.0.0/16",
-        ]
-    );
-}
-
 /// One wrong line at the top of a hub file, and the problem told of it.
 #[test]
 fn each_kind_of_value_has_its_own_words() {
@@ -602,7 +588,7 @@ proptest! {
                     "state", "admin_socket", "metrics", "log", "discovery", "regions", "tags", "site",
                     "trust", "accounts", "policy", "between", "[[policy]]", "[trust]", "preshared_key", "fips",
                     "name", "cidrs", "endpoint", "public_key", "keepalive", "hub", "nat",
-                    "offload", "[offload]", "tun_tso", "udp_gso", "[discovery]", "[[site]]", "[site]", "[[hub]]", "[hub]", "[nat]", "[tags]",
+                    "offload", "[offload]", "tun_tso", "udp_gso", "[discovery]", "[[site]]", "[site]", "[[hub]]", "[hub]", "[nat]", "[[nat.forward]]", "[[nat.redirect]]", "proto", "port", "to", "from", "\"8000-8100\"", "\"10.0.1.10:80\"", "[tags]",
                 ]),
                 prop::sample::select(vec![
                     "", " = 1", " = -9223372036854775809", " = 'é\u{202e}'", " = ['any']", " = [{ role_arn = 'é' }, 'own']", " = \"\\u0000\"",

@@ -9,7 +9,7 @@ use privnet_model::inventory::{Fate, HeldRemovals, Partition};
 use privnet_model::key::PublicKey;
 use privnet_model::net::Supernet;
 use privnet_model::offload::{Offload, OffloadObstacle};
-use privnet_model::status::{Kept, NatStatus, Reason, RuleStatus};
+use privnet_model::status::{Kept, Reason, RuleStatus};
 
 use super::*;
 
@@ -167,6 +167,16 @@ fn spoke() -> Status {
             active: true,
             interface: "ens5".to_owned(),
             sources: Vec::new(),
+            forwards: vec!["tcp 51532 to 10.0.1.10:1532 from 203.0.113.110/32".to_owned()],
+            redirects: Vec::new(),
+            flowtable: FlowtableState::On,
+            connections: Some(ConnectionUse {
+                tracked: 1_234,
+                limit: 262_144,
+                dropped: 7,
+                insert_failed: 3,
+                early_dropped: 1,
+            }),
         }),
         tunnels: vec![Tunnel {
             origin: Origin::Hub,

@@ -1,0 +1,47 @@
+//! The kernel's short cut for established connections: their packets are
+//! forwarded where they come in, past routing, rules and most of connection
+//! tracking (nf_flowtable, the kernel's documentation).
+//!
+//! Translated connections alone take it, and only between interfaces of the
+//! host's network: the tunnel's packets meet the data plane, whose interface
+//! comes and goes with the daemon.
+
+use std::collections::BTreeSet;
+
+use crate::interface::InterfaceName;
+
+/// The interfaces between which established connections take the short cut.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Flowtable {
+    /// They must exist when the rules are loaded. Never empty.
+    pub devices: BTreeSet<InterfaceName>,
+}
+
+impl Flowtable {
+    /// The flowtable and the chain that fills it.
+    pub(super) fn rules(&self) -> String {
+        let devices: Vec<String> = self
+            .devices
+            .iter()
+            .map(|device| format!("\"{device}\""))
+            .collect();
+        let devices = devices.join(", ");
+        format!(
+            "\tflowtable flows {{\n\t\thook ingress priority filter; devices = {{ {devices} }};\n\t}}\n\
+             \tchain established {{\n\
+             \t\ttype filter hook forward priority filter; policy accept;\n\
+             \t\tiifname {{ {devices} }} oifname {{ {devices} }} meta l4proto {{ tcp, udp }} \
+             ct state established ct status & (snat | dnat) != 0 flow add @flows\n\
+             \t}}\n"
+        )
+    }
+}
+
+/// A table with which to ask a kernel whether it has flowtables: nft's `--check`
+/// has the kernel look at it without loading it.
+pub fn probe(device: &InterfaceName) -> String {
+    let rules = Flowtable {
+        devices: [device.clone()].into(),
+    };
+    format!("table {} {{\n{}}}\n", super::TABLE, rules.rules())
+}
