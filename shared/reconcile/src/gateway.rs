@@ -12,7 +12,7 @@ use crate::host::DesiredHost;
 use crate::interface::InterfaceName;
 use crate::route::{Route, RouteTarget};
 use crate::ruleset::{Egress, Ruleset, TunnelClamp};
-use crate::sysctl;
+use crate::{self_test, sysctl};
 
 /// The metric of the routes that end the privnet where no tunnel carries it.
 /// Any other route goes before them.
@@ -33,6 +33,8 @@ pub struct GatewayInput<'a> {
     pub tunnel: Option<TunnelInput<'a>>,
     /// NAT egress, on a spoke.
     pub nat: Option<&'a NatConfig>,
+    /// Whether NAT egress is tested by [`self_test`].
+    pub self_test: bool,
 }
 
 /// The tunnel interface and what it carries.
@@ -74,16 +76,26 @@ pub fn desired(input: GatewayInput<'_>) -> DesiredHost {
         }
         host.routes.extend(tunnel_routes(&input, tunnel));
     }
+    if input.self_test {
+        // The way back of what it sends. The kernel's check of the source (rp_filter,
+        // also the strict one) asks for the same route, and for no address.
+        let client = Ipv4Net::from(self_test::CLIENT).into();
+        let target = RouteTarget::Interface(self_test::interface());
+        host.routes.insert(Route::new(client, target));
+    }
     host
 }
 
 fn egress(input: &GatewayInput<'_>, nat: &NatConfig) -> Egress {
     let vpc = || v4(&input.identity.vpc_cidrs);
-    let sources = if nat.sources.is_empty() {
+    let mut sources: Vec<Ipv4Net> = if nat.sources.is_empty() {
         vpc().collect()
     } else {
         v4(&nat.sources).collect()
     };
+    if input.self_test {
+        sources.push(Ipv4Net::from(self_test::CLIENT));
+    }
     Egress {
         interface: input.uplink.clone(),
         sources,
@@ -208,6 +220,7 @@ mod tests {
                 endpoints,
             }),
             nat,
+            self_test: false,
         })
     }
 
@@ -251,6 +264,7 @@ mod tests {
                     endpoints: &[],
                 }),
                 nat: None,
+                self_test: false,
             });
             let into_tunnel: Vec<String> = host
                 .routes
@@ -294,6 +308,7 @@ mod tests {
                     endpoints: &[],
                 }),
                 nat: None,
+                self_test: false,
             })
         };
         let hub = host(&[address], &[]);
@@ -338,6 +353,28 @@ mod tests {
                 "192.168.0.0/16"
             ]
         );
+    }
+
+    #[test]
+    fn the_self_test_is_a_client_like_the_vpcs_hosts() {
+        let nat = NatConfig {
+            sources: nets(&["10.2.7.0/24"]),
+            ..NatConfig::default()
+        };
+        let uplink = InterfaceName::new("ens5").unwrap();
+        let host = desired(GatewayInput {
+            privnet: &Supernet::new(nets(&["10.0.0.0/8"])).unwrap(),
+            identity: &identity(),
+            uplink: &uplink,
+            router: None,
+            tunnel: None,
+            nat: Some(&nat),
+            self_test: true,
+        });
+        assert_eq!(routes(&host), ["route 169.254.78.2/32 dev privnet-test"]);
+        let sources = host.ruleset.unwrap().egress.unwrap().sources;
+        let sources: Vec<String> = sources.iter().map(Ipv4Net::to_string).collect();
+        assert_eq!(sources, ["10.2.7.0/24", "169.254.78.2/32"]);
     }
 
     #[test]

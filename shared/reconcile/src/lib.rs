@@ -22,6 +22,7 @@ pub mod policy;
 pub mod proof;
 pub mod route;
 pub mod ruleset;
+pub mod self_test;
 pub mod sysctl;
 pub mod trust;
 pub mod why;

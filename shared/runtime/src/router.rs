@@ -76,6 +76,7 @@ pub struct Router {
     gateway: Option<IpAddr>,
     host: Host,
     nat: Option<NatConfig>,
+    self_test: bool,
     tunnel: Option<OpenTunnel>,
     applied_endpoints: BTreeMap<PublicKey, SocketAddr>,
     desired: Desired,
@@ -122,6 +123,7 @@ impl Router {
             gateway: None,
             host,
             nat,
+            self_test: false,
             tunnel,
             applied_endpoints: BTreeMap::new(),
             desired: Desired::default(),
@@ -216,6 +218,12 @@ impl Router {
         self.nat = nat;
     }
 
+    /// Whether there is a self-test ([`crate::self_test`]), which needs a way back and
+    /// NAT like a host behind this one. [`Router::reconcile`] brings it about.
+    pub fn set_self_test(&mut self, on: bool) {
+        self.self_test = on;
+    }
+
     /// Brings peers and host to what they should be. Tells what it changed on
     /// the host; what failed is among the [`Router::problems`] until it works.
     pub async fn reconcile(&mut self) -> (Vec<Change>, Vec<String>) {
@@ -301,6 +309,7 @@ impl Router {
                 endpoints: &endpoints,
             }),
             nat: self.nat.as_ref(),
+            self_test: self.self_test,
         });
         let mut scope = Scope::of(&desired);
         let mut unseen = None;
