@@ -94,6 +94,8 @@ pub struct Report {
     pub verdict: Verdict,
     /// Since when it is that.
     pub since: Instant,
+    /// How many rounds were bad since the last good one.
+    pub bad_rounds: u32,
     /// Each target in the round that ended last.
     pub targets: Vec<(SocketAddrV4, Outcome)>,
 }
@@ -106,7 +108,6 @@ pub struct SelfTest {
     /// Under way, oldest first.
     rounds: VecDeque<Round>,
     last: LastRound,
-    bad_rounds: u32,
     report: Report,
 }
 
@@ -143,6 +144,7 @@ impl SelfTest {
             report: Report {
                 verdict: Verdict::Untested,
                 since: now,
+                bad_rounds: 0,
                 targets: targets
                     .iter()
                     .map(|target| (*target, Outcome::Unasked))
@@ -152,7 +154,6 @@ impl SelfTest {
             interval,
             rounds: VecDeque::new(),
             last: LastRound::None(now),
-            bad_rounds: 0,
         }
     }
 
@@ -248,7 +249,7 @@ impl SelfTest {
     }
 
     fn good(&mut self, now: Instant) {
-        self.bad_rounds = 0;
+        self.report.bad_rounds = 0;
         self.conclude(Verdict::Well, now);
     }
 
@@ -267,8 +268,8 @@ impl SelfTest {
             if good {
                 self.good(now);
             } else {
-                self.bad_rounds = self.bad_rounds.saturating_add(1);
-                if self.bad_rounds >= BAD_ROUNDS {
+                self.report.bad_rounds = self.report.bad_rounds.saturating_add(1);
+                if self.report.bad_rounds >= BAD_ROUNDS {
                     self.conclude(Verdict::Sick, now);
                 }
             }
