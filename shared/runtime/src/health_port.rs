@@ -26,7 +26,7 @@ use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::UdpSocket;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
-use tokio::time::{Instant, MissedTickBehavior, interval, sleep, sleep_until};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep, sleep_until, timeout};
 use tracing::debug;
 
 use self::allowance::{Allowance, Allowances};
@@ -53,7 +53,8 @@ const QUESTIONS_ALL: u32 = 200;
 /// few per cent of a core. The kernel drops the others for nothing.
 const READ_AT_ONCE: u32 = 200;
 const READ_PERIOD: Duration = Duration::from_millis(10);
-/// After an error of a socket that is none of a single datagram.
+/// After an error of a socket that is none of a single datagram; and for as long as
+/// sending one may take.
 const PAUSE: Duration = Duration::from_millis(100);
 
 /// What came of one question.
@@ -265,7 +266,7 @@ async fn hear_strangers(own: Arc<Own>, socket: UdpSocket) {
         if allowances.take(sender.ip(), now) {
             match own.answer(&buffer[..length]) {
                 // One that is lost is one that is asked for again.
-                Ok(Some(answer)) => drop(socket.try_send_to(&answer, sender)),
+                Ok(Some(answer)) => drop(timeout(PAUSE, socket.send_to(&answer, sender)).await),
                 Ok(None) => {}
                 Err(error) => debug!(%sender, %error, "not answered"),
             }
@@ -304,19 +305,19 @@ impl Exchange {
                 biased;
                 received = self.socket.recv_from(&mut buffer) => match received {
                     Ok((length, sender)) if sender == self.remote => {
-                        self.take(&buffer[..length]);
+                        self.take(&buffer[..length]).await;
                     }
                     // What came before the socket was connected.
                     Ok(_) => {}
                     Err(error) => rest(&error).await,
                 },
                 () = until(deadline) => self.give_up(),
-                _ = ask.tick() => self.ask(),
+                _ = ask.tick() => self.ask().await,
             }
         }
     }
 
-    fn ask(&mut self) {
+    async fn ask(&mut self) {
         let question = Question {
             from: self.own.me.clone(),
             to: self.sibling.clone(),
@@ -326,7 +327,7 @@ impl Exchange {
         let Some(secret) = self.own.secret() else {
             return self.observe(asked, Err(Silence::NoSecret));
         };
-        match self.socket.try_send(&question.seal(&secret)) {
+        match self.send(&question.seal(&secret)).await {
             Ok(_) => self.waiting.push_back((question, asked)),
             // The last one found nobody there; this one was not sent for it.
             Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
@@ -336,7 +337,7 @@ impl Exchange {
         }
     }
 
-    fn take(&mut self, datagram: &[u8]) {
+    async fn take(&mut self, datagram: &[u8]) {
         let now = Instant::now();
         if !self.allowance.take(now) {
             return;
@@ -350,11 +351,19 @@ impl Exchange {
             Some(Ok(answer)) => self.answered(answer, now),
             // No answer: a question, then.
             Some(Err(HealthError::Foreign)) => match self.own.answer(datagram) {
-                Ok(Some(answer)) => drop(self.socket.try_send(&answer)),
+                Ok(Some(answer)) => drop(self.send(&answer).await),
                 Ok(None) => {}
                 Err(error) => self.rejected = Some(error),
             },
             Some(Err(error)) => self.rejected = Some(error),
+        }
+    }
+
+    /// Not for long: whoever waits here answers nobody.
+    async fn send(&self, datagram: &[u8]) -> io::Result<usize> {
+        match timeout(PAUSE, self.socket.send(datagram)).await {
+            Ok(sent) => sent,
+            Err(_) => Err(io::ErrorKind::TimedOut.into()),
         }
     }
 
