@@ -231,7 +231,7 @@ impl Daemon for Hub {
                     self.reconcile().await;
                 }
                 event = events.next() => match event {
-                    Event::Signal(Signal::Stop) => {
+                    Event::Signal(Signal::Stop(_)) => {
                         info!("told to stop");
                         return Ok(());
                     }

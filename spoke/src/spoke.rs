@@ -176,7 +176,7 @@ impl Daemon for Spoke {
                     self.router.reconcile().await;
                 }
                 event = events.next() => match event {
-                    Event::Signal(Signal::Stop) => {
+                    Event::Signal(Signal::Stop(_)) => {
                         info!("told to stop");
                         return Ok(());
                     }

@@ -58,6 +58,10 @@ pub struct Metadata {
     pub public_address: Option<Ipv4Addr>,
     /// The role of its instance profile; without one there are no credentials.
     pub iam_role: Option<IamRole>,
+    /// What a spot instance is told before it is taken back: JSON.
+    pub spot_notice: Option<String>,
+    /// What its Auto Scaling group, if it is in one, has it become.
+    pub target_lifecycle_state: Option<String>,
 }
 
 /// A role, and the credentials that EC2 gives an instance of it.
@@ -101,6 +105,15 @@ impl Metadata {
         put("meta-data/services/partition", "aws".to_owned());
         if let Some(public) = self.public_address {
             put("meta-data/public-ipv4", public.to_string());
+        }
+        if let Some(notice) = &self.spot_notice {
+            put("meta-data/spot/instance-action", notice.clone());
+        }
+        if let Some(state) = &self.target_lifecycle_state {
+            put(
+                "meta-data/autoscaling/target-lifecycle-state",
+                state.clone(),
+            );
         }
         let mut put_interface = |key: &str, value: String| {
             put(
@@ -316,6 +329,8 @@ mod tests {
                 secret_key: "secret".to_owned(),
                 token: "token".to_owned(),
             }),
+            spot_notice: None,
+            target_lifecycle_state: None,
         }
     }
 
@@ -333,6 +348,21 @@ mod tests {
         assert_eq!(macs.as_deref(), Some("06:00:0a:02:00:0a/"));
         let roles = lookup(&leaves, "meta-data/iam/security-credentials/");
         assert_eq!(roles.as_deref(), Some("privnet-spoke"));
+    }
+
+    #[test]
+    fn notices_are_there_only_when_there_is_one() {
+        let spot = "meta-data/spot/instance-action";
+        let lifecycle = "meta-data/autoscaling/target-lifecycle-state";
+        let mut metadata = metadata();
+        for path in [spot, lifecycle] {
+            assert_eq!(lookup(&metadata.leaves(), path), None);
+        }
+        metadata.spot_notice = Some("{}".to_owned());
+        metadata.target_lifecycle_state = Some("Terminated".to_owned());
+        let leaves = metadata.leaves();
+        assert_eq!(lookup(&leaves, spot).as_deref(), Some("{}"));
+        assert_eq!(lookup(&leaves, lifecycle).as_deref(), Some("Terminated"));
     }
 
     #[test]

@@ -183,6 +183,8 @@ impl World {
             private_address: instance.address,
             public_address: None,
             iam_role,
+            spot_notice: None,
+            target_lifecycle_state: None,
         };
         let namespace = Namespace::add(instance.name)?;
         connect_instance(&network.router, subnet_number, subnet, &namespace, instance)?;

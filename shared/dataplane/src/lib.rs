@@ -25,3 +25,4 @@ mod worker;
 pub use device::{Device, DeviceConfig, UapiAccess};
 pub use error::DeviceError;
 pub use privnet_tunnel::{Counter, DeviceCounters};
+pub use tun::open_plain as open_plain_tun;

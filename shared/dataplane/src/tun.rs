@@ -1,9 +1,11 @@
 //! The TUN interface: making it, its MTU, and one queue per worker to read whole
 //! IP packets from and write them to, each behind a header that says what the
 //! kernel left to do (`virtio_net_hdr`). The interface lives as long as its queues.
+//!
+//! Beside it a plain one, for whoever wants to be a host behind this one.
 
 use std::ffi::CString;
-use std::fs::OpenOptions;
+use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt;
@@ -98,6 +100,23 @@ pub(crate) fn open(
         first.set_offloads(switches);
     }
     Ok(queues)
+}
+
+/// Makes an interface, switched on, with one queue and nothing before its packets:
+/// each read of the file takes one whole IP packet that the kernel sent there, each
+/// write is one that the kernel receives. Reading does not block. The interface has
+/// no addresses, and goes when the file is closed.
+///
+/// # Errors
+/// The name is none or in use, there is no TUN driver, or `CAP_NET_ADMIN` is missing.
+pub fn open_plain(name: &str, mtu: u16) -> Result<File, DeviceError> {
+    let name = InterfaceName::new(name)?;
+    let flags = libc::IFF_TUN | libc::IFF_NO_PI | libc::IFF_TUN_EXCL;
+    let queue = open_queue(&name, flags)?;
+    let link = Link::new(&name)?;
+    link.set_mtu(mtu)?;
+    link.set_up()?;
+    Ok(File::from(queue.0))
 }
 
 fn open_queue(name: &InterfaceName, flags: libc::c_int) -> Result<TunQueue, DeviceError> {

@@ -22,6 +22,7 @@ use privnet_model::inventory::Identity;
 use serde::Deserialize;
 
 use crate::context::http_client;
+use crate::departure::{Departure, LifecycleState, SpotNotice};
 use crate::error::{chain, in_chain, innermost};
 
 /// The service is on the host next door: it answers in milliseconds or not.
@@ -34,6 +35,10 @@ const ATTEMPTS: u32 = 3;
 
 const DOCUMENT: &str = "dynamic/instance-identity/document";
 const TOKEN: &str = "api/token";
+/// There only while there is a notice.
+const SPOT_NOTICE: &str = "meta-data/spot/instance-action";
+/// There only in an Auto Scaling group.
+const LIFECYCLE_STATE: &str = "meta-data/autoscaling/target-lifecycle-state";
 
 /// The environment variable that moves the service elsewhere.
 const ENDPOINT: &str = "AWS_EC2_METADATA_SERVICE_ENDPOINT";
@@ -152,6 +157,23 @@ impl Imds {
             public_address: self.optional("meta-data/public-ipv4").await?,
             mac,
         })
+    }
+
+    /// Asks whether this instance is about to go: two small requests, each within 8 s.
+    /// Where it is told both, the spot notice counts: it has a time.
+    ///
+    /// # Errors
+    /// One could not be had or made no sense, and the other says nothing of going.
+    pub async fn departure(&self) -> Result<Option<Departure>, ImdsError> {
+        let notice = self.optional::<SpotNotice>(SPOT_NOTICE).await;
+        if let Ok(Some(notice)) = notice {
+            return Ok(Some(notice.into()));
+        }
+        let target = self.optional::<LifecycleState>(LIFECYCLE_STATE).await?;
+        if let Some(target) = target.filter(|target| target.is_out_of_service()) {
+            return Ok(Some(Departure::AutoScaling { target }));
+        }
+        notice.map(|_| None)
     }
 
     async fn document(&self) -> Result<Document, ImdsError> {
@@ -406,6 +428,12 @@ impl Value for Mac {
 }
 impl Value for IpAddr {
     const EXPECTED: &'static str = "an IP address";
+}
+impl Value for SpotNotice {
+    const EXPECTED: &'static str = "an action (terminate, stop, hibernate) and a time, as JSON";
+}
+impl Value for LifecycleState {
+    const EXPECTED: &'static str = "a lifecycle state such as InService or Terminated";
 }
 impl Value for IpNet {
     const EXPECTED: &'static str = "a CIDR such as 10.1.0.0/16";

@@ -10,6 +10,7 @@
 //! | for | use |
 //! |---|---|
 //! | who and where am I | [`Imds::identity`] |
+//! | is this instance about to go | [`DepartureWatch`] |
 //! | which spokes run, and what became of others | [`Discovery::poll`] |
 //! | publish key, port and transport | [`TagPublisher::publish`] |
 //! | prove which instance this is | [`ProofSigner::sign`] |
@@ -22,6 +23,7 @@ mod account;
 mod budget;
 mod completeness;
 mod context;
+mod departure;
 mod discovery;
 mod error;
 mod filter;
@@ -37,6 +39,7 @@ mod tags;
 
 pub use account::Known;
 pub use context::SdkContext;
+pub use departure::{Departure, DepartureWatch, LifecycleState, SpotAction};
 pub use discovery::{Discovery, Scope};
 pub use error::{Ec2Error, Operation, Reason};
 pub use imds::{Imds, ImdsError};

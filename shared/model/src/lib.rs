@@ -11,6 +11,7 @@
 pub mod admin;
 pub mod config;
 pub mod enrol;
+pub mod health;
 pub mod id;
 pub mod inventory;
 pub mod key;
@@ -20,3 +21,4 @@ pub mod peer;
 pub mod policy;
 pub mod secret;
 pub mod status;
+pub mod vpc;

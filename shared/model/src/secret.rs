@@ -104,6 +104,15 @@ impl FleetSecret {
         }
     }
 
+    /// Keys for another purpose, which `salt` names: by the secret in use and, while
+    /// it is changed, by the one before.
+    pub(crate) fn keys(&self, salt: &[u8], info: &[&[u8]]) -> Vec<Zeroizing<[u8; 32]>> {
+        let secrets = std::iter::once(&self.current).chain(&self.previous);
+        secrets
+            .map(|secret| expand(secret.as_bytes(), salt, info))
+            .collect()
+    }
+
     /// As it is written in a file.
     pub fn to_text(&self) -> Zeroizing<String> {
         let mut text = Zeroizing::new(String::with_capacity(2 * MOST_BYTES));
@@ -122,12 +131,18 @@ impl FleetSecret {
     }
 }
 
-/// HKDF (RFC 5869) with SHA-256: both keys as `info`, the spoke's first.
+/// Both keys as `info`, the spoke's first.
 fn derive(secret: &[u8], spoke: &PublicKey, hub: &PublicKey) -> PresharedKey {
-    let mut key = Zeroizing::new([0; 32]);
     let tunnel = [spoke.as_bytes().as_slice(), hub.as_bytes()];
-    match Hkdf::<Sha256>::new(Some(SALT), secret).expand_multi_info(&tunnel, &mut *key) {
-        Ok(()) => PresharedKey::from_bytes(*key),
+    PresharedKey::from_bytes(*expand(secret, SALT, &tunnel))
+}
+
+/// HKDF (RFC 5869) with SHA-256: one key for this salt, which is a purpose, and
+/// this `info`.
+fn expand(secret: &[u8], salt: &[u8], info: &[&[u8]]) -> Zeroizing<[u8; 32]> {
+    let mut key = Zeroizing::new([0; 32]);
+    match Hkdf::<Sha256>::new(Some(salt), secret).expand_multi_info(info, &mut *key) {
+        Ok(()) => key,
         Err(_) => unreachable!("the limit is 255 hashes of output, and this is one"),
     }
 }

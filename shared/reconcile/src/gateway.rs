@@ -13,7 +13,7 @@ use crate::interface::InterfaceName;
 use crate::kernel::Kernel;
 use crate::route::{Route, RouteTarget};
 use crate::ruleset::{Diversions, Egress, Flowtable, Ruleset, TunnelClamp};
-use crate::{conntrack, sysctl};
+use crate::{conntrack, self_test, sysctl};
 
 /// The metric of the routes that end the privnet where no tunnel carries it.
 /// Any other route goes before them.
@@ -36,6 +36,8 @@ pub struct GatewayInput<'a> {
     pub nat: Option<&'a NatConfig>,
     /// What the host is like.
     pub kernel: &'a Kernel,
+    /// Whether NAT egress is tested by [`self_test`].
+    pub self_test: bool,
 }
 
 /// The tunnel interface and what it carries.
@@ -88,6 +90,13 @@ pub fn desired(input: GatewayInput<'_>) -> DesiredHost {
         }
         host.routes.extend(tunnel_routes(&input, tunnel));
     }
+    if input.self_test {
+        // The way back of what it sends. The kernel's check of the source (rp_filter,
+        // also the strict one) asks for the same route, and for no address.
+        let client = Ipv4Net::from(self_test::CLIENT).into();
+        let target = RouteTarget::Interface(self_test::interface());
+        host.routes.insert(Route::new(client, target));
+    }
     host
 }
 
@@ -126,11 +135,14 @@ pub fn problems(input: &GatewayInput<'_>) -> Vec<String> {
 }
 
 fn egress(input: &GatewayInput<'_>, nat: &NatConfig) -> Egress {
-    let sources = if nat.sources.is_empty() {
+    let mut sources: Vec<Ipv4Net> = if nat.sources.is_empty() {
         vpc(input).collect()
     } else {
         v4(&nat.sources).collect()
     };
+    if input.self_test {
+        sources.push(Ipv4Net::from(self_test::CLIENT));
+    }
     Egress {
         interface: input.uplink.clone(),
         sources,
@@ -301,6 +313,7 @@ mod tests {
             }),
             nat,
             kernel: &kernel(),
+            self_test: false,
         })
     }
 
@@ -345,6 +358,7 @@ mod tests {
                 }),
                 nat: None,
                 kernel: &kernel(),
+                self_test: false,
             });
             let into_tunnel: Vec<String> = host
                 .routes
@@ -389,6 +403,7 @@ mod tests {
                 }),
                 nat: None,
                 kernel: &kernel(),
+                self_test: false,
             })
         };
         let hub = host(&[address], &[]);
@@ -436,6 +451,29 @@ mod tests {
     }
 
     #[test]
+    fn the_self_test_is_a_client_like_the_vpcs_hosts() {
+        let nat = NatConfig {
+            sources: nets(&["10.2.7.0/24"]),
+            ..NatConfig::default()
+        };
+        let uplink = InterfaceName::new("ens5").unwrap();
+        let host = desired(GatewayInput {
+            privnet: &Supernet::new(nets(&["10.0.0.0/8"])).unwrap(),
+            identity: &identity(),
+            uplink: &uplink,
+            router: None,
+            tunnel: None,
+            nat: Some(&nat),
+            kernel: &kernel(),
+            self_test: true,
+        });
+        assert_eq!(routes(&host), ["route 169.254.78.2/32 dev privnet-test"]);
+        let sources = host.ruleset.unwrap().egress.unwrap().sources;
+        let sources: Vec<String> = sources.iter().map(Ipv4Net::to_string).collect();
+        assert_eq!(sources, ["10.2.7.0/24", "169.254.78.2/32"]);
+    }
+
+    #[test]
     fn a_nat_gateway_without_tunnel_has_no_routes_of_ours() {
         let host = host(false, Some(&NatConfig::default()), &[]);
         assert!(host.routes.is_empty());
@@ -464,6 +502,7 @@ mod tests {
             tunnel: None,
             nat: Some(nat),
             kernel,
+            self_test: false,
         })
     }
 
@@ -504,6 +543,7 @@ mod tests {
             tunnel: None,
             nat: Some(&nat),
             kernel: &kernel(),
+            self_test: false,
         };
         let own = desired(input).ruleset.unwrap().diversions.own;
         let own: Vec<String> = own.iter().map(ToString::to_string).collect();
@@ -556,6 +596,7 @@ mod tests {
             tunnel: None,
             nat: Some(&NatConfig::default()),
             kernel: &without,
+            self_test: false,
         })
         .ruleset
         .unwrap();

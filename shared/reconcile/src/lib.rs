@@ -24,6 +24,7 @@ pub mod policy;
 pub mod proof;
 pub mod route;
 pub mod ruleset;
+pub mod self_test;
 pub mod sysctl;
 pub mod trust;
 pub mod why;

@@ -140,7 +140,7 @@ impl Events {
     /// Waits for a signal to stop. Whatever else is asked meanwhile, when there
     /// is nothing yet to answer it with, is told that the daemon is not ready.
     pub async fn stop(&mut self) {
-        while !matches!(self.next().await, Event::Signal(Signal::Stop)) {}
+        while !matches!(self.next().await, Event::Signal(Signal::Stop(_))) {}
     }
 
     /// Closes the admin socket and the port for metrics.

@@ -108,6 +108,11 @@ impl Preshared {
         }
     }
 
+    /// The secret itself, as far as it is known.
+    pub fn secret(&self) -> Option<FleetSecret> {
+        self.watch.as_ref().and_then(FleetSecretWatch::secret)
+    }
+
     /// Whether there should be a secret, and none is known.
     pub fn is_missing(&self) -> bool {
         let missing = |watch: &FleetSecretWatch| watch.secret().is_none();

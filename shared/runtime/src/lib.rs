@@ -1,6 +1,7 @@
 //! What both daemons share around their own work: logging, signals, the
 //! service manager, the admin socket and its client, metrics, state and key files, the
-//! clock of a repeated poll, the fleet's secret, the command line, the events of the main loop, and
+//! clock of a repeated poll, the fleet's secret, the self-test of NAT egress, the port by
+//! which siblings ask each other how they are, the command line, the events of the main loop, and
 //! the router that brings tunnels and host to what they should be.
 //!
 //! What there should be is decided elsewhere, by pure functions. Nothing here
@@ -14,6 +15,7 @@ pub mod client;
 pub mod command;
 pub mod events;
 pub mod fleet_secret;
+pub mod health_port;
 mod http;
 pub mod key_file;
 pub mod logging;
@@ -22,6 +24,7 @@ pub mod metrics_port;
 pub mod poll_clock;
 pub mod probe;
 pub mod router;
+pub mod self_test;
 pub mod service;
 pub mod signals;
 pub mod state_file;

@@ -83,6 +83,7 @@ pub struct Router {
     gateway: Option<IpAddr>,
     host: Host,
     nat: Option<NatConfig>,
+    self_test: bool,
     tunnel: Option<OpenTunnel>,
     applied_endpoints: BTreeMap<PublicKey, SocketAddr>,
     desired: Desired,
@@ -136,6 +137,7 @@ impl Router {
             gateway: None,
             host,
             nat,
+            self_test: false,
             tunnel,
             applied_endpoints: BTreeMap::new(),
             desired: Desired::default(),
@@ -232,6 +234,12 @@ impl Router {
     pub fn set_config(&mut self, privnet: Supernet, nat: Option<NatConfig>) {
         self.privnet = privnet;
         self.nat = nat;
+    }
+
+    /// Whether there is a self-test ([`crate::self_test`]), which needs a way back and
+    /// NAT like a host behind this one. [`Router::reconcile`] brings it about.
+    pub fn set_self_test(&mut self, on: bool) {
+        self.self_test = on;
     }
 
     /// Brings peers and host to what they should be. Tells what it changed on
@@ -380,6 +388,7 @@ impl Router {
             }),
             nat: self.nat.as_ref(),
             kernel: &self.kernel,
+            self_test: self.self_test,
         }
     }
 

@@ -1,5 +1,9 @@
-//! The signals a daemon answers to, as one stream: SIGTERM and SIGINT stop it,
-//! SIGHUP has it look again.
+//! The signals a daemon answers to, as one stream: SIGTERM stops it, SIGINT stops it
+//! so that it can start again at once, SIGHUP has it look again.
+//!
+//! The difference is for a spoke: when it stops it hands its VPC's routes over to
+//! another, and when it is only started anew (`RestartKillSignal=SIGINT` of its
+//! systemd unit) it does not, since the kernel goes on forwarding meanwhile.
 //!
 //! From the moment of [`Signals::listen`] none of them ends the process by
 //! itself, so listen early and stop for every [`Signal::Stop`].
@@ -12,9 +16,18 @@ use tokio::signal::unix::{self, SignalKind};
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Signal {
     /// Stop, in order. (SIGTERM, SIGINT)
-    Stop,
+    Stop(Stop),
     /// Look again at everything, now. (SIGHUP)
     Reload,
+}
+
+/// For how long a daemon stops.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stop {
+    /// For good, as far as anybody knows: whoever can should take over. (SIGTERM)
+    Leave,
+    /// It is back in seconds: nothing is handed over. (SIGINT)
+    Restart,
 }
 
 /// The signals of this process.
@@ -40,8 +53,8 @@ impl Signals {
     pub async fn next(&mut self) -> Signal {
         tokio::select! {
             biased;
-            _ = self.terminate.recv() => Signal::Stop,
-            _ = self.interrupt.recv() => Signal::Stop,
+            _ = self.terminate.recv() => Signal::Stop(Stop::Leave),
+            _ = self.interrupt.recv() => Signal::Stop(Stop::Restart),
             _ = self.hangup.recv() => Signal::Reload,
         }
     }
@@ -70,8 +83,8 @@ mod tests {
         let mut signals = Signals::listen().unwrap();
         for (name, meaning) in [
             ("HUP", Signal::Reload),
-            ("TERM", Signal::Stop),
-            ("INT", Signal::Stop),
+            ("TERM", Signal::Stop(Stop::Leave)),
+            ("INT", Signal::Stop(Stop::Restart)),
             ("HUP", Signal::Reload),
         ] {
             send(name);

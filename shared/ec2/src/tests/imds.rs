@@ -1,7 +1,11 @@
 //! The metadata service: as on EC2, and in all the ways it is missing.
 
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
 use super::server::{Reply, Request, Server};
-use crate::{Imds, ImdsError};
+use crate::departure::DepartureWatch;
+use crate::{Departure, Imds, ImdsError, LifecycleState, SpotAction};
 
 const INTERFACE: &str = "/latest/meta-data/network/interfaces/macs/0e:49:61:0f:c3:11";
 
@@ -235,4 +239,147 @@ fn an_endpoint_that_is_none_is_told() {
         Imds::at("169.254.169.254").unwrap_err().to_string(),
         "AWS_EC2_METADATA_SERVICE_ENDPOINT is `169.254.169.254`: it must start with http://"
     );
+}
+
+const SPOT: &str = "/spot/instance-action";
+const LIFECYCLE: &str = "/autoscaling/target-lifecycle-state";
+
+/// What the instance is told when these are its answers to the two questions.
+async fn departure(spot: Reply, lifecycle: Reply) -> Result<Option<Departure>, ImdsError> {
+    let server = Server::start(move |request| {
+        if request.path.ends_with(SPOT) {
+            spot.clone()
+        } else if request.path.ends_with(LIFECYCLE) {
+            lifecycle.clone()
+        } else {
+            instance(request)
+        }
+    })
+    .await;
+    Imds::at(&server.url).unwrap().departure().await
+}
+
+fn none() -> Reply {
+    Reply::status(404, "Not Found")
+}
+
+#[tokio::test]
+async fn an_instance_that_is_told_nothing_stays() {
+    assert_eq!(departure(none(), none()).await, Ok(None));
+    for state in ["InService", "InService\n", "Detached", ""] {
+        assert_eq!(
+            departure(none(), Reply::ok(state)).await,
+            Ok(None),
+            "{state}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_spot_notice_says_what_comes_and_when() {
+    for (action, expected, words) in [
+        ("terminate", SpotAction::Terminate, "terminates"),
+        ("stop", SpotAction::Stop, "stops"),
+        ("hibernate", SpotAction::Hibernate, "hibernates"),
+    ] {
+        let notice =
+            format!(r#"{{"action": "{action}", "time": "2026-11-21T08:22:00Z", "new": 1}}"#);
+        // Whatever the group says.
+        for lifecycle in [none(), Reply::ok("InService"), Reply::status(503, "")] {
+            let told = departure(Reply::ok(notice.clone()), lifecycle).await;
+            let departure = told.unwrap().unwrap();
+            let Departure::Spot { action, at } = departure else {
+                panic!("{departure:?}");
+            };
+            assert_eq!(action, expected);
+            assert_eq!(at.to_string(), "2026-11-21T08:22:00Z");
+            assert_eq!(
+                departure.to_string(),
+                format!("EC2 {words} this spot instance at 2026-11-21T08:22:00Z")
+            );
+        }
+    }
+}
+
+#[tokio::test]
+async fn an_auto_scaling_group_takes_an_instance_out_of_service() {
+    for (state, target) in [
+        ("Terminated", LifecycleState::Terminated),
+        ("Standby", LifecycleState::Standby),
+        ("Warmed:Running", LifecycleState::Warmed),
+        ("Warmed:Hibernated", LifecycleState::Warmed),
+        ("Warmed:Stopped", LifecycleState::Warmed),
+        ("Warmed:Terminated", LifecycleState::Warmed),
+    ] {
+        // Also where the other question fails.
+        for spot in [none(), Reply::status(503, "")] {
+            let told = departure(spot, Reply::ok(state)).await;
+            assert_eq!(told, Ok(Some(Departure::AutoScaling { target })), "{state}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_notice_that_makes_no_sense_is_no_departure_but_an_error() {
+    for notice in [
+        "terminate",
+        "{}",
+        r#"{"action": "explode", "time": "2026-11-21T08:22:00Z"}"#,
+        r#"{"action": "stop", "time": "soon"}"#,
+        r#"{"action": "stop""#,
+    ] {
+        let error = departure(Reply::ok(notice), none()).await.unwrap_err();
+        assert!(
+            error
+                .to_string()
+                .contains("meta-data/spot/instance-action is"),
+            "{error}"
+        );
+    }
+    let error = departure(none(), Reply::ok("<html>")).await.unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "instance metadata meta-data/autoscaling/target-lifecycle-state is `<html>`, \
+         expected a lifecycle state such as InService or Terminated"
+    );
+    let error = departure(Reply::status(503, ""), none()).await.unwrap_err();
+    assert!(error.is_temporary(), "{error}");
+}
+
+#[tokio::test]
+async fn a_departure_is_told_once_outlasts_failures_and_can_be_taken_back() {
+    let state = Arc::new(Mutex::new(Reply::ok("InService")));
+    let asked = Arc::clone(&state);
+    let server = Server::start(move |request| {
+        if request.path.ends_with(LIFECYCLE) {
+            asked.lock().unwrap().clone()
+        } else {
+            instance(request)
+        }
+    })
+    .await;
+    let imds = Imds::at(&server.url).unwrap();
+    let mut watch = DepartureWatch::every(imds, Duration::from_millis(20));
+    assert_eq!(watch.known(), None);
+    let told = async |watch: &mut DepartureWatch| {
+        let changed = tokio::time::timeout(Duration::from_secs(10), watch.changed());
+        changed.await.expect("something new")
+    };
+    let leaving = Departure::AutoScaling {
+        target: LifecycleState::Terminated,
+    };
+    *state.lock().unwrap() = Reply::ok("Terminated");
+    assert_eq!(told(&mut watch).await, Some(leaving));
+    for reply in [
+        Reply::ok("<html>"),
+        Reply::status(403, ""),
+        Reply::ok("Terminated"),
+    ] {
+        *state.lock().unwrap() = reply;
+        let quiet = tokio::time::timeout(Duration::from_millis(300), watch.changed()).await;
+        assert!(quiet.is_err(), "{quiet:?}");
+        assert_eq!(watch.known(), Some(leaving));
+    }
+    *state.lock().unwrap() = Reply::ok("InService");
+    assert_eq!(told(&mut watch).await, None);
 }
