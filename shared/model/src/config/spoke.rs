@@ -17,6 +17,12 @@ use crate::key::PublicKey;
 use crate::net::Supernet;
 use crate::offload::Offloads;
 
+mod routes;
+
+pub use routes::{
+    OWN_ZONE, RoutesConfig, SelfTestConfig, SourceDestCheck, TableSelection, TakeoverConfig,
+};
+
 /// A spoke's configuration.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SpokeConfig {
@@ -50,6 +56,10 @@ pub struct SpokeConfig {
     pub hubs: Vec<HubPeerConfig>,
     /// NAT egress.
     pub nat: NatConfig,
+    /// The VPC routes that it serves; `None` is none.
+    pub routes: Option<RoutesConfig>,
+    /// How it knows that it works.
+    pub self_test: SelfTestConfig,
     /// Whether to publish key, port and transport as tags on the own instance.
     pub publish: bool,
 }
@@ -121,6 +131,22 @@ pub(super) fn read(top: &mut Section<'_>) -> Option<SpokeConfig> {
     };
     let hubs = read_hubs(top, transport);
     let nat = top.table("nat", "a [nat] section", |nat| Some(read_nat(nat)));
+    let nat = nat.unwrap_or_default();
+    let mut targets = false;
+    let self_test = top.table("self_test", "a [self_test] section", |section| {
+        targets = section.has("targets");
+        Some(routes::read_self_test(section, privnet.as_ref()))
+    });
+    let rest = routes::Context {
+        transport,
+        listen_port,
+        egress: nat.egress,
+        secret: top.has("preshared_key"),
+        targets,
+    };
+    let routes = top.table("routes", "a [routes] section", |section| {
+        routes::read(section, &rest)
+    });
 
     Some(SpokeConfig {
         privnet: privnet?,
@@ -137,7 +163,9 @@ pub(super) fn read(top: &mut Section<'_>) -> Option<SpokeConfig> {
         metrics: metrics.map(|address| address.value),
         log,
         hubs,
-        nat: nat.unwrap_or_default(),
+        nat,
+        routes,
+        self_test: self_test.unwrap_or_default(),
         publish,
     })
 }
