@@ -4,13 +4,14 @@
 //! Only gateways of sites that have more than one are probed: where there is no
 //! alternative, the answer would change nothing.
 //!
-//! The figures: a gateway that is lost is known to be after 2.5 s (`pulse`), which
-//! leaves half a second of the three to change the routes. That ten
+//! The figures: a second between probes, and a quarter of one as soon as an answer
+//! is late; so a gateway that is lost is known to be after 2.5 s, and at least four
+//! probes, which leaves half a second of the three to change the routes. That ten
 //! answers in a row bring it back, and twice as many each time that it fails
 //! again soon, up to five minutes, keeps one that comes and goes from taking the
 //! traffic with it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
@@ -18,10 +19,19 @@ use std::time::{Duration, Instant};
 use serde::{Deserialize, Serialize};
 
 use crate::fleet::{Fleet, TunnelId};
-use crate::pulse::{self, Pulse};
 
 /// Between two probes.
-pub const INTERVAL: Duration = pulse::INTERVAL;
+pub const INTERVAL: Duration = Duration::from_secs(1);
+/// Between two probes while an answer is late.
+const HURRIED: Duration = Duration::from_millis(250);
+/// An answer that took longer is late. (Between the farthest regions it takes 0.4 s.)
+const LATE: Duration = Duration::from_millis(500);
+/// After so long without any answer a gateway is down.
+const SILENCE: Duration = Duration::from_millis(2500);
+/// And not before so many probes were lost: a hub that slept itself has sent none.
+const LOST: usize = 4;
+/// Probes remembered: more than go out in the silence that means "down".
+const MOST_WAITING: usize = 16;
 /// So many answers in a row bring a gateway back.
 const ANSWERS: u32 = 10;
 /// Five minutes of answers, the most that are asked for.
@@ -87,10 +97,21 @@ struct Gateway {
     health: Health,
     /// When its health became that.
     since: Instant,
-    pulse: Pulse,
+    next_probe: Instant,
+    sequence: u16,
+    /// Probes without an answer, none younger than one that was answered.
+    waiting: VecDeque<Sent>,
+    /// When it answered last; before that, when the first probe went out.
+    heard: Option<Instant>,
     /// Answers in a row, and how many are asked for.
     answers: u32,
     asked: u32,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Sent {
+    sequence: u16,
+    at: Instant,
 }
 
 impl Probes {
@@ -118,11 +139,11 @@ impl Probes {
     pub fn due(&mut self, now: Instant) -> Vec<Probe> {
         let mut due = Vec::new();
         for (id, gateway) in &mut self.gateways {
-            if gateway.pulse.next() <= now {
+            if gateway.next_probe <= now {
                 due.push(Probe {
                     tunnel: id.clone(),
                     address: gateway.address,
-                    sequence: gateway.pulse.send(gateway.is_late(now), now),
+                    sequence: gateway.send(now),
                 });
             }
         }
@@ -166,7 +187,7 @@ impl Probes {
     pub fn next(&self) -> Option<Instant> {
         self.gateways
             .values()
-            .map(|gateway| gateway.pulse.next())
+            .map(|gateway| gateway.next_probe)
             .min()
     }
 
@@ -183,29 +204,55 @@ impl Gateway {
             address,
             health: Health::Untried,
             since: now,
-            pulse: Pulse::new(now),
+            next_probe: now,
+            sequence: 0,
+            waiting: VecDeque::new(),
+            heard: None,
             answers: 0,
             asked: ANSWERS,
         }
     }
 
+    fn send(&mut self, now: Instant) -> u16 {
+        self.heard.get_or_insert(now);
+        self.sequence = self.sequence.wrapping_add(1);
+        if self.waiting.len() == MOST_WAITING {
+            self.waiting.pop_front();
+        }
+        let sequence = self.sequence;
+        self.waiting.push_back(Sent { sequence, at: now });
+        let pause = if self.is_late(now) { HURRIED } else { INTERVAL };
+        self.next_probe = now + pause;
+        sequence
+    }
+
     /// Whether an answer is late that matters: one that is down is asked without hurry.
     fn is_late(&self, now: Instant) -> bool {
-        self.health != Health::Down && self.pulse.is_late(now)
+        let first = self.waiting.front();
+        self.health != Health::Down && first.is_some_and(|first| now - first.at >= LATE)
     }
 
     fn answered(&mut self, sequence: u16, now: Instant) {
-        let Some(in_a_row) = self.pulse.answered(sequence, now) else {
+        let mut waiting = self.waiting.iter();
+        let Some(position) = waiting.position(|sent| sent.sequence == sequence) else {
             return;
         };
-        self.answers = if in_a_row { self.answers + 1 } else { 1 };
+        let broken = self
+            .waiting
+            .drain(..=position)
+            .any(|sent| now - sent.at >= INTERVAL);
+        self.answers = if broken { 1 } else { self.answers + 1 };
+        self.heard = Some(now);
     }
 
     fn judge(&mut self, now: Instant) {
         if self.is_late(now) {
-            self.pulse.hurry(now);
+            let hurried = self.waiting.back().map(|last| last.at + HURRIED);
+            let hurried = hurried.map_or(now, |hurried| hurried.max(now));
+            self.next_probe = self.next_probe.min(hurried);
         }
-        if self.pulse.is_silent(now) {
+        let silent = self.heard.is_some_and(|heard| now - heard >= SILENCE);
+        if silent && self.waiting.len() >= LOST {
             self.answers = 0;
             self.becomes_down(now);
         } else if self.health != Health::Up && self.answers >= self.asked {

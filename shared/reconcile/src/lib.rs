@@ -20,7 +20,6 @@ pub mod peer;
 pub mod pin;
 pub mod policy;
 pub mod proof;
-mod pulse;
 pub mod route;
 pub mod ruleset;
 pub mod sysctl;

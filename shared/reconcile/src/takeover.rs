@@ -2,14 +2,14 @@
 //! A pure state machine in each of them; nobody is the leader, and what they have in
 //! common is what they hear of each other and what EC2 says that the routes are.
 //!
-//! It says whom to ask how they are, when to look at the route tables, and, told what
+//! It is told what came of the questions to siblings; it says when to look at the route tables, and, told what
 //! they are, which routes to change. So each change rests on tables that were
 //! described just before it:
 //!
 //! 1. Only who passes its own self-test takes a route; who is about to stop gives its
 //!    routes to a sibling that is well. If there is none, routes stay where they are.
-//! 2. A sibling is lost when it does not answer (`pulse`: 2.5 s), sick or leaving when
-//!    it says so itself. Of the others that are well the first in an order that all
+//! 2. A sibling is lost when it answers none of three questions in a row, and for
+//!    2.5 s; it is sick or leaving when it says so itself. Of the others that are well the first in an order that all
 //!    know moves its routes at once; the next one does if nothing happened
 //!    [`STEP`] later.
 //! 3. A spoke takes its home tables back when it has been well for 10 s: 20 s, 40 s …
@@ -112,17 +112,6 @@ pub struct Remembered {
     pub launched: Timestamp,
     /// Its private address.
     pub address: IpAddr,
-}
-
-/// One question to send.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Probe {
-    /// Whom to ask.
-    pub instance: InstanceId,
-    /// Where.
-    pub address: IpAddr,
-    /// The number of the question, to be given back with the answer.
-    pub sequence: u16,
 }
 
 /// How a sibling is.
@@ -306,40 +295,31 @@ impl Takeover {
         self.forget();
     }
 
-    /// The questions to send now.
-    pub fn due(&mut self, now: Instant) -> Vec<Probe> {
-        self.wake(now);
-        if !self.setup.takeover {
-            return Vec::new();
-        }
-        let due = self
-            .siblings
-            .values_mut()
-            .filter(|one| one.pulse.next() <= now);
-        due.map(|sibling| {
-            let hurry = sibling.pulse.is_late(now) && sibling.state() != SiblingState::Lost;
-            Probe {
-                instance: sibling.instance.clone(),
-                address: sibling.address,
-                sequence: sibling.pulse.send(hurry, now),
-            }
-        })
-        .collect()
+    /// Whom to ask how they are: those that run, and those to which a route still leads.
+    pub fn asked(&self) -> BTreeMap<InstanceId, IpAddr> {
+        let siblings = self.siblings.iter().filter(|_| self.setup.takeover);
+        siblings
+            .map(|(id, one)| (id.clone(), one.address))
+            .collect()
     }
 
-    /// A sibling answered. An answer to none of the last few questions is ignored.
-    pub fn answered(
+    /// What came of a question to a sibling that was asked at this time: a report, or
+    /// nothing that counts. That it could not even be sent is not to be told here: it
+    /// says nothing of the sibling.
+    pub fn observed(
         &mut self,
         instance: &InstanceId,
-        sequence: u16,
-        report: HealthReport,
+        asked: Instant,
+        answer: Option<HealthReport>,
         now: Instant,
     ) {
         self.wake(now);
-        if let Some(sibling) = self.siblings.get_mut(instance)
-            && sibling.pulse.answered(sequence, now).is_some()
-        {
-            sibling.answered(report, now);
+        let Some(sibling) = self.siblings.get_mut(instance) else {
+            return;
+        };
+        match answer {
+            Some(report) => sibling.answered(asked, report, now),
+            None => sibling.unanswered(asked, now),
         }
     }
 
@@ -402,8 +382,7 @@ impl Takeover {
             };
         }
         let mut siblings = self.siblings.values();
-        let suspect = |one: &Sibling| one.bad_since().is_none() && one.pulse.is_late(now);
-        if self.looked.is_none() || !self.sees || (self.setup.takeover && siblings.any(suspect)) {
+        if self.looked.is_none() || !self.sees || siblings.any(Sibling::is_suspect) {
             return HASTY_LOOK;
         }
         let me = &self.setup.me.instance;
@@ -649,6 +628,3 @@ fn set_route(
         origin: vpc::RouteOrigin::CreateRoute,
     });
 }
-
-#[cfg(test)]
-mod tests;

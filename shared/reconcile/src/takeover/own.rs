@@ -13,7 +13,8 @@ const MOST_HOLD: Duration = Duration::from_secs(600);
 /// Whoever was well for so long before it failed does not flap.
 pub(super) const CALM: Duration = Duration::from_secs(600);
 /// Whoever did nothing for so long was away: siblings may have thought it lost, and
-/// were right. After 2.5 s without an answer they do, and they ask once a second.
+/// were right. After 2.5 s without an answer they do, and they ask once a second at
+/// least.
 const AWAY: Duration = Duration::from_millis(1500);
 
 /// The spoke's own health.

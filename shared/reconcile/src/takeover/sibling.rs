@@ -12,8 +12,11 @@ use privnet_model::vpc;
 
 use super::own::{CALM, HOLD};
 use super::{Remembered, SiblingState};
-use crate::pulse::{Pulse, SILENCE};
 
+/// So many questions in a row without an answer are a loss,
+const LOST: u32 = 3;
+/// if there was none for so long, however fast they are asked.
+const SILENCE: Duration = Duration::from_millis(2500);
 /// How much longer than usual one must be silent that was taken for lost by mistake.
 const DOUBT: Duration = Duration::from_secs(5);
 /// The longest that this grows to, doubled with each mistake.
@@ -34,7 +37,10 @@ pub(super) struct Sibling {
     pub(super) guess: BTreeSet<RouteTableId>,
     /// Whether a route to it is a black hole.
     pub(super) blackhole: bool,
-    pub(super) pulse: Pulse,
+    /// Questions without an answer since the last one that had one.
+    unanswered: u32,
+    /// Questions from before this say nothing (any more).
+    since: Instant,
     report: Option<HealthReport>,
     /// When it last showed that it lives: by an answer, or by taking a route.
     life: Option<Instant>,
@@ -58,7 +64,8 @@ impl Sibling {
             running: true,
             guess: BTreeSet::new(),
             blackhole: false,
-            pulse: Pulse::new(now),
+            unanswered: 0,
+            since: now,
             report: None,
             life: None,
             lost: false,
@@ -99,7 +106,19 @@ impl Sibling {
         }
     }
 
-    pub(super) fn answered(&mut self, report: HealthReport, now: Instant) {
+    pub(super) fn unanswered(&mut self, asked: Instant, now: Instant) {
+        if asked >= self.since {
+            self.unanswered = self.unanswered.saturating_add(1);
+        }
+        self.judge(now);
+    }
+
+    pub(super) fn answered(&mut self, asked: Instant, report: HealthReport, now: Instant) {
+        if asked < self.since {
+            return;
+        }
+        self.since = asked;
+        self.unanswered = 0;
         if let Some(taken) = self.taken.take()
             && now - taken + SKEW < report.well_for
         {
@@ -148,16 +167,13 @@ impl Sibling {
     }
 
     pub(super) fn judge(&mut self, now: Instant) {
-        if self.pulse.is_late(now) && !self.lost {
-            self.pulse.hurry(now);
-        }
         // A black hole leaves no doubt.
         let doubt = match self.blackhole {
             true => Duration::ZERO,
             false => self.doubt(),
         };
-        let long = self.life.is_none_or(|life| now - life >= SILENCE + doubt);
-        self.lost |= self.pulse.is_silent(now) && long;
+        let life = self.life.unwrap_or(self.since).max(self.since);
+        self.lost |= self.unanswered >= LOST && now - life >= SILENCE + doubt;
         let well = self.report.as_ref().map(|report| &report.condition);
         let bad = self.lost || !matches!(well, None | Some(Condition::Well));
         match bad {
@@ -170,9 +186,15 @@ impl Sibling {
 
     /// We were away ourselves: what we did not hear says nothing.
     pub(super) fn restart(&mut self, now: Instant) {
-        self.pulse.restart(now);
+        self.unanswered = 0;
+        self.since = now;
         self.lost = false;
         self.judge(now);
+    }
+
+    /// Whether an answer is missing.
+    pub(super) fn is_suspect(&self) -> bool {
+        self.unanswered > 0 && self.bad_since.is_none()
     }
 
     /// Since when it cannot be relied on.
