@@ -192,7 +192,8 @@ impl fmt::Display for Reason {
 /// What follows from a look at the tables.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Decision {
-    /// What to change, at once and in this order; the end of each is to be told.
+    /// What to change, at once and in this order. Before each ask [`Takeover::still`];
+    /// the end of each is to be told.
     pub moves: Vec<Move>,
     /// Which of the routes that this spoke should have are somebody else's.
     pub conflicts: Vec<Conflict>,
@@ -422,6 +423,30 @@ impl Takeover {
         self.looking = None;
         self.tried = Some(now);
         self.sees = false;
+    }
+
+    /// Whether a change that [`Self::looked`] asked for may still be made: to be asked
+    /// just before each, as those before it take their time. If not, it is off.
+    pub fn still(&mut self, change: &RouteChange, now: Instant) -> bool {
+        self.wake(now);
+        self.own.judge(now);
+        let Some(at) = self
+            .moving
+            .iter()
+            .position(|(one, _)| one.change == *change)
+        else {
+            return false;
+        };
+        let still = match &self.moving[at].0.why {
+            Reason::HandOver { to } => self.siblings.get(to).is_some_and(Sibling::is_sure),
+            Reason::Missing | Reason::Takeover { .. } | Reason::GiveBack { .. } => {
+                self.own.is_well() && !self.leaving
+            }
+        };
+        if !still {
+            self.moving.remove(at);
+        }
+        still
     }
 
     /// How a change ended that [`Self::looked`] asked for; `None` is an error of EC2's.

@@ -165,7 +165,7 @@ impl Takeover {
 
     /// Who gets a route of this table when this spoke stops.
     pub(super) fn heir(&self, table: &RouteTableId) -> Option<&Sibling> {
-        let able = self.siblings.values().filter(|one| one.is_well());
+        let able = self.siblings.values().filter(|one| one.is_sure());
         able.min_by(|one, other| {
             let zone = &self.setup.me.zone;
             rank(one, table, zone).cmp(&rank(other, table, zone))

@@ -218,6 +218,11 @@ impl Sibling {
         well && !self.lost
     }
 
+    /// Whether it is well beyond doubt: it answered the last question.
+    pub(super) fn is_sure(&self) -> bool {
+        self.is_well() && self.unanswered == 0
+    }
+
     /// Whether it could take a route.
     pub(super) fn can_take(&self) -> bool {
         self.is_well()

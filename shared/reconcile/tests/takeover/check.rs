@@ -51,7 +51,10 @@ impl Check {
         self.last_change = Some(now);
         let changes = self.changes.entry(spot).or_default();
         changes.push_back(now);
-        while changes.front().is_some_and(|at| now - *at > Duration::from_secs(60)) {
+        while changes
+            .front()
+            .is_some_and(|at| now - *at > Duration::from_secs(60))
+        {
             changes.pop_front();
         }
         self.most_in_a_minute = self.most_in_a_minute.max(changes.len());
@@ -78,7 +81,10 @@ impl World {
                 self.check.bad.remove(&spot);
                 continue;
             };
-            let at = self.spokes.iter().position(|spoke| spoke.instance == holder);
+            let at = self
+                .spokes
+                .iter()
+                .position(|spoke| spoke.instance == holder);
             let carries = |spoke: &Spoke| spoke.runs() && spoke.verdict == Some(true);
             if at.is_some_and(|at| carries(&self.spokes[at])) {
                 self.check.bad.remove(&spot);
@@ -121,10 +127,12 @@ impl World {
                 continue;
             }
             let start = since.max(*able + SETTLED);
-            // Who is able for as long, and heard by the helper, does not keep it waiting.
+            // Who is able for as long, is heard by the helper and has no doubts of its own
+            // does not keep it waiting.
             let unable = others.iter().filter(|other| {
                 let able = self.check.able_since.get(*other);
-                let heard = !self.check.cuts.contains(&(**other, *helper));
+                let cut = |from: usize| self.check.cuts.contains(&(**other, from));
+                let heard = !cut(*helper) && !at.is_some_and(cut);
                 **other != *helper && !(heard && able.is_some_and(|able| *able + SETTLED <= start))
             });
             let unable = u32::try_from(unable.count()).unwrap();
@@ -161,7 +169,9 @@ impl World {
                 let home = self.spokes.iter().filter(|spoke| spoke.zone == zone);
                 let mut home = home.map(|spoke| Leads::Spoke(spoke.instance));
                 if !home.any(|one| Some(&one) == leads) {
-                    return Err(format!("in the end {zone}, {destination} leads to {leads:?}"));
+                    return Err(format!(
+                        "in the end {zone}, {destination} leads to {leads:?}"
+                    ));
                 }
             }
         }

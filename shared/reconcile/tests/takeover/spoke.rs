@@ -80,7 +80,10 @@ fn machine(number: u32, zone: u8, memory: &Memory, now: Instant, wall: Timestamp
     let setup = Setup {
         me: described(number, zone),
         tables: TableSelection::Zone,
-        destinations: DESTINATIONS.iter().map(|net| net.parse().unwrap()).collect(),
+        destinations: DESTINATIONS
+            .iter()
+            .map(|net| net.parse().unwrap())
+            .collect(),
         takeover: true,
         test_interval: SELF_TEST,
     };
@@ -168,7 +171,11 @@ impl Spoke {
                 }
                 1 if self.verdict.is_some() => {
                     let known = self.verdict == Some(true);
-                    let result = if known { Ok(()) } else { Err("no egress".to_owned()) };
+                    let result = if known {
+                        Ok(())
+                    } else {
+                        Err("no egress".to_owned())
+                    };
                     self.machine.tested(result, now);
                 }
                 _ => {

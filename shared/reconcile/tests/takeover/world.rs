@@ -22,6 +22,8 @@ pub(crate) const STEP: Duration = Duration::from_millis(50);
 /// An answer that takes longer is none.
 const PATIENCE: Duration = Duration::from_secs(1);
 const DISCOVERY: Duration = Duration::from_secs(15);
+/// What a sibling said may be that old: a question's interval, and an answer waited for.
+const NEWS: Duration = Duration::from_millis(1900);
 /// A planned stop takes no longer.
 const STOP: Duration = Duration::from_secs(10);
 
@@ -53,6 +55,8 @@ pub(crate) struct World {
     waiting: VecDeque<Question>,
     dice: u64,
     launched: u32,
+    /// When an instance was terminated last.
+    replaced: Instant,
     pub(crate) check: Check,
     pub(crate) reached: BTreeSet<&'static str>,
 }
@@ -71,6 +75,7 @@ impl World {
             waiting: VecDeque::new(),
             dice: 1,
             launched: 0,
+            replaced: now,
             check: Check::default(),
             reached: BTreeSet::new(),
         };
@@ -118,6 +123,7 @@ impl World {
             Event::Replace(n) => {
                 let zone = self.spokes[of(n)].zone;
                 self.spokes[of(n)] = self.launch(zone);
+                self.replaced = now;
             }
             Event::Hang(n) => self.spokes[of(n)].hung |= self.spokes[of(n)].up,
             Event::Resume(n) => self.spokes[of(n)].hung = false,
@@ -131,7 +137,9 @@ impl World {
                     self.cut(other, of(n));
                 }
             }
-            Event::Join(n) => self.cuts.retain(|(from, to)| *from != of(n) && *to != of(n)),
+            Event::Join(n) => self
+                .cuts
+                .retain(|(from, to)| *from != of(n) && *to != of(n)),
             Event::Ec2(n, ec2) => {
                 self.spokes[of(n)].ec2 = *ec2;
                 self.check.ec2(of(n), *ec2, now);
@@ -201,11 +209,19 @@ impl World {
         if self.now < self.spokes[n].discovers {
             return;
         }
-        let running = self.spokes.iter().filter(|spoke| spoke.up || spoke.starts.is_some());
+        let running = self
+            .spokes
+            .iter()
+            .filter(|spoke| spoke.up || spoke.starts.is_some());
         // A failed instance is still described for a while.
         let running = running.chain(self.spokes.iter().filter(|spoke| !spoke.up));
         let spokes = running
-            .map(|spoke| (instance(spoke.instance), described(spoke.instance, spoke.zone)))
+            .map(|spoke| {
+                (
+                    instance(spoke.instance),
+                    described(spoke.instance, spoke.zone),
+                )
+            })
             .collect();
         let found = Siblings {
             spokes,
@@ -224,15 +240,26 @@ impl World {
         }
         self.spokes[n].asks = now + ASK;
         for id in self.spokes[n].machine.asked().into_keys() {
-            let other = self.spokes.iter().position(|one| instance(one.instance) == id);
+            let other = self
+                .spokes
+                .iter()
+                .position(|one| instance(one.instance) == id);
             let answer = other.and_then(|other| self.answer(n, other));
             match answer {
                 Some(report) => self.spokes[n].machine.observed(&id, now, Some(report), now),
                 None => {
                     let to = other.map_or(u32::MAX, |other| self.spokes[other].instance);
-                    let to = if to == u32::MAX { number(id.as_str()) } else { to };
+                    let to = if to == u32::MAX {
+                        number(id.as_str())
+                    } else {
+                        to
+                    };
                     let from = self.spokes[n].instance;
-                    self.waiting.push_back(Question { from, to, asked: now });
+                    self.waiting.push_back(Question {
+                        from,
+                        to,
+                        asked: now,
+                    });
                 }
             }
         }
@@ -245,7 +272,11 @@ impl World {
 
     fn give_up(&mut self) {
         let now = self.now;
-        while let Some(question) = self.waiting.front().filter(|one| now - one.asked >= PATIENCE) {
+        while let Some(question) = self
+            .waiting
+            .front()
+            .filter(|one| now - one.asked >= PATIENCE)
+        {
             let to = instance(question.to);
             let (from, asked) = (question.from, question.asked);
             let mut spokes = self.spokes.iter_mut();
@@ -279,6 +310,21 @@ impl World {
         match request {
             Request::Look if fails => self.spokes[n].machine.look_failed(now),
             Request::Look => {
+                if std::env::var("TRACE").is_ok() {
+                    let s = &self.spokes[n];
+                    eprintln!(
+                        "{:.2} look by {} routes {:?} sees {:?} well {:?} rep {:?}",
+                        self.seconds(),
+                        s.instance,
+                        self.routes,
+                        s.machine
+                            .siblings()
+                            .map(|(i, s)| format!("{i}:{s}"))
+                            .collect::<Vec<_>>(),
+                        s.verdict,
+                        s.machine.report(now).changes_routes
+                    );
+                }
                 let tables = self.describe();
                 let decision = self.spokes[n].machine.looked(tables, now);
                 self.spokes[n].take(decision);
@@ -289,10 +335,14 @@ impl World {
                 spoke.machine.applied(&one.change, outcome.as_ref(), now);
             }
         }
-        if let Some(next) = self.spokes[n].waiting.pop() {
+        while let Some(next) = self.spokes[n].waiting.pop() {
+            if !self.spokes[n].machine.still(&next.change, now) {
+                continue;
+            }
             self.may_ask_for(n, &next.why)?;
             self.note(&next.why);
             self.request(n, Request::Change(next));
+            break;
         }
         Ok(())
     }
@@ -302,12 +352,15 @@ impl World {
         let taker = match why {
             Reason::HandOver { to } => {
                 let found = self.spokes.iter().find(|one| instance(one.instance) == *to);
-                found.ok_or(format!("handed over to {to}, which is gone"))?
+                match found {
+                    Some(found) => found,
+                    None if self.now - self.replaced <= NEWS => return Ok(()),
+                    None => return Err(format!("handed over to {to}, which is gone")),
+                }
             }
             Reason::Missing | Reason::Takeover { .. } | Reason::GiveBack { .. } => &self.spokes[n],
         };
-        // What a sibling said may be a question's interval old.
-        let just = self.now - taker.verdict_since <= Duration::from_millis(2600);
+        let just = self.now - taker.verdict_since <= NEWS;
         let heard = matches!(why, Reason::HandOver { .. }) && just;
         match taker.verdict == Some(true) || heard {
             true => Ok(()),
@@ -400,7 +453,9 @@ impl World {
         let destination = DESTINATIONS.iter().position(|one| *one == net).unwrap();
         let spot = (table as u8, destination);
         let there = self.routes.get(&spot).cloned();
-        let target = there.as_ref().map(|leads| self.route(destination, leads).target);
+        let target = there
+            .as_ref()
+            .map(|leads| self.route(destination, leads).target);
         let (as_seen, to) = match &change.action {
             RouteAction::Create { to } => (target.is_none(), to),
             RouteAction::Replace { seen, to } => {
@@ -451,4 +506,3 @@ pub(crate) fn number(id: &str) -> u32 {
     let (_, digits) = id.rsplit_once('-').unwrap();
     u32::from_str_radix(digits, 16).unwrap()
 }
-
