@@ -310,21 +310,6 @@ impl World {
         match request {
             Request::Look if fails => self.spokes[n].machine.look_failed(now),
             Request::Look => {
-                if std::env::var("TRACE").is_ok() {
-                    let s = &self.spokes[n];
-                    eprintln!(
-                        "{:.2} look by {} routes {:?} sees {:?} well {:?} rep {:?}",
-                        self.seconds(),
-                        s.instance,
-                        self.routes,
-                        s.machine
-                            .siblings()
-                            .map(|(i, s)| format!("{i}:{s}"))
-                            .collect::<Vec<_>>(),
-                        s.verdict,
-                        s.machine.report(now).changes_routes
-                    );
-                }
                 let tables = self.describe();
                 let decision = self.spokes[n].machine.looked(tables, now);
                 self.spokes[n].take(decision);
