@@ -26,5 +26,7 @@ pub mod route;
 pub mod ruleset;
 pub mod self_test;
 pub mod sysctl;
+pub mod takeover;
 pub mod trust;
+pub mod vpc_route;
 pub mod why;

@@ -382,6 +382,13 @@ impl<'a> Section<'a> {
             .is_some_and(|value| value.get_ref().is_str())
     }
 
+    /// Whether the key was written with a table for its value.
+    pub(super) fn has_table(&self, key: &str) -> bool {
+        self.table
+            .get(key)
+            .is_some_and(|value| value.get_ref().is_table())
+    }
+
     fn reject_if_empty(&self, key: &str, expected: &str) {
         let Some(value) = self.table.get(key) else {
             return;

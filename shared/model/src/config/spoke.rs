@@ -16,8 +16,12 @@ use crate::net::Supernet;
 use crate::offload::Offloads;
 
 mod nat;
+mod routes;
 
 pub use nat::{Forward, NatConfig, PortRange, Protocol, Redirect};
+pub use routes::{
+    OWN_ZONE, RoutesConfig, SelfTestConfig, SourceDestCheck, TableSelection, TakeoverConfig,
+};
 
 /// A spoke's configuration.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -52,6 +56,10 @@ pub struct SpokeConfig {
     pub hubs: Vec<HubPeerConfig>,
     /// NAT: egress, forwards, redirects.
     pub nat: NatConfig,
+    /// The VPC routes that it serves; `None` is none.
+    pub routes: Option<RoutesConfig>,
+    /// How it knows that it works.
+    pub self_test: SelfTestConfig,
     /// Whether to publish key, port and transport as tags on the own instance.
     pub publish: bool,
 }
@@ -114,6 +122,22 @@ pub(super) fn read(top: &mut Section<'_>) -> Option<SpokeConfig> {
     let nat = top.table("nat", "a [nat] section", |nat| {
         Some(nat::read(nat, tunnel_port))
     });
+    let nat = nat.unwrap_or_default();
+    let mut targets = false;
+    let self_test = top.table("self_test", "a [self_test] section", |section| {
+        targets = section.has("targets");
+        Some(routes::read_self_test(section, privnet.as_ref()))
+    });
+    let rest = routes::Context {
+        transport,
+        listen_port,
+        egress: nat.egress,
+        secret: top.has("preshared_key"),
+        targets,
+    };
+    let routes = top.table("routes", "a [routes] section", |section| {
+        routes::read(section, &rest)
+    });
 
     Some(SpokeConfig {
         privnet: privnet?,
@@ -130,7 +154,9 @@ pub(super) fn read(top: &mut Section<'_>) -> Option<SpokeConfig> {
         metrics: metrics.map(|address| address.value),
         log,
         hubs,
-        nat: nat.unwrap_or_default(),
+        nat,
+        routes,
+        self_test: self_test.unwrap_or_default(),
         publish,
     })
 }

@@ -1,6 +1,7 @@
 //! The kinds of values that the config files hold: what each looks like, how
 //! it is read, and the defaults that hub and spoke share.
 
+use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
@@ -358,6 +359,41 @@ const SSM_NAME: Kind<String> = Kind {
         }
     },
 };
+
+/// EC2's limit is 256 characters.
+const TAG_VALUE: Kind<String> = Kind {
+    expected: "the tag's value in quotes, at most 256 characters",
+    parse: |value| {
+        let text = text(value)?;
+        match text.chars().count() {
+            ..=256 => Ok(text.to_owned()),
+            length => Err(format!("{length} characters long").into()),
+        }
+    },
+};
+
+/// The tags of something in EC2: at least one, and `none` says what would be if there
+/// were none.
+pub(super) fn tags(section: &mut Section<'_>, none: &str) -> Option<BTreeMap<String, String>> {
+    let entries = section.entries(&TAG_VALUE);
+    if section.is_empty() {
+        let expected = format!("at least one tag: {none}");
+        section.reject(section.place(), "empty", Some(expected));
+    }
+    for (key, value) in &entries {
+        if !(1..=128).contains(&key.chars().count()) {
+            let expected = "a tag key of 1 to 128 characters".to_owned();
+            section.reject(&value.place, "not a tag key", Some(expected));
+        }
+        if key.to_ascii_lowercase().starts_with("aws:") {
+            let problem = "a tag key of AWS's own";
+            let expected = "a tag that you set: none starts with `aws:`".to_owned();
+            section.reject(&value.place, problem, Some(expected));
+        }
+    }
+    let tags = entries.into_iter().map(|(key, value)| (key, value.value));
+    Some(tags.collect())
+}
 
 /// The text of a value.
 pub(super) fn text<'v>(value: &'v DeValue<'_>) -> Result<&'v str, Rejection> {

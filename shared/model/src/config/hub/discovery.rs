@@ -1,6 +1,6 @@
 //! `[discovery]`: where and how spokes are looked for.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -129,18 +129,6 @@ const URL: Kind<String> = Kind {
     },
 };
 
-/// EC2's limit is 256 characters.
-const TAG_VALUE: Kind<String> = Kind {
-    expected: "the tag's value in quotes, at most 256 characters",
-    parse: |value| {
-        let text = text(value)?;
-        match text.chars().count() {
-            ..=256 => Ok(text.to_owned()),
-            length => Err(format!("{length} characters long").into()),
-        }
-    },
-};
-
 pub(super) fn read(section: &mut Section<'_>) -> Option<DiscoveryConfig> {
     let interval = section.with_default("interval", &INTERVAL, DEFAULT_INTERVAL);
     let regions = read_regions(section);
@@ -148,7 +136,9 @@ pub(super) fn read(section: &mut Section<'_>) -> Option<DiscoveryConfig> {
     let endpoint = section.optional("endpoint", &URL);
     let fips = section.optional("fips", &value::FLAG);
     let expected = "a table of at least one tag, such as { service = \"nat\" }";
-    let tags = section.required_table("tags", expected, read_tags);
+    let tags = section.required_table("tags", expected, |tags| {
+        value::tags(tags, "with none, every instance would be a spoke")
+    });
     let timeout = section.with_default("timeout", &TIMEOUT, DEFAULT_TIMEOUT);
 
     if let (Some(endpoint), Some(true)) = (&endpoint, fips.as_ref().map(|fips| fips.value)) {
@@ -221,25 +211,4 @@ fn distinct_accounts(
         }
     }
     (own, others)
-}
-
-fn read_tags(section: &mut Section<'_>) -> Option<BTreeMap<String, String>> {
-    let entries = section.entries(&TAG_VALUE);
-    if section.is_empty() {
-        let expected = "at least one tag: with none, every instance would be a spoke";
-        section.reject(section.place(), "empty", Some(expected.to_owned()));
-    }
-    for (key, value) in &entries {
-        if !(1..=128).contains(&key.chars().count()) {
-            let expected = "a tag key of 1 to 128 characters".to_owned();
-            section.reject(&value.place, "not a tag key", Some(expected));
-        }
-        if key.to_ascii_lowercase().starts_with("aws:") {
-            let problem = "a tag key of AWS's own";
-            let expected = "a tag that you set: none starts with `aws:`".to_owned();
-            section.reject(&value.place, problem, Some(expected));
-        }
-    }
-    let tags = entries.into_iter().map(|(key, value)| (key, value.value));
-    Some(tags.collect())
 }

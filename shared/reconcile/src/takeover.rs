@@ -1,0 +1,655 @@
+//! Which spoke of a VPC serves which route table: how spokes stand in for each other.
+//! A pure state machine in each of them; nobody is the leader, and what they have in
+//! common is what they hear of each other and what EC2 says that the routes are.
+//!
+//! It is told what came of the questions to siblings; it says when to look at the route tables, and, told what
+//! they are, which routes to change. So each change rests on tables that were
+//! described just before it:
+//!
+//! 1. Only who passes its own self-test takes a route; who is about to stop gives its
+//!    routes to a sibling that is well. If there is none, routes stay where they are.
+//! 2. A sibling is lost when it answers none of three questions in a row, and for
+//!    2.5 s; it is sick or leaving when it says so itself. Of the others that are well the first in an order that all
+//!    know moves its routes at once; the next one does if nothing happened
+//!    [`STEP`] later.
+//! 3. A spoke takes its home tables back when it has been well for 10 s: 20 s, 40 s …
+//!    600 s if it was lost or sick more than once within 10 minutes.
+//! 4. Who took a route from a lost sibling and learns that this was well all along
+//!    (it takes the route back, or tells later that it was well) has a broken path to
+//!    it: its silence must last 5 s longer the next time, 10 s, 20 s … 600 s. Homes do
+//!    not wait longer for that reason, so that a table settles at home.
+//!
+//! Nothing here changes anything; `vpc_route` alone says whose a route is.
+
+mod decide;
+mod own;
+mod sibling;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::net::IpAddr;
+use std::time::{Duration, Instant};
+
+use ipnet::IpNet;
+use jiff::Timestamp;
+use privnet_model::config::spoke::TableSelection;
+use privnet_model::health::{Condition, HealthReport};
+use privnet_model::id::{InstanceId, InterfaceId, RouteTableId, Zone};
+use privnet_model::vpc::{self, RouteAction, RouteChange, RouteOutcome, RouteTable, Siblings};
+use serde::{Deserialize, Serialize};
+
+use crate::vpc_route::{Conflict, Holder, Place, Spokes, holder, home_tables};
+use own::{CALM, Own};
+use sibling::Sibling;
+
+/// How much later than the one before it the next in the order moves a route. A
+/// request to EC2 takes some tenths of a second, there are two of them, and two spokes
+/// learn of a loss up to a second apart: who is first has done it by then.
+pub const STEP: Duration = Duration::from_secs(2);
+/// Between two looks at the tables while all is well: somebody may change them.
+const CALM_LOOK: Duration = Duration::from_secs(30);
+/// While something is not as it should be for long.
+const UNEASY_LOOK: Duration = Duration::from_secs(5);
+/// While something may be about to happen, and between looks that lead to nothing.
+const HASTY_LOOK: Duration = Duration::from_secs(1);
+/// A look or change of which nobody told the end for so long has none. Requests to EC2
+/// have deadlines below this.
+const FORGOTTEN: Duration = Duration::from_secs(10);
+/// After a change failed, the next try in that place; doubled each time.
+const RETRY: Duration = Duration::from_secs(1);
+/// The longest that this grows to.
+const MOST_RETRY: Duration = Duration::from_secs(8);
+/// Who failed to change a route says so for so long: others go first.
+const UNABLE: Duration = Duration::from_secs(30);
+/// What moved between two looks that lie farther apart may have moved long ago.
+const SIGN_OF_LIFE: Duration = Duration::from_secs(10);
+/// Spokes remembered that EC2 does not describe any more.
+const MOST_REMEMBERED: usize = 64;
+
+/// What a spoke must know of itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Setup {
+    /// This spoke, as EC2 describes it.
+    pub me: vpc::Sibling,
+    /// Which tables are its home tables.
+    pub tables: TableSelection,
+    /// The destinations that it serves.
+    pub destinations: BTreeSet<IpNet>,
+    /// Whether it stands in for siblings.
+    pub takeover: bool,
+    /// How often its self-test ends.
+    pub test_interval: Duration,
+}
+
+/// What must outlive a restart.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Memory {
+    /// Spokes to which routes may still lead.
+    #[serde(default)]
+    pub spokes: Vec<Remembered>,
+    /// How long this one has to be well before it takes its tables back, in seconds.
+    #[serde(default)]
+    pub hold_seconds: u64,
+    /// When it was lost or sick last.
+    #[serde(default)]
+    pub lost: Option<Timestamp>,
+    /// Whether it was running, and did not stop as planned.
+    #[serde(default)]
+    pub running: bool,
+}
+
+/// A spoke that EC2 may not describe any more.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Remembered {
+    /// The instance.
+    pub instance: InstanceId,
+    /// Its interface.
+    pub interface: InterfaceId,
+    /// Its zone.
+    pub zone: Zone,
+    /// When it was launched.
+    pub launched: Timestamp,
+    /// Its private address.
+    pub address: IpAddr,
+}
+
+/// How a sibling is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "state")]
+pub enum SiblingState {
+    /// It has not answered yet, and not failed to for long enough.
+    Unheard,
+    /// It can carry traffic.
+    Well,
+    /// It says that it cannot.
+    Sick {
+        /// Why.
+        why: String,
+    },
+    /// It says that it is about to stop.
+    Leaving,
+    /// It does not answer.
+    Lost,
+}
+
+impl fmt::Display for SiblingState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Unheard => f.pad("unheard"),
+            Self::Well => f.pad("well"),
+            Self::Sick { why } => f.pad(&format!("sick: {why}")),
+            Self::Leaving => f.pad("leaving"),
+            Self::Lost => f.pad("lost"),
+        }
+    }
+}
+
+/// A route to change now, and why.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Move {
+    /// The change.
+    pub change: RouteChange,
+    /// Why.
+    pub why: Reason,
+}
+
+/// Why a route is changed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Reason {
+    /// A home table lacks it.
+    Missing,
+    /// It leads to a sibling that cannot carry it.
+    Takeover {
+        /// The sibling.
+        from: InstanceId,
+        /// How it is.
+        state: SiblingState,
+    },
+    /// A sibling stood in, and need not any more.
+    GiveBack {
+        /// The sibling.
+        from: InstanceId,
+    },
+    /// This spoke is about to stop.
+    HandOver {
+        /// Who has it from now on.
+        to: InstanceId,
+    },
+}
+
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Missing => f.write_str("it was missing"),
+            Self::Takeover { from, state } => write!(f, "it led to {from}, which is {state}"),
+            Self::GiveBack { from } => write!(f, "it is this spoke's own; {from} stood in"),
+            Self::HandOver { to } => write!(f, "this spoke is about to stop; {to} stands in"),
+        }
+    }
+}
+
+/// What follows from a look at the tables.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Decision {
+    /// What to change, at once and in this order. Before each ask [`Takeover::still`];
+    /// the end of each is to be told.
+    pub moves: Vec<Move>,
+    /// Which of the routes that this spoke should have are somebody else's.
+    pub conflicts: Vec<Conflict>,
+    /// Home routes that lead here.
+    pub in_order: BTreeSet<Place>,
+}
+
+/// The state of one spoke. Every method takes the time; all are cheap.
+#[derive(Debug, Clone)]
+pub struct Takeover {
+    setup: Setup,
+    own: Own,
+    siblings: BTreeMap<InstanceId, Sibling>,
+    leaving: bool,
+    /// Whether it was killed before it started, and what became of its tables then is
+    /// not known yet.
+    killed: bool,
+    /// The tables as they were described last.
+    tables: Vec<RouteTable>,
+    home: BTreeSet<RouteTableId>,
+    /// Whose each route was, less what we changed since.
+    holders: BTreeMap<Place, InstanceId>,
+    /// Since when a home route does not lead here.
+    missed: BTreeMap<Place, Instant>,
+    /// When a look was asked for of which the end is not known.
+    looking: Option<Instant>,
+    looked: Option<Instant>,
+    tried: Option<Instant>,
+    sees: bool,
+    unable: Option<Instant>,
+    /// Changes of which the end is not known, and why they are made.
+    moving: Vec<(Move, Instant)>,
+    failures: BTreeMap<Place, (u32, Instant)>,
+}
+
+impl Takeover {
+    /// A spoke that starts, and what it remembers of `wall`'s past.
+    pub fn new(setup: Setup, memory: &Memory, now: Instant, wall: Timestamp) -> Self {
+        let mut own = Own::new(setup.test_interval, now);
+        if let Some(lost) = memory.lost {
+            let ago = Duration::try_from(wall.duration_since(lost)).unwrap_or_default();
+            if let Some(lost) = now.checked_sub(ago).filter(|_| ago < CALM) {
+                own.remember(Duration::from_secs(memory.hold_seconds), lost);
+            }
+        }
+        let kept = memory.spokes.iter().take(MOST_REMEMBERED);
+        let kept = kept.filter(|kept| kept.instance != setup.me.instance);
+        let siblings = kept
+            .map(|kept| (kept.instance.clone(), Sibling::remembered(kept, now)))
+            .collect();
+        Self {
+            setup,
+            own,
+            siblings,
+            leaving: false,
+            killed: memory.running,
+            tables: Vec::new(),
+            home: BTreeSet::new(),
+            holders: BTreeMap::new(),
+            missed: BTreeMap::new(),
+            looking: None,
+            looked: None,
+            tried: None,
+            sees: true,
+            unable: None,
+            moving: Vec::new(),
+            failures: BTreeMap::new(),
+        }
+    }
+
+    /// What is to be kept for the next start.
+    pub fn memory(&self, now: Instant, wall: Timestamp) -> Memory {
+        let lost = self.own.lost().map(|lost| wall - (now - lost));
+        Memory {
+            spokes: self.siblings.values().map(Sibling::remember).collect(),
+            hold_seconds: self.own.hold().as_secs(),
+            lost,
+            running: !self.leaving,
+        }
+    }
+
+    /// EC2 told which spokes run in the VPC: a complete answer.
+    pub fn discovered(&mut self, found: &Siblings, now: Instant) {
+        self.wake(now);
+        for (id, sibling) in &mut self.siblings {
+            sibling.running = found.incomplete.contains_key(id);
+        }
+        for (id, spoke) in &found.spokes {
+            if *id == self.setup.me.instance {
+                continue;
+            }
+            match self.siblings.get_mut(id) {
+                Some(known) => known.found(spoke, now),
+                None => {
+                    self.siblings.insert(id.clone(), Sibling::new(spoke, now));
+                }
+            }
+        }
+        self.guess_homes();
+        self.forget();
+    }
+
+    /// Whom to ask how they are: those that run, and those to which a route still leads.
+    pub fn asked(&self) -> BTreeMap<InstanceId, IpAddr> {
+        let siblings = self.siblings.iter().filter(|_| self.setup.takeover);
+        siblings
+            .map(|(id, one)| (id.clone(), one.address))
+            .collect()
+    }
+
+    /// What came of a question to a sibling that was asked at this time: a report, or
+    /// nothing that counts. That it could not even be sent is not to be told here: it
+    /// says nothing of the sibling.
+    pub fn observed(
+        &mut self,
+        instance: &InstanceId,
+        asked: Instant,
+        answer: Option<HealthReport>,
+        now: Instant,
+    ) {
+        self.wake(now);
+        let Some(sibling) = self.siblings.get_mut(instance) else {
+            return;
+        };
+        match answer {
+            Some(report) => sibling.answered(asked, report, now),
+            None => sibling.unanswered(asked, now),
+        }
+    }
+
+    /// A self-test ended. A reason is one of a spoke that is sick; what counts as one
+    /// failure too many is the self-test's to say.
+    pub fn tested(&mut self, result: Result<(), String>, now: Instant) {
+        self.wake(now);
+        self.own.tested(result, now);
+    }
+
+    /// The spoke is about to stop: it takes nothing more, and gives away what it has.
+    pub fn leave(&mut self, now: Instant) {
+        self.wake(now);
+        self.leaving = true;
+    }
+
+    /// Whether nothing is left to hand over: no route leads here, or nobody is there to
+    /// take it.
+    pub fn has_left(&self) -> bool {
+        let mine = |place: &Place| self.holders.get(place) == Some(&self.setup.me.instance);
+        let heir = |place: &Place| self.heir(&place.table).is_some();
+        self.leaving
+            && self.moving.is_empty()
+            && !self.holders.keys().any(|place| mine(place) && heir(place))
+    }
+
+    /// Judges. To be called at least four times a second. `true` asks for a look at the
+    /// tables, of which [`Self::looked`] or [`Self::look_failed`] is to tell the end.
+    pub fn tick(&mut self, now: Instant) -> bool {
+        self.wake(now);
+        self.own.judge(now);
+        for sibling in self.siblings.values_mut() {
+            sibling.judge(now);
+        }
+        self.moving.retain(|(_, at)| now - *at < FORGOTTEN);
+        let busy = self.looking.is_some_and(|at| now - at < FORGOTTEN);
+        if busy || !self.moving.is_empty() {
+            return false;
+        }
+        let since = |at: Option<Instant>| at.map_or(Duration::MAX, |at| now - at);
+        let pause = self.pause(now);
+        let look = since(self.looked.max(self.tried)) >= pause;
+        if look {
+            self.looking = Some(now);
+        }
+        look
+    }
+
+    /// How long after the last look the next one is due.
+    fn pause(&self, now: Instant) -> Duration {
+        let bad = self.siblings.values().any(|one| one.bad_since().is_some());
+        let may_act = (self.own.is_well() || self.leaving) && self.looked.is_some();
+        let reason = bad || self.leaving || !self.missed.is_empty();
+        if may_act && reason && !self.decide(&self.tables, now).moves.is_empty() {
+            // What we would do by what we saw last. Looks that failed are not repeated
+            // faster for it.
+            return match self.sees {
+                true => Duration::from_millis(200),
+                false => HASTY_LOOK,
+            };
+        }
+        let mut siblings = self.siblings.values();
+        if self.looked.is_none() || !self.sees || siblings.any(Sibling::is_suspect) {
+            return HASTY_LOOK;
+        }
+        let me = &self.setup.me.instance;
+        let mut holders = self.holders.iter();
+        let guest = holders.any(|(place, at)| at == me && !self.home.contains(&place.table));
+        match guest || bad || !self.missed.is_empty() {
+            true => UNEASY_LOOK,
+            false => CALM_LOOK,
+        }
+    }
+
+    /// The tables, described since the look was asked for.
+    pub fn looked(&mut self, tables: Vec<RouteTable>, now: Instant) -> Decision {
+        self.wake(now);
+        let before = self.looked.replace(now);
+        self.looking = None;
+        self.tried = Some(now);
+        self.sees = true;
+        self.tables = tables;
+        self.home = home_tables(&self.setup.tables, &self.tables, &self.setup.me.zone);
+        self.guess_homes();
+        self.note_holders(before, now);
+        self.forget();
+        self.own.judge(now);
+        let decision = self.decide(&self.tables, now);
+        self.moving = decision
+            .moves
+            .iter()
+            .map(|one| (one.clone(), now))
+            .collect();
+        decision
+    }
+
+    /// EC2 did not tell the tables.
+    pub fn look_failed(&mut self, now: Instant) {
+        self.wake(now);
+        self.looking = None;
+        self.tried = Some(now);
+        self.sees = false;
+    }
+
+    /// Whether a change that [`Self::looked`] asked for may still be made: to be asked
+    /// just before each, as those before it take their time. If not, it is off.
+    pub fn still(&mut self, change: &RouteChange, now: Instant) -> bool {
+        self.wake(now);
+        self.own.judge(now);
+        let Some(at) = self
+            .moving
+            .iter()
+            .position(|(one, _)| one.change == *change)
+        else {
+            return false;
+        };
+        let still = match &self.moving[at].0.why {
+            Reason::HandOver { to } => self.siblings.get(to).is_some_and(Sibling::is_sure),
+            Reason::Missing | Reason::Takeover { .. } | Reason::GiveBack { .. } => {
+                self.own.is_well() && !self.leaving
+            }
+        };
+        if !still {
+            self.moving.remove(at);
+        }
+        still
+    }
+
+    /// How a change ended that [`Self::looked`] asked for; `None` is an error of EC2's.
+    pub fn applied(&mut self, change: &RouteChange, outcome: Option<&RouteOutcome>, now: Instant) {
+        self.wake(now);
+        let Some(at) = self
+            .moving
+            .iter()
+            .position(|(one, _)| one.change == *change)
+        else {
+            return;
+        };
+        let (done, _) = self.moving.remove(at);
+        let place = Place {
+            table: change.table.clone(),
+            destination: change.destination,
+        };
+        match outcome {
+            Some(RouteOutcome::Done) => {
+                self.failures.remove(&place);
+                self.unable = None;
+                self.done(done, place, now);
+            }
+            // Somebody was faster: the next look tells what is there now.
+            Some(RouteOutcome::Conflict { .. } | RouteOutcome::NoTable) => {}
+            None => {
+                self.unable = Some(now);
+                let (count, _) = self.failures.get(&place).copied().unwrap_or((0, now));
+                let pause = (RETRY * (1 << count.min(3))).min(MOST_RETRY);
+                self.failures
+                    .insert(place, (count.saturating_add(1), now + pause));
+            }
+        }
+    }
+
+    fn done(&mut self, done: Move, place: Place, now: Instant) {
+        let to = match &done.why {
+            Reason::HandOver { to } => to.clone(),
+            Reason::Takeover { from, state } => {
+                let from = self.siblings.get_mut(from);
+                if let Some(from) = from.filter(|_| *state == SiblingState::Lost) {
+                    from.taken(now);
+                }
+                self.setup.me.instance.clone()
+            }
+            Reason::Missing | Reason::GiveBack { .. } => self.setup.me.instance.clone(),
+        };
+        let (RouteAction::Create { to: interface } | RouteAction::Replace { to: interface, .. }) =
+            &done.change.action
+        else {
+            return;
+        };
+        // What we know is what the next decision to look again rests on.
+        let table = self.tables.iter_mut().find(|table| table.id == place.table);
+        if let Some(table) = table {
+            set_route(table, place.destination, interface, &to);
+        }
+        self.missed.remove(&place);
+        self.holders.insert(place, to);
+    }
+
+    /// What this spoke says of itself to those that ask.
+    pub fn report(&self, now: Instant) -> HealthReport {
+        let unable = self.unable.is_some_and(|at| now - at < UNABLE);
+        HealthReport {
+            condition: match self.leaving {
+                true => Condition::Leaving,
+                false => self.own.condition(),
+            },
+            well_for: self.own.well_for(now),
+            changes_routes: self.sees && !unable,
+            tables: self.home.clone(),
+        }
+    }
+
+    /// How each sibling is.
+    pub fn siblings(&self) -> impl Iterator<Item = (&InstanceId, SiblingState)> {
+        self.siblings.iter().map(|(id, one)| (id, one.state()))
+    }
+
+    /// Which spoke each route led to at the last look, less what was changed since.
+    pub fn holders(&self) -> &BTreeMap<Place, InstanceId> {
+        &self.holders
+    }
+
+    /// The home tables, as of the last look.
+    pub fn home(&self) -> &BTreeSet<RouteTableId> {
+        &self.home
+    }
+
+    /// How long this spoke must be well before it takes its tables back, and for how
+    /// long it has been.
+    pub fn hold(&self, now: Instant) -> (Duration, Duration) {
+        (self.own.hold(), self.own.well_for(now))
+    }
+
+    fn wake(&mut self, now: Instant) {
+        if self.own.wake(now) {
+            for sibling in self.siblings.values_mut() {
+                sibling.restart(now);
+            }
+        }
+    }
+
+    fn spokes(&self) -> Spokes {
+        let me = &self.setup.me;
+        let siblings = self.siblings.values();
+        let siblings = siblings.map(|one| (one.instance.clone(), one.interface.clone()));
+        Spokes::new(siblings.chain([(me.instance.clone(), me.interface.clone())]))
+    }
+
+    fn guess_homes(&mut self) {
+        for sibling in self.siblings.values_mut() {
+            sibling.guess = home_tables(&self.setup.tables, &self.tables, &sibling.zone);
+        }
+    }
+
+    /// Takes over whose each route is, and what follows from who moved it.
+    fn note_holders(&mut self, before: Option<Instant>, now: Instant) {
+        let spokes = self.spokes();
+        let me = self.setup.me.instance.clone();
+        let mut holders = BTreeMap::new();
+        let mut blackholes = BTreeSet::new();
+        for table in &self.tables {
+            for destination in &self.setup.destinations {
+                let place = Place {
+                    table: table.id.clone(),
+                    destination: *destination,
+                };
+                if let Holder::Spoke {
+                    instance,
+                    blackhole,
+                } = holder(table, destination, &spokes)
+                {
+                    if blackhole {
+                        blackholes.insert(instance.clone());
+                    }
+                    holders.insert(place, instance);
+                }
+            }
+        }
+        for (id, sibling) in &mut self.siblings {
+            sibling.blackhole = blackholes.contains(id);
+        }
+        let recent = before.is_some_and(|before| now - before <= SIGN_OF_LIFE);
+        for (place, at) in holders.iter().filter(|_| recent) {
+            let moved = self.holders.get(place).is_some_and(|before| before != at);
+            if let Some(sibling) = self.siblings.get_mut(at).filter(|_| moved) {
+                sibling.shows_life(now);
+            }
+        }
+        let home = self.home.iter().flat_map(|table| {
+            let destinations = self.setup.destinations.iter();
+            destinations.map(|destination| Place {
+                table: table.clone(),
+                destination: *destination,
+            })
+        });
+        let missed = home.filter(|place| holders.get(place) != Some(&me));
+        let missed = missed.map(|place| {
+            let since = self.missed.get(&place).copied().unwrap_or(now);
+            (place, since)
+        });
+        self.missed = missed.collect();
+        self.holders = holders;
+        // It came back so late that others serve its tables: that is being lost.
+        let stood_in = self
+            .missed
+            .keys()
+            .any(|place| self.holders.contains_key(place));
+        if std::mem::take(&mut self.killed) && stood_in {
+            self.own.lose(now);
+        }
+    }
+
+    /// Of those that EC2 does not describe any more only who still has a route is
+    /// worth knowing.
+    fn forget(&mut self) {
+        // Before the first look nobody knows who has one.
+        if self.looked.is_none() {
+            return;
+        }
+        let holds: BTreeSet<&InstanceId> = self.holders.values().collect();
+        self.siblings
+            .retain(|id, one| one.running || holds.contains(id));
+    }
+}
+
+fn set_route(
+    table: &mut RouteTable,
+    destination: IpNet,
+    interface: &InterfaceId,
+    instance: &InstanceId,
+) {
+    let wanted = vpc::Destination::Cidr(destination);
+    table.routes.retain(|route| route.destination != wanted);
+    table.routes.push(vpc::Route {
+        destination: wanted,
+        target: vpc::RouteTarget::Interface {
+            interface: interface.clone(),
+            instance: Some(instance.clone()),
+        },
+        state: vpc::RouteState::Active,
+        origin: vpc::RouteOrigin::CreateRoute,
+    });
+}

@@ -1,0 +1,188 @@
+//! Which routes a spoke moves now, given the tables.
+
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::{Duration, Instant};
+
+use jiff::Timestamp;
+use privnet_model::id::{InstanceId, RouteTableId, Zone};
+use privnet_model::vpc::RouteTable;
+
+use super::own::HOLD;
+use super::sibling::Sibling;
+use super::{Decision, Move, Reason, STEP, SiblingState, Takeover};
+use crate::vpc_route::{Holder, Place, Wanted, holder, plan};
+
+/// Where a spoke stands in the order of those that could move a route: who has been
+/// well for long, whose home the table is, who is in the zone of the one that is to be
+/// replaced, and who was launched first.
+type Rank<'a> = (
+    Reverse<bool>,
+    Reverse<bool>,
+    Reverse<bool>,
+    Timestamp,
+    &'a InstanceId,
+);
+
+impl Takeover {
+    /// What is wanted, place by place, and the plan that `vpc_route` makes of it.
+    pub(super) fn decide(&self, tables: &[RouteTable], now: Instant) -> Decision {
+        let spokes = self.spokes();
+        let mut wanted = BTreeMap::new();
+        let mut reasons = BTreeMap::new();
+        // A home table that does not exist is wanted as well: the plan says so.
+        let ids: BTreeSet<_> = tables
+            .iter()
+            .map(|table| &table.id)
+            .chain(&self.home)
+            .collect();
+        for id in ids {
+            let table = tables.iter().find(|table| table.id == *id);
+            for destination in &self.setup.destinations {
+                let place = Place {
+                    table: id.clone(),
+                    destination: *destination,
+                };
+                let there = table.map(|table| holder(table, destination, &spokes));
+                let reason = there.and_then(|there| self.reason(&place, &there, now));
+                if let Some(one) = self.wanted(&place, reason.as_ref()) {
+                    wanted.insert(place.clone(), one);
+                    reasons.extend(reason.map(|reason| (place, reason)));
+                }
+            }
+        }
+        let plan = plan(&wanted, tables, &spokes);
+        let moves = plan.changes.into_iter().filter_map(|change| {
+            let place = Place {
+                table: change.table.clone(),
+                destination: change.destination,
+            };
+            let why = reasons.get(&place)?.clone();
+            Some(Move { change, why })
+        });
+        Decision {
+            moves: moves.collect(),
+            conflicts: plan.conflicts,
+            in_order: plan.in_order,
+        }
+    }
+
+    /// A home place is always looked at, that the plan may tell what is in the way.
+    fn wanted(&self, place: &Place, reason: Option<&Reason>) -> Option<Wanted> {
+        let me = &self.setup.me.instance;
+        let (to, from) = match reason {
+            Some(Reason::HandOver { to }) => (to, Some(me)),
+            Some(Reason::Takeover { from, .. } | Reason::GiveBack { from }) => (me, Some(from)),
+            Some(Reason::Missing) => (me, None),
+            None if self.home.contains(&place.table) => (me, None),
+            None => return None,
+        };
+        Some(Wanted {
+            to: to.clone(),
+            from: from.into_iter().cloned().collect(),
+            create: reason == Some(&Reason::Missing),
+        })
+    }
+
+    /// Why the route in a place is to be changed now, if it is.
+    fn reason(&self, place: &Place, there: &Holder, now: Instant) -> Option<Reason> {
+        let failed = self.failures.get(place);
+        if failed.is_some_and(|(_, until)| now < *until) {
+            return None;
+        }
+        match there {
+            Holder::Spoke { instance, .. } if *instance == self.setup.me.instance => {
+                let heir = self.heir(&place.table).filter(|_| self.leaving)?;
+                let to = heir.instance.clone();
+                Some(Reason::HandOver { to })
+            }
+            Holder::Foreign { .. } => None,
+            Holder::Nobody | Holder::Spoke { .. } if !self.own.is_well() || self.leaving => None,
+            Holder::Nobody => self
+                .is_my_turn_to_create(place, now)
+                .then_some(Reason::Missing),
+            Holder::Spoke { instance, .. } => {
+                let sibling = self.siblings.get(instance);
+                let sibling = sibling.filter(|_| self.setup.takeover)?;
+                self.take_from(place, sibling, now)
+            }
+        }
+    }
+
+    fn is_my_turn_to_create(&self, place: &Place, now: Instant) -> bool {
+        if !self.home.contains(&place.table) {
+            return false;
+        }
+        let zone = &self.setup.me.zone;
+        let before = self.before_me(&place.table, zone, now);
+        let before = before.filter(|one| one.is_home(&place.table)).count();
+        let missed = self.missed.get(place).copied().unwrap_or(now);
+        now >= missed + step(before)
+    }
+
+    fn take_from(&self, place: &Place, sibling: &Sibling, now: Instant) -> Option<Reason> {
+        let table = &place.table;
+        let from = sibling.instance.clone();
+        if let Some(since) = sibling.bad_since() {
+            let before = self.before_me(table, &sibling.zone, now);
+            let before = before.filter(|one| one.instance != from).count();
+            let state = sibling.state();
+            // It moves them itself, if it can.
+            let own = usize::from(state == SiblingState::Leaving);
+            let turn = since + step(before + own);
+            return (now >= turn).then_some(Reason::Takeover { from, state });
+        }
+        let mine_alone = self.home.contains(table) && !sibling.is_home(table);
+        // By what was heard of it: one that is only known to live took the table
+        // because it does not hear us, and there is no use in waiting longer.
+        let hold = match sibling.is_well() {
+            true => self.own.hold(),
+            false => HOLD,
+        };
+        let missed = self.missed.get(place).copied().unwrap_or(now);
+        let well = self.own.well_since()?.max(missed);
+        (mine_alone && now - well >= hold).then_some(Reason::GiveBack { from })
+    }
+
+    /// Who could move a route of this table as well, and is before this spoke.
+    fn before_me(
+        &self,
+        table: &RouteTableId,
+        zone: &Zone,
+        now: Instant,
+    ) -> impl Iterator<Item = &Sibling> {
+        let me = &self.setup.me;
+        let mine: Rank<'_> = (
+            Reverse(self.own.well_for(now) >= HOLD),
+            Reverse(self.home.contains(table)),
+            Reverse(me.zone == *zone),
+            me.launched,
+            &me.instance,
+        );
+        let able = self.siblings.values().filter(|one| one.can_take());
+        able.filter(move |one| rank(one, table, zone) < mine)
+    }
+
+    /// Who gets a route of this table when this spoke stops.
+    pub(super) fn heir(&self, table: &RouteTableId) -> Option<&Sibling> {
+        let able = self.siblings.values().filter(|one| one.is_sure());
+        able.min_by(|one, other| {
+            let zone = &self.setup.me.zone;
+            rank(one, table, zone).cmp(&rank(other, table, zone))
+        })
+    }
+}
+
+fn rank<'a>(sibling: &'a Sibling, table: &RouteTableId, zone: &Zone) -> Rank<'a> {
+    (
+        Reverse(sibling.is_settled()),
+        Reverse(sibling.is_home(table)),
+        Reverse(sibling.zone == *zone),
+        sibling.launched,
+        &sibling.instance,
+    )
+}
+
+fn step(before: usize) -> Duration {
+    STEP * u32::try_from(before).unwrap_or(u32::MAX)
+}

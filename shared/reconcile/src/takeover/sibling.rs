@@ -1,0 +1,258 @@
+//! One sibling, as this spoke sees it: what it says, whether it answers, and how far
+//! its silence is to be believed.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+use std::time::{Duration, Instant};
+
+use jiff::Timestamp;
+use privnet_model::health::{Condition, HealthReport};
+use privnet_model::id::{InstanceId, InterfaceId, RouteTableId, Zone};
+use privnet_model::vpc;
+
+use super::own::{CALM, HOLD};
+use super::{Remembered, SiblingState};
+
+/// So many questions in a row without an answer are a loss,
+const LOST: u32 = 3;
+/// if there was none for so long, however fast they are asked.
+const SILENCE: Duration = Duration::from_millis(2500);
+/// How much longer than usual one must be silent that was taken for lost by mistake.
+const DOUBT: Duration = Duration::from_secs(5);
+/// The longest that this grows to, doubled with each mistake.
+const MOST_DOUBT: Duration = Duration::from_secs(600);
+/// Reports tell whole seconds, and take some time on the way.
+const SKEW: Duration = Duration::from_secs(2);
+
+#[derive(Debug, Clone)]
+pub(super) struct Sibling {
+    pub(super) instance: InstanceId,
+    pub(super) zone: Zone,
+    pub(super) launched: Timestamp,
+    pub(super) interface: InterfaceId,
+    pub(super) address: IpAddr,
+    /// Whether EC2 said at the last asking that it runs.
+    pub(super) running: bool,
+    /// Its home tables by our own config, until it says so itself.
+    pub(super) guess: BTreeSet<RouteTableId>,
+    /// Whether a route to it is a black hole.
+    pub(super) blackhole: bool,
+    /// Questions without an answer since the last one that had one.
+    unanswered: u32,
+    /// Questions from before this say nothing (any more).
+    since: Instant,
+    report: Option<HealthReport>,
+    /// When it last showed that it lives: by an answer, or by taking a route.
+    life: Option<Instant>,
+    lost: bool,
+    bad_since: Option<Instant>,
+    /// When we took a route from it because it was lost.
+    taken: Option<Instant>,
+    /// How often it was taken for lost by mistake, and when last.
+    mistakes: u32,
+    mistaken: Option<Instant>,
+}
+
+impl Sibling {
+    pub(super) fn new(found: &vpc::Sibling, now: Instant) -> Self {
+        Self {
+            instance: found.instance.clone(),
+            zone: found.zone.clone(),
+            launched: found.launched,
+            interface: found.interface.clone(),
+            address: found.address,
+            running: true,
+            guess: BTreeSet::new(),
+            blackhole: false,
+            unanswered: 0,
+            since: now,
+            report: None,
+            life: None,
+            lost: false,
+            bad_since: None,
+            taken: None,
+            mistakes: 0,
+            mistaken: None,
+        }
+    }
+
+    pub(super) fn remembered(kept: &Remembered, now: Instant) -> Self {
+        let found = vpc::Sibling {
+            instance: kept.instance.clone(),
+            launched: kept.launched,
+            zone: kept.zone.clone(),
+            address: kept.address,
+            interface: kept.interface.clone(),
+            instance_profile: None,
+            tags: Default::default(),
+        };
+        Self {
+            running: false,
+            ..Self::new(&found, now)
+        }
+    }
+
+    /// EC2 describes it (again): one that started anew begins anew.
+    pub(super) fn found(&mut self, found: &vpc::Sibling, now: Instant) {
+        let same = self.launched == found.launched
+            && self.interface == found.interface
+            && self.address == found.address;
+        match same {
+            true => {
+                self.zone = found.zone.clone();
+                self.running = true;
+            }
+            false => *self = Self::new(found, now),
+        }
+    }
+
+    pub(super) fn unanswered(&mut self, asked: Instant, now: Instant) {
+        if asked >= self.since {
+            self.unanswered = self.unanswered.saturating_add(1);
+        }
+        self.judge(now);
+    }
+
+    pub(super) fn answered(&mut self, asked: Instant, report: HealthReport, now: Instant) {
+        if asked < self.since {
+            return;
+        }
+        self.since = asked;
+        self.unanswered = 0;
+        if let Some(taken) = self.taken.take()
+            && now - taken + SKEW < report.well_for
+        {
+            // It was well when we took its route: the way between us is broken, not it.
+            self.mistake(now);
+        }
+        self.report = Some(report);
+        self.life = Some(now);
+        self.lost = false;
+        let settled = CALM.max(self.doubt() * 2);
+        if self.mistaken.is_some_and(|last| now - last > settled) {
+            self.mistakes = 0;
+            self.mistaken = None;
+        }
+        self.judge(now);
+    }
+
+    /// It took a route, or was given one by somebody who hears it.
+    pub(super) fn shows_life(&mut self, now: Instant) {
+        self.life = Some(now);
+        if self.lost {
+            self.lost = false;
+            if self.taken.take().is_some() {
+                self.mistake(now);
+            }
+        }
+        self.judge(now);
+    }
+
+    /// We took a route from it because it was lost.
+    pub(super) fn taken(&mut self, now: Instant) {
+        self.taken = Some(now);
+    }
+
+    fn mistake(&mut self, now: Instant) {
+        self.mistakes = self.mistakes.saturating_add(1);
+        self.mistaken = Some(now);
+    }
+
+    fn doubt(&self) -> Duration {
+        match self.mistakes {
+            0 => Duration::ZERO,
+            // 5 s × 2^7 is more than the most.
+            mistakes => (DOUBT * (1 << (mistakes - 1).min(7))).min(MOST_DOUBT),
+        }
+    }
+
+    pub(super) fn judge(&mut self, now: Instant) {
+        // A black hole leaves no doubt.
+        let doubt = match self.blackhole {
+            true => Duration::ZERO,
+            false => self.doubt(),
+        };
+        let life = self.life.unwrap_or(self.since).max(self.since);
+        self.lost |= self.unanswered >= LOST && now - life >= SILENCE + doubt;
+        let well = self.report.as_ref().map(|report| &report.condition);
+        let bad = self.lost || !matches!(well, None | Some(Condition::Well));
+        match bad {
+            true => {
+                self.bad_since.get_or_insert(now);
+            }
+            false => self.bad_since = None,
+        }
+    }
+
+    /// We were away ourselves: what we did not hear says nothing.
+    pub(super) fn restart(&mut self, now: Instant) {
+        self.unanswered = 0;
+        self.since = now;
+        self.lost = false;
+        self.judge(now);
+    }
+
+    /// Whether an answer is missing.
+    pub(super) fn is_suspect(&self) -> bool {
+        self.unanswered > 0 && self.bad_since.is_none()
+    }
+
+    /// Since when it cannot be relied on.
+    pub(super) fn bad_since(&self) -> Option<Instant> {
+        self.bad_since
+    }
+
+    pub(super) fn state(&self) -> SiblingState {
+        match self.report.as_ref().map(|report| &report.condition) {
+            _ if self.lost => SiblingState::Lost,
+            None => SiblingState::Unheard,
+            Some(Condition::Well) => SiblingState::Well,
+            Some(Condition::Sick { why }) => SiblingState::Sick { why: why.clone() },
+            Some(Condition::Leaving) => SiblingState::Leaving,
+        }
+    }
+
+    pub(super) fn is_well(&self) -> bool {
+        let report = self.report.as_ref();
+        let well = report.is_some_and(|report| report.condition == Condition::Well);
+        well && !self.lost
+    }
+
+    /// Whether it is well beyond doubt: it answered the last question.
+    pub(super) fn is_sure(&self) -> bool {
+        self.is_well() && self.unanswered == 0
+    }
+
+    /// Whether it could take a route.
+    pub(super) fn can_take(&self) -> bool {
+        self.is_well()
+            && self
+                .report
+                .as_ref()
+                .is_some_and(|report| report.changes_routes)
+    }
+
+    /// Whether it has been well for long, when it said so last.
+    pub(super) fn is_settled(&self) -> bool {
+        self.report
+            .as_ref()
+            .is_some_and(|report| report.well_for >= HOLD)
+    }
+
+    pub(super) fn is_home(&self, table: &RouteTableId) -> bool {
+        match &self.report {
+            Some(report) => report.tables.contains(table),
+            None => self.guess.contains(table),
+        }
+    }
+
+    pub(super) fn remember(&self) -> Remembered {
+        Remembered {
+            instance: self.instance.clone(),
+            interface: self.interface.clone(),
+            zone: self.zone.clone(),
+            launched: self.launched,
+            address: self.address,
+        }
+    }
+}

@@ -1,0 +1,180 @@
+//! The faults that a person would try, with the bounds that the README states.
+
+use std::time::Duration;
+
+use crate::calm_world;
+use crate::check::OUTAGE;
+use crate::event::{Ec2, Event};
+use crate::world::{Leads, World};
+
+fn seconds(seconds: u16) -> Event {
+    Event::Wait {
+        tenths: seconds * 10,
+    }
+}
+
+fn live(world: &mut World, events: &[Event]) {
+    for event in events {
+        if let Err(problem) = world.live(event) {
+            panic!("{event:?}: {problem}");
+        }
+    }
+}
+
+/// Whom the table of a zone leads to.
+fn holder(world: &World, zone: u8) -> u32 {
+    match world.routes.get(&(zone, 0)) {
+        Some(Leads::Spoke(number)) => *number,
+        other => panic!("{other:?}"),
+    }
+}
+
+fn changes(world: &World, before: usize) -> usize {
+    world.check.total - before
+}
+
+#[test]
+fn whoever_is_lost_or_sick_is_stood_in_for_within_five_seconds_and_comes_back() {
+    let cases: [(Event, Event); 3] = [
+        (Event::Kill(0), Event::Start(0)),
+        (Event::Hang(0), Event::Resume(0)),
+        (Event::Sicken(0), Event::Heal(0)),
+    ];
+    for (fault, end) in cases {
+        // At each moment of the second between two questions.
+        for phase in 0..20 {
+            let mut world = calm_world(3);
+            world.pass(Duration::from_millis(50) * phase).unwrap();
+            let before = world.check.total;
+            live(&mut world, &[fault.clone(), seconds(6)]);
+            assert_ne!(holder(&world, 0), 1, "{fault:?}");
+            live(&mut world, &[seconds(30), end.clone(), seconds(9)]);
+            assert_ne!(holder(&world, 0), 1, "{end:?}: too early");
+            live(&mut world, &[seconds(8)]);
+            assert_eq!(holder(&world, 0), 1, "{end:?}");
+            // Two destinations, there and back.
+            assert_eq!(changes(&world, before), 4, "{fault:?} {phase}");
+            assert!(world.check.longest <= OUTAGE);
+        }
+    }
+}
+
+#[test]
+fn a_planned_stop_hands_over_before_it_ends() {
+    let mut world = calm_world(3);
+    let before = world.check.total;
+    live(&mut world, &[Event::Stop(0), seconds(3)]);
+    assert!(!world.spokes[0].up, "it waits for nothing");
+    assert_ne!(holder(&world, 0), 1);
+    live(&mut world, &[seconds(40)]);
+    assert_eq!(holder(&world, 0), 1);
+    assert_eq!(changes(&world, before), 4);
+    assert_eq!(
+        world.check.longest,
+        Duration::ZERO,
+        "no route led to it when it ended"
+    );
+}
+
+#[test]
+fn flapping_every_ten_seconds_for_five_minutes_moves_little() {
+    for (fault, end) in [
+        (Event::Kill(0), Event::Start(0)),
+        (Event::Hang(0), Event::Resume(0)),
+        (Event::Sicken(0), Event::Heal(0)),
+        (Event::Split(0), Event::Join(0)),
+    ] {
+        for up in [10, 14] {
+            let mut world = calm_world(3);
+            let before = world.check.total;
+            for _ in 0..15 {
+                live(
+                    &mut world,
+                    &[fault.clone(), seconds(10), end.clone(), seconds(up)],
+                );
+            }
+            let moved = changes(&world, before);
+            assert!(moved >= 2, "{fault:?}");
+            assert!(moved <= 32, "{fault:?} {up}: {moved} changes of two routes");
+            world.calm_down().unwrap();
+            assert_eq!(holder(&world, 0), 1);
+        }
+    }
+}
+
+/// Both are well, and each thinks that the other is lost.
+#[test]
+fn a_split_between_two_settles_at_home() {
+    for cuts in [
+        &[Event::Cut(0, 1), Event::Cut(1, 0)][..],
+        &[Event::Cut(0, 1)],
+        &[Event::Cut(1, 0)],
+    ] {
+        let mut world = calm_world(2);
+        live(&mut world, cuts);
+        let mut each_minute = Vec::new();
+        let mut at_home = 0;
+        for minute in 0..30 {
+            let before = world.check.total;
+            for _ in 0..60 {
+                live(&mut world, &[seconds(1)]);
+                let home = holder(&world, 0) == 1 && holder(&world, 1) == 2;
+                at_home += u32::from(minute >= 10 && home);
+            }
+            each_minute.push(changes(&world, before));
+        }
+        // Four routes; the first minute is the worst.
+        assert!(
+            each_minute.iter().all(|count| *count <= 32),
+            "{each_minute:?}"
+        );
+        let late: usize = each_minute[10..].iter().sum();
+        assert!(late <= 24, "{each_minute:?}");
+        assert!(
+            at_home >= 1100,
+            "{at_home} of 1200 s at home, {each_minute:?}"
+        );
+        world.calm_down().unwrap();
+    }
+}
+
+#[test]
+fn two_lost_at_once_are_stood_in_for_by_the_third() {
+    let mut world = calm_world(3);
+    live(&mut world, &[Event::Kill(0), Event::Kill(1), seconds(7)]);
+    assert_eq!((holder(&world, 0), holder(&world, 1)), (3, 3));
+}
+
+#[test]
+fn with_nobody_well_everything_stays_where_it_is() {
+    let mut world = calm_world(3);
+    let before = world.check.total;
+    let all_sick = [Event::Sicken(0), Event::Sicken(1), Event::Sicken(2)];
+    live(&mut world, &all_sick);
+    live(&mut world, &[seconds(60)]);
+    assert_eq!(changes(&world, before), 0);
+    assert_eq!(holder(&world, 0), 1);
+}
+
+#[test]
+fn who_cannot_reach_ec2_is_stepped_in_for() {
+    for (ec2, at) in [(Ec2::Down, 0), (Ec2::Down, 20), (Ec2::Flaky, 0)] {
+        let mut world = calm_world(3);
+        live(
+            &mut world,
+            &[Event::Ec2(1, ec2), seconds(at), Event::Kill(0), seconds(6)],
+        );
+        assert_ne!(holder(&world, 0), 1, "{ec2:?} {at}");
+    }
+}
+
+#[test]
+fn a_stranger_s_route_stays_and_a_deleted_one_is_made_again() {
+    let mut world = calm_world(2);
+    live(
+        &mut world,
+        &[Event::Steal(0), Event::Delete(1), seconds(40)],
+    );
+    assert_eq!(world.routes[&(0, 0)], Leads::NatGateway);
+    assert_eq!(holder(&world, 1), 2);
+}

@@ -1,0 +1,183 @@
+//! What must hold after every step, by what is true and not by what anybody believes.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::time::{Duration, Instant};
+
+use crate::event::Ec2;
+use crate::spoke::{Spoke, instance};
+use crate::world::{Leads, Spot, World};
+
+/// A route leads to a lost or sick spoke for so long at most, when one that is well
+/// could take it,
+pub(crate) const OUTAGE: Duration = Duration::from_secs(5);
+/// and so much longer for each after the first that is before it in the order and
+/// cannot.
+const TURN: Duration = Duration::from_secs(2);
+/// Who has just become able to take a route may not know yet what there is to know: it
+/// looks for siblings, asks them, and tries again what failed before, every 8 s.
+const SETTLED: Duration = Duration::from_secs(10);
+/// Changes of one route in one minute.
+pub(crate) const CHANGES: usize = 12;
+
+#[derive(Default)]
+pub(crate) struct Check {
+    /// Who was ever cut off from whom: they may doubt each other.
+    cuts: BTreeSet<(usize, usize)>,
+    able_since: BTreeMap<usize, Instant>,
+    not_fine: BTreeSet<usize>,
+    /// Since when a route leads to this spoke, which cannot carry it.
+    bad: BTreeMap<Spot, (u32, Instant)>,
+    changes: BTreeMap<Spot, VecDeque<Instant>>,
+    pub(crate) last_change: Option<Instant>,
+    pub(crate) total: usize,
+    pub(crate) most_in_a_minute: usize,
+    pub(crate) longest: Duration,
+}
+
+impl Check {
+    pub(crate) fn ec2(&mut self, n: usize, ec2: Ec2, _now: Instant) {
+        match ec2 {
+            Ec2::Fine => self.not_fine.remove(&n),
+            Ec2::Slow | Ec2::Flaky | Ec2::Down => self.not_fine.insert(n),
+        };
+    }
+
+    pub(crate) fn cut(&mut self, from: usize, to: usize) {
+        self.cuts.extend([(from, to), (to, from)]);
+    }
+
+    pub(crate) fn moved(&mut self, spot: Spot, now: Instant) {
+        self.total += 1;
+        self.last_change = Some(now);
+        let changes = self.changes.entry(spot).or_default();
+        changes.push_back(now);
+        while changes
+            .front()
+            .is_some_and(|at| now - *at > Duration::from_secs(60))
+        {
+            changes.pop_front();
+        }
+        self.most_in_a_minute = self.most_in_a_minute.max(changes.len());
+    }
+
+    fn is_able(&self, n: usize, spoke: &Spoke) -> bool {
+        let well = spoke.runs() && spoke.verdict == Some(true) && spoke.stopping.is_none();
+        well && !self.not_fine.contains(&n)
+    }
+}
+
+impl World {
+    pub(crate) fn check_state(&mut self) -> Result<(), String> {
+        let now = self.now;
+        for (n, spoke) in self.spokes.iter().enumerate() {
+            match self.check.is_able(n, spoke) {
+                true => drop(self.check.able_since.entry(n).or_insert(now)),
+                false => drop(self.check.able_since.remove(&n)),
+            }
+        }
+        let spots: Vec<(Spot, Leads)> = self.routes.clone().into_iter().collect();
+        for (spot, leads) in spots {
+            let Leads::Spoke(holder) = leads else {
+                self.check.bad.remove(&spot);
+                continue;
+            };
+            let at = self
+                .spokes
+                .iter()
+                .position(|spoke| spoke.instance == holder);
+            let carries = |spoke: &Spoke| spoke.runs() && spoke.verdict == Some(true);
+            if at.is_some_and(|at| carries(&self.spokes[at])) {
+                self.check.bad.remove(&spot);
+                continue;
+            }
+            let (_, since) = match self.check.bad.get(&spot) {
+                Some((same, since)) if *same == holder => (holder, *since),
+                Some(_) | None => (holder, now),
+            };
+            self.check.bad.insert(spot, (holder, since));
+            self.nobody_could_help(spot, holder, at, since)?;
+        }
+        if self.check.most_in_a_minute > CHANGES {
+            return Err(format!(
+                "{:.2} s: {} changes of one route within a minute",
+                self.seconds(),
+                self.check.most_in_a_minute
+            ));
+        }
+        Ok(())
+    }
+
+    /// Whether there is a reason why the route still leads to one that cannot carry it.
+    fn nobody_could_help(
+        &mut self,
+        spot: Spot,
+        holder: u32,
+        at: Option<usize>,
+        since: Instant,
+    ) -> Result<(), String> {
+        let now = self.now;
+        let others: Vec<usize> = (0..self.spokes.len()).filter(|n| Some(*n) != at).collect();
+        for helper in &others {
+            let Some(able) = self.check.able_since.get(helper) else {
+                continue;
+            };
+            let doubts = at.is_some_and(|at| self.check.cuts.contains(&(at, *helper)));
+            let mut known = self.spokes[*helper].machine.siblings();
+            if doubts || !known.any(|(id, _)| *id == instance(holder)) {
+                continue;
+            }
+            let start = since.max(*able + SETTLED);
+            // Who is able for as long, is heard by the helper and has no doubts of its own
+            // does not keep it waiting.
+            let unable = others.iter().filter(|other| {
+                let able = self.check.able_since.get(*other);
+                let cut = |from: usize| self.check.cuts.contains(&(**other, from));
+                let heard = !cut(*helper) && !at.is_some_and(cut);
+                **other != *helper && !(heard && able.is_some_and(|able| *able + SETTLED <= start))
+            });
+            let unable = u32::try_from(unable.count()).unwrap();
+            let most = OUTAGE + TURN * unable.saturating_sub(1);
+            let outage = now.saturating_duration_since(start);
+            if unable <= 1 {
+                self.check.longest = self.check.longest.max(outage);
+            }
+            if outage > most {
+                return Err(format!(
+                    "{:.2} s: {spot:?} leads to {holder} since {:.2} s, which cannot carry it, \
+                     and {} could take it since {:.2} s; it sees {:?}",
+                    self.seconds(),
+                    (since - self.start).as_secs_f64(),
+                    self.spokes[*helper].instance,
+                    (*able - self.start).as_secs_f64(),
+                    self.spokes[*helper].machine.siblings().collect::<Vec<_>>(),
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    /// Everything is well again: every table comes home, and nothing moves any more.
+    pub(crate) fn calm_down(&mut self) -> Result<(), String> {
+        self.heal();
+        // The longest that a home waits is 600 s.
+        self.pass(Duration::from_secs(640))?;
+        let settled = self.now;
+        self.pass(Duration::from_secs(60))?;
+        for zone in 0..self.zones {
+            for destination in 0..crate::world::DESTINATIONS.len() {
+                let leads = self.routes.get(&(zone, destination));
+                let home = self.spokes.iter().filter(|spoke| spoke.zone == zone);
+                let mut home = home.map(|spoke| Leads::Spoke(spoke.instance));
+                if !home.any(|one| Some(&one) == leads) {
+                    return Err(format!(
+                        "in the end {zone}, {destination} leads to {leads:?}"
+                    ));
+                }
+            }
+        }
+        match self.check.last_change.is_some_and(|last| last > settled) {
+            true => Err("in the end it does not come to rest".to_owned()),
+            false => Ok(()),
+        }
+    }
+}

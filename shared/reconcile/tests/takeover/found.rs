@@ -1,0 +1,1 @@
+//! Histories that once broke an invariant, shortened to what mattered.

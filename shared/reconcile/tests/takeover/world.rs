@@ -1,0 +1,493 @@
+//! The simulated VPC: spokes, the network between them, and EC2 with its route tables.
+//! What must hold is asked of it after each step (`check`).
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::time::{Duration, Instant};
+
+use jiff::Timestamp;
+use privnet_model::health::HealthReport;
+use privnet_model::id::{InterfaceId, RouteTableId};
+use privnet_model::vpc::{
+    Destination, Route, RouteAction, RouteChange, RouteOrigin, RouteOutcome, RouteState,
+    RouteTable, RouteTarget, Siblings,
+};
+use privnet_reconcile::takeover::Reason;
+
+use crate::check::Check;
+use crate::event::{Ec2, Event};
+use crate::spoke::{ASK, Request, Spoke, described, instance, interface, zone};
+
+pub(crate) const DESTINATIONS: [&str; 2] = ["0.0.0.0/0", "10.0.0.0/8"];
+pub(crate) const STEP: Duration = Duration::from_millis(50);
+/// An answer that takes longer is none.
+const PATIENCE: Duration = Duration::from_secs(1);
+const DISCOVERY: Duration = Duration::from_secs(15);
+/// What a sibling said may be that old: a question's interval, and an answer waited for.
+const NEWS: Duration = Duration::from_millis(1900);
+/// A planned stop takes no longer.
+const STOP: Duration = Duration::from_secs(10);
+
+/// A place of the simulation: the table of a zone, and a destination's number.
+pub(crate) type Spot = (u8, usize);
+
+/// What a route leads to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Leads {
+    Spoke(u32),
+    NatGateway,
+}
+
+struct Question {
+    from: u32,
+    to: u32,
+    asked: Instant,
+}
+
+pub(crate) struct World {
+    pub(crate) start: Instant,
+    pub(crate) now: Instant,
+    pub(crate) zones: u8,
+    pub(crate) spokes: Vec<Spoke>,
+    pub(crate) routes: BTreeMap<Spot, Leads>,
+    /// Datagrams from the one to the other are lost.
+    cuts: BTreeSet<(usize, usize)>,
+    /// Questions that wait for an answer that will not come.
+    waiting: VecDeque<Question>,
+    dice: u64,
+    launched: u32,
+    /// When an instance was terminated last.
+    replaced: Instant,
+    pub(crate) check: Check,
+    pub(crate) reached: BTreeSet<&'static str>,
+}
+
+impl World {
+    /// So many spokes in three zones: the fourth shares the first one's.
+    pub(crate) fn new(spokes: u8, now: Instant) -> Self {
+        let zones = spokes.min(3);
+        let mut world = Self {
+            start: now,
+            now,
+            zones,
+            spokes: Vec::new(),
+            routes: BTreeMap::new(),
+            cuts: BTreeSet::new(),
+            waiting: VecDeque::new(),
+            dice: 1,
+            launched: 0,
+            replaced: now,
+            check: Check::default(),
+            reached: BTreeSet::new(),
+        };
+        for number in 0..spokes {
+            let spoke = world.launch(number % 3);
+            world.spokes.push(spoke);
+        }
+        world
+    }
+
+    fn launch(&mut self, zone: u8) -> Spoke {
+        self.launched += 1;
+        Spoke::new(self.launched, zone, self.now, self.wall())
+    }
+
+    pub(crate) fn wall(&self) -> Timestamp {
+        Timestamp::from_second(1_800_000_000).unwrap() + (self.now - self.start)
+    }
+
+    pub(crate) fn seconds(&self) -> f64 {
+        (self.now - self.start).as_secs_f64()
+    }
+
+    fn random(&mut self, below: u64) -> u64 {
+        // SplitMix64.
+        self.dice = self.dice.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.dice;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        (z ^ (z >> 31)) % below
+    }
+
+    pub(crate) fn live(&mut self, event: &Event) -> Result<(), String> {
+        let count = self.spokes.len();
+        let of = |number: &u8| usize::from(*number) % count;
+        let (now, wall) = (self.now, self.wall());
+        match event {
+            Event::Kill(n) => self.spokes[of(n)].die(now),
+            Event::Start(n) => {
+                let spoke = &mut self.spokes[of(n)];
+                if !spoke.up {
+                    spoke.start(now, wall);
+                }
+            }
+            Event::Replace(n) => {
+                let zone = self.spokes[of(n)].zone;
+                self.spokes[of(n)] = self.launch(zone);
+                self.replaced = now;
+            }
+            Event::Hang(n) => self.spokes[of(n)].hung |= self.spokes[of(n)].up,
+            Event::Resume(n) => self.spokes[of(n)].hung = false,
+            Event::Sicken(n) => self.spokes[of(n)].egress = false,
+            Event::Heal(n) => self.spokes[of(n)].egress = true,
+            Event::Cut(from, to) => self.cut(of(from), of(to)),
+            Event::Mend(from, to) => drop(self.cuts.remove(&(of(from), of(to)))),
+            Event::Split(n) => {
+                for other in 0..count {
+                    self.cut(of(n), other);
+                    self.cut(other, of(n));
+                }
+            }
+            Event::Join(n) => self
+                .cuts
+                .retain(|(from, to)| *from != of(n) && *to != of(n)),
+            Event::Ec2(n, ec2) => {
+                self.spokes[of(n)].ec2 = *ec2;
+                self.check.ec2(of(n), *ec2, now);
+            }
+            Event::Stop(n) => {
+                let spoke = &mut self.spokes[of(n)];
+                if spoke.runs() && spoke.stopping.is_none() {
+                    spoke.stopping = Some(now);
+                    spoke.machine.leave(now);
+                    self.reached.insert("a planned stop");
+                }
+            }
+            Event::Delete(n) => {
+                let spot = (n % self.zones, usize::from(n / 16) % DESTINATIONS.len());
+                self.routes.remove(&spot);
+            }
+            Event::Steal(n) => {
+                let spot = (n % self.zones, usize::from(n / 16) % DESTINATIONS.len());
+                self.routes.insert(spot, Leads::NatGateway);
+            }
+            Event::Wait { tenths } => {
+                return self.pass(Duration::from_millis(100) * u32::from(*tenths));
+            }
+        }
+        Ok(())
+    }
+
+    fn cut(&mut self, from: usize, to: usize) {
+        if from != to {
+            self.cuts.insert((from, to));
+            self.check.cut(from, to);
+        }
+    }
+
+    /// Lets time pass, and asks after each step whether all is as it must be.
+    pub(crate) fn pass(&mut self, time: Duration) -> Result<(), String> {
+        let end = self.now + time;
+        while self.now < end {
+            self.now += STEP;
+            self.step()?;
+        }
+        Ok(())
+    }
+
+    fn step(&mut self) -> Result<(), String> {
+        let (now, wall) = (self.now, self.wall());
+        for n in 0..self.spokes.len() {
+            if self.spokes[n].starts.is_some_and(|at| now >= at) {
+                self.spokes[n].start(now, wall);
+            }
+            if !self.spokes[n].runs() {
+                continue;
+            }
+            self.discover(n);
+            self.ask(n);
+            if self.spokes[n].beat(now, wall) {
+                self.request(n, Request::Look);
+            }
+            self.finish(n)?;
+            self.end_stop(n);
+        }
+        self.give_up();
+        self.check_state()
+    }
+
+    fn discover(&mut self, n: usize) {
+        if self.now < self.spokes[n].discovers {
+            return;
+        }
+        let running = self
+            .spokes
+            .iter()
+            .filter(|spoke| spoke.up || spoke.starts.is_some());
+        // A failed instance is still described for a while.
+        let running = running.chain(self.spokes.iter().filter(|spoke| !spoke.up));
+        let spokes = running
+            .map(|spoke| {
+                (
+                    instance(spoke.instance),
+                    described(spoke.instance, spoke.zone),
+                )
+            })
+            .collect();
+        let found = Siblings {
+            spokes,
+            incomplete: BTreeMap::new(),
+        };
+        let now = self.now;
+        self.spokes[n].machine.discovered(&found, now);
+        self.spokes[n].discovers = now + DISCOVERY;
+    }
+
+    /// Asks each sibling; who can answer does so at once.
+    fn ask(&mut self, n: usize) {
+        let now = self.now;
+        if now < self.spokes[n].asks {
+            return;
+        }
+        self.spokes[n].asks = now + ASK;
+        for id in self.spokes[n].machine.asked().into_keys() {
+            let other = self
+                .spokes
+                .iter()
+                .position(|one| instance(one.instance) == id);
+            let answer = other.and_then(|other| self.answer(n, other));
+            match answer {
+                Some(report) => self.spokes[n].machine.observed(&id, now, Some(report), now),
+                None => {
+                    let to = other.map_or(u32::MAX, |other| self.spokes[other].instance);
+                    let to = if to == u32::MAX {
+                        number(id.as_str())
+                    } else {
+                        to
+                    };
+                    let from = self.spokes[n].instance;
+                    self.waiting.push_back(Question {
+                        from,
+                        to,
+                        asked: now,
+                    });
+                }
+            }
+        }
+    }
+
+    fn answer(&self, from: usize, to: usize) -> Option<HealthReport> {
+        let way = !self.cuts.contains(&(from, to)) && !self.cuts.contains(&(to, from));
+        (way && self.spokes[to].runs()).then(|| self.spokes[to].report(self.now))
+    }
+
+    fn give_up(&mut self) {
+        let now = self.now;
+        while let Some(question) = self
+            .waiting
+            .front()
+            .filter(|one| now - one.asked >= PATIENCE)
+        {
+            let to = instance(question.to);
+            let (from, asked) = (question.from, question.asked);
+            let mut spokes = self.spokes.iter_mut();
+            if let Some(spoke) = spokes.find(|one| one.instance == from && one.runs()) {
+                spoke.machine.observed(&to, asked, None, now);
+            }
+            self.waiting.pop_front();
+        }
+    }
+
+    fn request(&mut self, n: usize, request: Request) {
+        let time = match self.spokes[n].ec2 {
+            Ec2::Fine | Ec2::Flaky => Duration::from_millis(50 + self.random(150)),
+            Ec2::Slow | Ec2::Down => Duration::from_secs(1),
+        };
+        self.spokes[n].request = Some((request, self.now + time));
+    }
+
+    /// A request to EC2 comes to its end.
+    fn finish(&mut self, n: usize) -> Result<(), String> {
+        let now = self.now;
+        let Some((request, _)) = self.spokes[n].request.clone().filter(|(_, at)| now >= *at) else {
+            return Ok(());
+        };
+        self.spokes[n].request = None;
+        let fails = match self.spokes[n].ec2 {
+            Ec2::Fine | Ec2::Slow => false,
+            Ec2::Flaky => self.random(2) == 0,
+            Ec2::Down => true,
+        };
+        match request {
+            Request::Look if fails => self.spokes[n].machine.look_failed(now),
+            Request::Look => {
+                let tables = self.describe();
+                let decision = self.spokes[n].machine.looked(tables, now);
+                self.spokes[n].take(decision);
+            }
+            Request::Change(one) => {
+                let outcome = (!fails).then(|| self.change(&one.change));
+                let spoke = &mut self.spokes[n];
+                spoke.machine.applied(&one.change, outcome.as_ref(), now);
+            }
+        }
+        while let Some(next) = self.spokes[n].waiting.pop() {
+            if !self.spokes[n].machine.still(&next.change, now) {
+                continue;
+            }
+            self.may_ask_for(n, &next.why)?;
+            self.note(&next.why);
+            self.request(n, Request::Change(next));
+            break;
+        }
+        Ok(())
+    }
+
+    /// Who asks for a change passes its own self-test, or gives away to one that does.
+    fn may_ask_for(&self, n: usize, why: &Reason) -> Result<(), String> {
+        let taker = match why {
+            Reason::HandOver { to } => {
+                let found = self.spokes.iter().find(|one| instance(one.instance) == *to);
+                match found {
+                    Some(found) => found,
+                    None if self.now - self.replaced <= NEWS => return Ok(()),
+                    None => return Err(format!("handed over to {to}, which is gone")),
+                }
+            }
+            Reason::Missing | Reason::Takeover { .. } | Reason::GiveBack { .. } => &self.spokes[n],
+        };
+        let just = self.now - taker.verdict_since <= NEWS;
+        let heard = matches!(why, Reason::HandOver { .. }) && just;
+        match taker.verdict == Some(true) || heard {
+            true => Ok(()),
+            false => Err(format!(
+                "{:.2} s: a route moves to {}, which fails its self-test ({why})",
+                self.seconds(),
+                taker.instance
+            )),
+        }
+    }
+
+    fn note(&mut self, why: &Reason) {
+        self.reached.insert(match why {
+            Reason::Missing => "a missing route",
+            Reason::Takeover { state, .. } => match state.to_string().as_str() {
+                "lost" => "a lost sibling",
+                "leaving" => "a leaving sibling",
+                _ => "a sick sibling",
+            },
+            Reason::GiveBack { .. } => "a table given back",
+            Reason::HandOver { .. } => "a table handed over",
+        });
+    }
+
+    fn end_stop(&mut self, n: usize) {
+        let now = self.now;
+        let spoke = &mut self.spokes[n];
+        let Some(since) = spoke.stopping else {
+            return;
+        };
+        let idle = spoke.request.is_none() && spoke.waiting.is_empty();
+        if (idle && spoke.machine.has_left()) || now - since >= STOP {
+            spoke.die(now);
+            spoke.starts = Some(now + Duration::from_secs(8));
+        }
+    }
+
+    pub(crate) fn describe(&self) -> Vec<RouteTable> {
+        let table = |n: u8| {
+            let routes = self.routes.iter().filter(|((at, _), _)| *at == n);
+            let routes = routes.map(|((_, destination), leads)| self.route(*destination, leads));
+            let local = Route {
+                destination: Destination::Cidr("10.0.0.0/16".parse().unwrap()),
+                target: RouteTarget::Local,
+                state: RouteState::Active,
+                origin: RouteOrigin::CreateRouteTable,
+            };
+            RouteTable {
+                id: table_id(n),
+                vpc: "vpc-00000001".parse().unwrap(),
+                main: false,
+                tags: BTreeMap::new(),
+                subnets: [(format!("subnet-{n:08x}").parse().unwrap(), zone(n))].into(),
+                routes: routes.chain([local]).collect(),
+            }
+        };
+        (0..self.zones).map(table).collect()
+    }
+
+    fn route(&self, destination: usize, leads: &Leads) -> Route {
+        let (target, state) = match leads {
+            Leads::NatGateway => (
+                RouteTarget::NatGateway("nat-1".to_owned()),
+                RouteState::Active,
+            ),
+            Leads::Spoke(number) => {
+                let exists = self.spokes.iter().any(|spoke| spoke.instance == *number);
+                let target = RouteTarget::Interface {
+                    interface: interface(*number),
+                    instance: exists.then(|| instance(*number)),
+                };
+                match exists {
+                    true => (target, RouteState::Active),
+                    false => (target, RouteState::Blackhole),
+                }
+            }
+        };
+        Route {
+            destination: Destination::Cidr(DESTINATIONS[destination].parse().unwrap()),
+            target,
+            state,
+            origin: RouteOrigin::CreateRoute,
+        }
+    }
+
+    /// What EC2 makes of a change, compared with what was seen as the client does.
+    fn change(&mut self, change: &RouteChange) -> RouteOutcome {
+        let table = number(change.table.as_str());
+        let net = change.destination.to_string();
+        let destination = DESTINATIONS.iter().position(|one| *one == net).unwrap();
+        let spot = (table as u8, destination);
+        let there = self.routes.get(&spot).cloned();
+        let target = there
+            .as_ref()
+            .map(|leads| self.route(destination, leads).target);
+        let (as_seen, to) = match &change.action {
+            RouteAction::Create { to } => (target.is_none(), to),
+            RouteAction::Replace { seen, to } => {
+                let same = target.as_ref().is_some_and(|now| now.is_same(seen));
+                (same, to)
+            }
+            RouteAction::Delete { .. } => panic!("nobody deletes routes: {change:?}"),
+        };
+        if !as_seen {
+            return RouteOutcome::Conflict { now: target };
+        }
+        assert_ne!(there, Some(Leads::NatGateway), "{change:?}");
+        let to = number(InterfaceId::as_str(to));
+        self.check.moved(spot, self.now);
+        self.routes.insert(spot, Leads::Spoke(to));
+        RouteOutcome::Done
+    }
+
+    /// Everything is well again.
+    pub(crate) fn heal(&mut self) {
+        let (now, wall) = (self.now, self.wall());
+        self.cuts.clear();
+        // The operator sees to what nobody here may touch.
+        let exists = |number: &u32| self.spokes.iter().any(|one| one.instance == *number);
+        self.routes.retain(|_, leads| match leads {
+            Leads::NatGateway => false,
+            Leads::Spoke(number) => exists(number),
+        });
+        for n in 0..self.spokes.len() {
+            self.check.ec2(n, Ec2::Fine, now);
+            let spoke = &mut self.spokes[n];
+            spoke.egress = true;
+            spoke.hung = false;
+            spoke.ec2 = Ec2::Fine;
+            if !spoke.up {
+                spoke.start(now, wall);
+            }
+        }
+    }
+}
+
+pub(crate) fn table_id(n: u8) -> RouteTableId {
+    format!("rtb-{n:08x}").parse().unwrap()
+}
+
+/// The number that an id was made of.
+pub(crate) fn number(id: &str) -> u32 {
+    let (_, digits) = id.rsplit_once('-').unwrap();
+    u32::from_str_radix(digits, 16).unwrap()
+}
