@@ -78,6 +78,32 @@ id!(
     VpcId, "a VPC id (vpc-…)", |text| is_resource(text, "vpc-")
 );
 id!(
+    /// A subnet, `subnet-0123456789abcdef0`.
+    SubnetId, "a subnet id (subnet-…)", |text| is_resource(text, "subnet-")
+);
+id!(
+    /// A VPC route table, `rtb-0123456789abcdef0`.
+    RouteTableId, "a route table id (rtb-…)", |text| is_resource(text, "rtb-")
+);
+id!(
+    /// A network interface, `eni-0123456789abcdef0`.
+    InterfaceId, "a network interface id (eni-…)", |text| is_resource(text, "eni-")
+);
+id!(
+    /// An Elastic IP address that an account holds, `eipalloc-0123456789abcdef0`.
+    AllocationId, "an Elastic IP's allocation id (eipalloc-…)",
+    |text| is_resource(text, "eipalloc-")
+);
+id!(
+    /// That an Elastic IP address is somewhere, `eipassoc-0123456789abcdef0`.
+    AssociationId, "an Elastic IP's association id (eipassoc-…)",
+    |text| is_resource(text, "eipassoc-")
+);
+id!(
+    /// A managed prefix list, `pl-0123456789abcdef0`.
+    PrefixListId, "a prefix list id (pl-…)", |text| is_resource(text, "pl-")
+);
+id!(
     /// An AWS account: twelve digits.
     AccountId, "an account id (12 digits)",
     |text| text.len() == 12 && text.bytes().all(|byte| byte.is_ascii_digit())
@@ -122,6 +148,16 @@ mod tests {
     fn ec2_ids_parse() {
         assert!("i-0123456789abcdef0".parse::<InstanceId>().is_ok());
         assert!("vpc-1a2b3c4d".parse::<VpcId>().is_ok());
+        assert!("subnet-1a2b3c4d".parse::<SubnetId>().is_ok());
+        assert!("rtb-0123456789abcdef0".parse::<RouteTableId>().is_ok());
+        assert!("eni-0123456789abcdef0".parse::<InterfaceId>().is_ok());
+        assert!("eipalloc-0123456789abcdef0".parse::<AllocationId>().is_ok());
+        assert!(
+            "eipassoc-0123456789abcdef0"
+                .parse::<AssociationId>()
+                .is_ok()
+        );
+        assert!("pl-63a5400a".parse::<PrefixListId>().is_ok());
         assert!("111122223333".parse::<AccountId>().is_ok());
         for region in ["eu-west-1", "us-gov-west-1", "cn-north-1", "ap-southeast-4"] {
             assert!(region.parse::<Region>().is_ok(), "{region}");
@@ -139,6 +175,8 @@ mod tests {
             "i-0123456789abcdef0; rm -rf /",
         ] {
             assert!(text.parse::<InstanceId>().is_err(), "{text}");
+            assert!(text.parse::<RouteTableId>().is_err(), "{text}");
+            assert!(text.parse::<InterfaceId>().is_err(), "{text}");
         }
         for text in ["", "eu", "eu-west", "eu--1", "EU-WEST-1", "eu-west-1a"] {
             assert!(text.parse::<Region>().is_err(), "{text}");

@@ -20,3 +20,4 @@ pub mod peer;
 pub mod policy;
 pub mod secret;
 pub mod status;
+pub mod vpc;
