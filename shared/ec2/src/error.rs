@@ -36,8 +36,6 @@ pub enum Operation {
     CreateRoute,
     /// Another target for a route.
     ReplaceRoute,
-    /// A route less.
-    DeleteRoute,
     /// Whether an interface's source/destination check is on.
     DescribeNetworkInterfaces,
     /// Switching that check off.
@@ -59,7 +57,6 @@ impl fmt::Display for Operation {
             Self::DescribeRouteTables => "DescribeRouteTables",
             Self::CreateRoute => "CreateRoute",
             Self::ReplaceRoute => "ReplaceRoute",
-            Self::DeleteRoute => "DeleteRoute",
             Self::DescribeNetworkInterfaces => "DescribeNetworkInterfaces",
             Self::ModifyNetworkInterfaceAttribute => "ModifyNetworkInterfaceAttribute",
             Self::DescribeAddresses => "DescribeAddresses",

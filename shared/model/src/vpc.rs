@@ -243,7 +243,8 @@ pub struct RouteChange {
     pub action: RouteAction,
 }
 
-/// What is to be done to a route.
+/// What is to be done to a route. Nothing takes one away: what its subnets sent there
+/// would be lost.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum RouteAction {
     /// Makes a route to the interface where none was.
@@ -257,11 +258,6 @@ pub enum RouteAction {
         seen: RouteTarget,
         /// The interface.
         to: InterfaceId,
-    },
-    /// Takes the route away.
-    Delete {
-        /// Where it led when it was looked at.
-        seen: RouteTarget,
     },
 }
 

@@ -90,11 +90,6 @@ impl Vpc {
                         let answer = request.dry_run(true).send();
                         once(asking, Operation::ReplaceRoute, answer).await
                     }
-                    RouteAction::Delete { .. } => {
-                        let request = self.delete_route(table, destination);
-                        let answer = request.dry_run(true).send();
-                        once(asking, Operation::DeleteRoute, answer).await
-                    }
                 }
             }
             Mutation::SourceDestCheckOff { interface } => {

@@ -3,14 +3,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use aws_sdk_ec2::operation::create_route::builders::CreateRouteFluentBuilder;
-use aws_sdk_ec2::operation::delete_route::builders::DeleteRouteFluentBuilder;
 use aws_sdk_ec2::operation::replace_route::builders::ReplaceRouteFluentBuilder;
 use futures_util::stream::{self, StreamExt};
 use ipnet::IpNet;
 use privnet_model::id::{InterfaceId, RouteTableId};
-use privnet_model::vpc::{
-    Route, RouteAction, RouteChange, RouteOrigin, RouteOutcome, RouteTable, RouteTarget,
-};
+use privnet_model::vpc::{Route, RouteAction, RouteChange, RouteOrigin, RouteOutcome, RouteTable};
 
 use crate::asking::{Asking, FILTER_VALUES};
 use crate::error::{Ec2Error, Operation};
@@ -97,11 +94,6 @@ impl Vpc {
                 let answer = request.interceptor(budget).send();
                 asking.once(Operation::ReplaceRoute, answer).await.map(drop)
             }
-            RouteAction::Delete { .. } => {
-                let request = self.delete_route(table, destination).customize();
-                let answer = request.interceptor(budget).send();
-                asking.once(Operation::DeleteRoute, answer).await.map(drop)
-            }
         };
         result.map_err(|error| about(error, change))
     }
@@ -159,19 +151,6 @@ impl Vpc {
             .set_destination_ipv6_cidr_block(ipv6)
             .network_interface_id(to.as_str())
     }
-
-    pub(super) fn delete_route(
-        &self,
-        table: &RouteTableId,
-        destination: &IpNet,
-    ) -> DeleteRouteFluentBuilder {
-        let (ipv4, ipv6) = by_family(destination);
-        self.client
-            .delete_route()
-            .route_table_id(table.as_str())
-            .set_destination_cidr_block(ipv4)
-            .set_destination_ipv6_cidr_block(ipv6)
-    }
 }
 
 /// What is to be done about a change, by how the route is now.
@@ -186,21 +165,16 @@ enum Step {
 }
 
 fn step(action: &RouteAction, now: Option<&Route>) -> Step {
-    let leads_to = |to: &InterfaceId| now.is_some_and(|now| now.target.interface() == Some(to));
-    let as_seen =
-        |seen: &RouteTarget| now.is_some_and(|now| may_be_changed(now) && now.target.is_same(seen));
-    match action {
-        RouteAction::Create { to } | RouteAction::Replace { to, .. } if leads_to(to) => {
-            Step::Nothing
-        }
-        RouteAction::Create { .. } if now.is_none() => Step::Ask,
-        RouteAction::Delete { .. } if now.is_none() => Step::Nothing,
-        RouteAction::Replace { seen, .. } | RouteAction::Delete { seen } if as_seen(seen) => {
+    let (RouteAction::Create { to } | RouteAction::Replace { to, .. }) = action;
+    match (action, now) {
+        (_, Some(now)) if now.target.interface() == Some(to) => Step::Nothing,
+        (RouteAction::Create { .. }, None) => Step::Ask,
+        (RouteAction::Replace { seen, .. }, Some(now))
+            if may_be_changed(now) && now.target.is_same(seen) =>
+        {
             Step::Ask
         }
-        RouteAction::Create { .. } | RouteAction::Replace { .. } | RouteAction::Delete { .. } => {
-            Step::Conflict
-        }
+        (RouteAction::Create { .. } | RouteAction::Replace { .. }, _) => Step::Conflict,
     }
 }
 
