@@ -17,6 +17,12 @@ use serde_json::Value;
 pub const HUB: &str = include_str!("../../ami/iam/hub-policy.json");
 /// A spoke's permissions.
 pub const SPOKE: &str = include_str!("../../ami/iam/spoke-policy.json");
+/// What a spoke needs in addition to serve route tables.
+pub const ROUTES: &str = include_str!("../../ami/iam/routes-policy.json");
+/// What it needs in addition to switch off its source/destination check.
+pub const SOURCE_DEST_CHECK: &str = include_str!("../../ami/iam/source-dest-check-policy.json");
+/// What it needs in addition to have an Elastic IP.
+pub const ADDRESS: &str = include_str!("../../ami/iam/address-policy.json");
 /// Who may have the hub's and the spokes' role.
 pub const TRUST: &str = include_str!("../../ami/iam/trust-policy.json");
 /// What the hub may do in another account.
@@ -268,6 +274,119 @@ mod tests {
         use privnet_model::inventory::{PORT_TAG, PUBLIC_KEY_TAG, TRANSPORT_TAG};
         let all = spoke_a_tags(SPOKE_A, &[PUBLIC_KEY_TAG, PORT_TAG, TRANSPORT_TAG]);
         assert_eq!(verdict(SPOKE, &all), Verdict::Allowed);
+    }
+
+    const EC2: &str = "arn:aws:ec2:us-west-2:111122223333";
+
+    fn describes(policy: &str, action: &str, region: &str) -> Verdict {
+        let request = Request::new(action, "*").with("aws:RequestedRegion", &[region]);
+        verdict(policy, &request)
+    }
+
+    #[test]
+    fn a_spoke_sees_its_vpc_and_changes_routes_of_the_named_tables_only() {
+        for action in [
+            "DescribeInstances",
+            "DescribeSubnets",
+            "DescribeRouteTables",
+        ] {
+            let judge = |region| describes(ROUTES, &format!("ec2:{action}"), region);
+            assert_eq!(judge("us-west-2"), Verdict::Allowed, "{action}");
+            assert_eq!(judge("eu-west-1"), Verdict::Silent, "{action}");
+        }
+        let judge = |action: &str, table: &str| {
+            let table = format!("{EC2}:route-table/{table}");
+            verdict(ROUTES, &Request::new(action, &table))
+        };
+        for action in ["ec2:CreateRoute", "ec2:ReplaceRoute"] {
+            for table in [
+                "rtb-0aaaaaaaaaaaaaaaa",
+                "rtb-0bbbbbbbbbbbbbbbb",
+                "rtb-0cccccccccccccccc",
+            ] {
+                assert_eq!(judge(action, table), Verdict::Allowed, "{action} {table}");
+            }
+            assert_eq!(judge(action, "rtb-0dddddddddddddddd"), Verdict::Silent);
+        }
+        for action in [
+            "ec2:DeleteRoute",
+            "ec2:DeleteRouteTable",
+            "ec2:AssociateRouteTable",
+        ] {
+            assert_eq!(
+                judge(action, "rtb-0aaaaaaaaaaaaaaaa"),
+                Verdict::Silent,
+                "{action}"
+            );
+        }
+    }
+
+    /// The interface of a spoke, or of something else.
+    fn at_interface(action: &str, vpc: &str, service: &str) -> Request {
+        Request::new(action, &format!("{EC2}:network-interface/eni-0a"))
+            .with("ec2:Vpc", &[&format!("{EC2}:vpc/{vpc}")])
+            .with("ec2:ResourceTag/service", &[service])
+    }
+
+    #[test]
+    fn a_spoke_changes_the_check_of_spokes_interfaces_in_its_vpc_only() {
+        let describe = "ec2:DescribeNetworkInterfaces";
+        assert_eq!(
+            describes(SOURCE_DEST_CHECK, describe, "us-west-2"),
+            Verdict::Allowed
+        );
+        assert_eq!(
+            describes(SOURCE_DEST_CHECK, describe, "eu-west-1"),
+            Verdict::Silent
+        );
+        let own = "vpc-0123456789abcdef0";
+        let modify = "ec2:ModifyNetworkInterfaceAttribute";
+        let judge =
+            |action, vpc, service| verdict(SOURCE_DEST_CHECK, &at_interface(action, vpc, service));
+        assert_eq!(judge(modify, own, "nat"), Verdict::Allowed);
+        assert_eq!(judge(modify, own, "web"), Verdict::Silent);
+        assert_eq!(
+            judge(modify, "vpc-0fedcba9876543210", "nat"),
+            Verdict::Silent
+        );
+        assert_eq!(
+            judge("ec2:DetachNetworkInterface", own, "nat"),
+            Verdict::Silent
+        );
+        // EC2 asks for this, too, when the interface's groups are to change.
+        let group = Request::new(modify, &format!("{EC2}:security-group/sg-0a"));
+        assert_eq!(verdict(SOURCE_DEST_CHECK, &group), Verdict::Silent);
+    }
+
+    /// EC2 asks for the permission on the address and on the interface.
+    #[test]
+    fn a_spoke_has_the_named_addresses_at_spokes_interfaces_only() {
+        assert_eq!(
+            describes(ADDRESS, "ec2:DescribeAddresses", "us-west-2"),
+            Verdict::Allowed
+        );
+        assert_eq!(
+            describes(ADDRESS, "ec2:DescribeAddresses", "eu-west-1"),
+            Verdict::Silent
+        );
+        let address = |action: &str, id: &str| {
+            verdict(
+                ADDRESS,
+                &Request::new(action, &format!("{EC2}:elastic-ip/{id}")),
+            )
+        };
+        let (associate, named) = ("ec2:AssociateAddress", "eipalloc-0123456789abcdef0");
+        assert_eq!(address(associate, named), Verdict::Allowed);
+        assert_eq!(
+            address(associate, "eipalloc-0fedcba9876543210"),
+            Verdict::Silent
+        );
+        assert_eq!(address("ec2:ReleaseAddress", named), Verdict::Silent);
+        let own = "vpc-0123456789abcdef0";
+        let judge = |vpc, service| verdict(ADDRESS, &at_interface(associate, vpc, service));
+        assert_eq!(judge(own, "nat"), Verdict::Allowed);
+        assert_eq!(judge(own, "web"), Verdict::Silent);
+        assert_eq!(judge("vpc-0fedcba9876543210", "nat"), Verdict::Silent);
     }
 
     #[test]

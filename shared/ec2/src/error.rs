@@ -30,6 +30,20 @@ pub enum Operation {
     DescribeRegions,
     /// Tagging an instance.
     CreateTags,
+    /// Which routes a VPC has.
+    DescribeRouteTables,
+    /// A route where none was.
+    CreateRoute,
+    /// Another target for a route.
+    ReplaceRoute,
+    /// Whether an interface's source/destination check is on.
+    DescribeNetworkInterfaces,
+    /// Switching that check off.
+    ModifyNetworkInterfaceAttribute,
+    /// Where Elastic IPs are.
+    DescribeAddresses,
+    /// Having an Elastic IP.
+    AssociateAddress,
 }
 
 impl fmt::Display for Operation {
@@ -40,6 +54,13 @@ impl fmt::Display for Operation {
             Self::DescribeSubnets => "DescribeSubnets",
             Self::DescribeRegions => "DescribeRegions",
             Self::CreateTags => "CreateTags",
+            Self::DescribeRouteTables => "DescribeRouteTables",
+            Self::CreateRoute => "CreateRoute",
+            Self::ReplaceRoute => "ReplaceRoute",
+            Self::DescribeNetworkInterfaces => "DescribeNetworkInterfaces",
+            Self::ModifyNetworkInterfaceAttribute => "ModifyNetworkInterfaceAttribute",
+            Self::DescribeAddresses => "DescribeAddresses",
+            Self::AssociateAddress => "AssociateAddress",
         })
     }
 }
@@ -52,10 +73,21 @@ pub struct Ec2Error {
     pub operation: Operation,
     /// Where.
     pub region: Region,
+    /// What it was about, where that is more than the region.
+    pub subject: Option<Box<Subject>>,
     /// EC2's id of the request, which AWS support asks for.
     pub request_id: Option<String>,
     /// What went wrong.
     pub reason: Reason,
+}
+
+/// What a call was about, and which policy allows it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Subject {
+    /// With its kind: "route table rtb-…".
+    pub object: String,
+    /// The file in `ami/iam` that has the permission.
+    pub policy: &'static str,
 }
 
 /// Why a call to EC2 failed.
@@ -89,6 +121,11 @@ pub enum Reason {
         code: String,
         /// EC2's explanation, or empty.
         message: String,
+    },
+    /// A route table has as many routes as it may have.
+    TableFull {
+        /// EC2's code.
+        code: String,
     },
     /// EC2 refused for another reason.
     Refused {
@@ -167,6 +204,7 @@ impl Ec2Error {
             Reason::NotAllowed { .. }
             | Reason::NoCredentials { .. }
             | Reason::CredentialsRejected { .. }
+            | Reason::TableFull { .. }
             | Reason::Refused { .. }
             | Reason::RoleRefused { .. }
             | Reason::OtherAwsPartition { .. } => false,
@@ -188,6 +226,7 @@ impl Ec2Error {
         Self {
             operation,
             region: region.clone(),
+            subject: None,
             request_id: None,
             reason,
         }
@@ -204,8 +243,25 @@ impl Ec2Error {
         Self {
             operation,
             region: region.clone(),
+            subject: None,
             request_id,
             reason: reason(error),
+        }
+    }
+
+    /// The same with what the call was about.
+    #[must_use]
+    pub(crate) fn about(mut self, object: impl Into<String>, policy: &'static str) -> Self {
+        let object = object.into();
+        self.subject = Some(Box::new(Subject { object, policy }));
+        self
+    }
+
+    /// EC2's code, if it refused with one that has no reason of its own.
+    pub(crate) fn refused_with(&self) -> Option<&str> {
+        match &self.reason {
+            Reason::Refused { code, .. } => Some(code),
+            _ => None,
         }
     }
 }
@@ -307,6 +363,7 @@ fn refusal(status: u16, code: String, message: String) -> Reason {
         | "RequestExpired"
         | "SignatureDoesNotMatch"
         | "UnrecognizedClientException" => Reason::CredentialsRejected { code, message },
+        "RouteLimitExceeded" => Reason::TableFull { code },
         _ if status >= 500 => Reason::ServerFault { code, message },
         _ => Reason::Refused { code, message },
     }
@@ -332,12 +389,19 @@ pub(crate) fn innermost(error: &(dyn Error + 'static)) -> String {
 
 impl fmt::Display for Ec2Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (operation, region) = (self.operation, &self.region);
+        let region = &self.region;
+        let operation = match &self.subject {
+            Some(subject) => format!("{} on {}", self.operation, subject.object),
+            None => self.operation.to_string(),
+        };
         let mut code = None;
         match &self.reason {
             Reason::NotAllowed { code: given } => {
                 code = Some(given);
                 write!(f, "not allowed: the role needs ec2:{operation} in {region}")?;
+                if let Some(subject) = &self.subject {
+                    write!(f, ", as in ami/iam/{}", subject.policy)?;
+                }
             }
             Reason::NoCredentials { detail } => write!(
                 f,
@@ -374,6 +438,14 @@ impl fmt::Display for Ec2Error {
                 code = Some(given);
                 write!(f, "EC2 in {region} refused {operation}")?;
                 explain(f, message)?;
+            }
+            Reason::TableFull { code: given } => {
+                code = Some(given);
+                write!(
+                    f,
+                    "{operation} in {region}: the table has as many routes as it may have; remove \
+                     some, or have the quota \"Routes per route table\" raised"
+                )?;
             }
             Reason::Unreachable { detail } => {
                 write!(f, "cannot reach EC2 in {region} for {operation}: {detail}")?;
@@ -452,6 +524,7 @@ mod tests {
         Ec2Error {
             operation: Operation::DescribeInstances,
             region: "eu-west-1".parse().expect("a region"),
+            subject: None,
             request_id: request_id.map(str::to_owned),
             reason,
         }
@@ -465,6 +538,33 @@ mod tests {
             text(reason, Some("7a62")),
             "not allowed: the role needs ec2:DescribeInstances in eu-west-1 \
              (UnauthorizedOperation, request 7a62)"
+        );
+    }
+
+    #[test]
+    fn what_a_call_was_about_is_told_with_the_policy_that_allows_it() {
+        let text = |code: &str| {
+            let region = "eu-west-1".parse().expect("a region");
+            let reason = refusal(400, code.into(), "Why.".into());
+            Ec2Error::found(Operation::CreateRoute, &region, reason)
+                .about("route table rtb-00000001", "routes-policy.json")
+                .to_string()
+        };
+        assert_eq!(
+            text("UnauthorizedOperation"),
+            "not allowed: the role needs ec2:CreateRoute on route table rtb-00000001 in eu-west-1, \
+             as in ami/iam/routes-policy.json (UnauthorizedOperation)"
+        );
+        assert_eq!(
+            text("RouteLimitExceeded"),
+            "CreateRoute on route table rtb-00000001 in eu-west-1: the table has as many routes as \
+             it may have; remove some, or have the quota \"Routes per route table\" raised \
+             (RouteLimitExceeded)"
+        );
+        assert_eq!(
+            text("InvalidParameterValue"),
+            "EC2 in eu-west-1 refused CreateRoute on route table rtb-00000001: Why \
+             (InvalidParameterValue)"
         );
     }
 

@@ -7,14 +7,36 @@
 use std::collections::BTreeMap;
 
 use aws_sdk_ec2::types::Filter;
-use privnet_model::id::{InstanceId, VpcId, Zone};
+use privnet_model::id::{AllocationId, InstanceId, InterfaceId, RouteTableId, VpcId, Zone};
 
 /// The filters by which only running instances with all these tags are returned.
 pub(crate) fn running_with(tags: &BTreeMap<String, String>) -> Vec<Filter> {
+    let running = filter("instance-state-name", ["running".to_owned()]);
+    with(tags).into_iter().chain([running]).collect()
+}
+
+/// The filters by which only what has all these tags is returned.
+pub(crate) fn with(tags: &BTreeMap<String, String>) -> Vec<Filter> {
     tags.iter()
         .map(|(key, value)| filter(&format!("tag:{key}"), [literal(value)]))
-        .chain([filter("instance-state-name", ["running".to_owned()])])
         .collect()
+}
+
+/// The filter by which only these route tables are returned.
+pub(crate) fn route_tables<'a>(ids: impl IntoIterator<Item = &'a RouteTableId>) -> Filter {
+    let ids = ids.into_iter().map(|id| id.as_str().to_owned());
+    filter("route-table-id", ids)
+}
+
+/// The filter by which only this network interface is returned.
+pub(crate) fn interface(id: &InterfaceId) -> Filter {
+    filter("network-interface-id", [id.as_str().to_owned()])
+}
+
+/// The filter by which only these Elastic IPs are returned.
+pub(crate) fn allocations<'a>(ids: impl IntoIterator<Item = &'a AllocationId>) -> Filter {
+    let ids = ids.into_iter().map(|id| id.as_str().to_owned());
+    filter("allocation-id", ids)
 }
 
 /// The filter by which only these instances are returned, in whatever state. As a

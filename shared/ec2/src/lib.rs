@@ -15,11 +15,13 @@
 //! | publish key, port and transport | [`TagPublisher::publish`] |
 //! | prove which instance this is | [`ProofSigner::sign`] |
 //! | ask STS whether a proof holds | [`ProofCourier::ask`] |
+//! | a spoke's own VPC: siblings, routes, addresses | [`Vpc`] |
 //! | the fleet's secret in the Parameter Store | [`ParameterStore::fleet_secret`] |
 
 #![forbid(unsafe_code)]
 
 mod account;
+mod asking;
 mod budget;
 mod completeness;
 mod context;
@@ -36,17 +38,19 @@ mod role;
 mod secret;
 mod signed;
 mod tags;
+mod vpc;
 
 pub use account::Known;
 pub use context::SdkContext;
 pub use departure::{Departure, DepartureWatch, LifecycleState, SpotAction};
 pub use discovery::{Discovery, Scope};
-pub use error::{Ec2Error, Operation, Reason};
+pub use error::{Ec2Error, Operation, Reason, Subject};
 pub use imds::{Imds, ImdsError};
 pub use proof::{ProofCourier, ProofSigner, StsAnswer};
 pub use secret::{ParameterStore, SecretFetchError, SecretFetchReason, SecretRead};
 pub use signed::CallError;
 pub use tags::{Published, TagPublisher};
+pub use vpc::{AddressChoice, Mutation, Permission, SourceDestCheck, Vpc};
 
 #[cfg(test)]
 mod tests;

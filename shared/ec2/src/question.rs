@@ -8,27 +8,17 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use aws_sdk_ec2::Client;
-use aws_sdk_ec2::error::{ProvideErrorMetadata, SdkError};
-use aws_sdk_ec2::operation::describe_instances::DescribeInstancesOutput;
 use aws_sdk_ec2::operation::describe_subnets::DescribeSubnetsOutput;
 use aws_sdk_ec2::operation::describe_vpcs::DescribeVpcsOutput;
-use aws_sdk_ec2::types::{Filter, Instance};
 use ipnet::IpNet;
 use privnet_model::id::{InstanceId, Region, VpcId, Zone};
 use privnet_model::inventory::{Answer, Fate, SpokeRecord};
-use tokio::time::Instant;
 
+use crate::asking::{Asking, FILTER_VALUES, PAGE_SIZE};
 use crate::budget::Budget;
 use crate::error::{Ec2Error, Operation, Reason};
 use crate::filter;
-use crate::pages::Pages;
 use crate::record::{self, State};
-
-/// The largest page that EC2 gives.
-const PAGE_SIZE: i32 = 1000;
-
-/// The most values that EC2 takes in one filter.
-const FILTER_VALUES: usize = 200;
 
 /// The subnets' CIDRs by VPC and zone.
 type Zones = BTreeMap<(VpcId, Zone), BTreeSet<IpNet>>;
@@ -36,13 +26,10 @@ type Zones = BTreeMap<(VpcId, Zone), BTreeSet<IpNet>>;
 /// A partition and the time and requests that it has left.
 #[derive(Debug)]
 pub(crate) struct Question<'a> {
-    pub(crate) client: Client,
-    pub(crate) region: &'a Region,
+    client: Client,
     /// A spoke has all of these.
-    pub(crate) tags: &'a BTreeMap<String, String>,
-    pub(crate) budget: Budget,
-    timeout: Duration,
-    deadline: Instant,
+    tags: &'a BTreeMap<String, String>,
+    asking: Asking<'a>,
 }
 
 /// What is found by tags.
@@ -75,11 +62,8 @@ impl<'a> Question<'a> {
     ) -> Self {
         Self {
             client,
-            region,
             tags,
-            budget,
-            timeout,
-            deadline: Instant::now() + timeout,
+            asking: Asking::new(region, budget, timeout),
         }
     }
 
@@ -92,7 +76,7 @@ impl<'a> Question<'a> {
         } = self.tagged().await?;
         for instance in contradicted.difference(known) {
             tracing::warn!(
-                region = %self.region, %instance,
+                region = %self.asking.region, %instance,
                 "EC2 finds an instance by its tags and describes it without them: left out for now"
             );
         }
@@ -108,7 +92,7 @@ impl<'a> Question<'a> {
             match vpcs.get(id) {
                 Some(cidrs) => spoke.cidrs.clone_from(cidrs),
                 None => tracing::warn!(
-                    region = %self.region, instance = %spoke.instance, vpc = %id,
+                    region = %self.asking.region, instance = %spoke.instance, vpc = %id,
                     "EC2 does not know the VPC of a running instance"
                 ),
             }
@@ -126,21 +110,22 @@ impl<'a> Question<'a> {
     /// The running instances with the tags.
     async fn tagged(&self) -> Result<Found, Ec2Error> {
         let mut found = Found::default();
-        self.instances(filter::running_with(self.tags), |instance| {
-            if !matches!(record::state(instance), State::Running | State::Untold) {
-                return Ok(());
-            }
-            // Skipping one that we cannot name would make the answer look
-            // complete without it.
-            let spoke = record::spoke(instance).map_err(Reason::unreadable)?;
-            if filter::has_all(&spoke.tags, self.tags) {
-                take(&mut found.spokes, spoke)
-            } else {
-                found.contradicted.insert(spoke.instance);
-                Ok(())
-            }
-        })
-        .await?;
+        self.asking
+            .instances(&self.client, filter::running_with(self.tags), |instance| {
+                if !matches!(record::state(instance), State::Running | State::Untold) {
+                    return Ok(());
+                }
+                // Skipping one that we cannot name would make the answer look
+                // complete without it.
+                let spoke = record::spoke(instance).map_err(Reason::unreadable)?;
+                if filter::has_all(&spoke.tags, self.tags) {
+                    take(&mut found.spokes, spoke)
+                } else {
+                    found.contradicted.insert(spoke.instance);
+                    Ok(())
+                }
+            })
+            .await?;
         let Found {
             spokes,
             contradicted,
@@ -160,70 +145,48 @@ impl<'a> Question<'a> {
         let mut fates = BTreeMap::new();
         let ids: Vec<_> = missing.iter().copied().collect();
         for chunk in ids.chunks(FILTER_VALUES) {
-            self.instances(vec![filter::instances(chunk.iter().copied())], |instance| {
-                let spoke = record::spoke(instance).map_err(Reason::unreadable)?;
-                if !missing.contains(&spoke.instance) {
-                    return Ok(());
-                }
-                let fate = match record::state(instance) {
-                    State::Running if filter::has_all(&spoke.tags, self.tags) => {
-                        return take(spokes, spoke);
-                    }
-                    State::Running
-                        if spoke.tags.is_empty() || contradicted.contains(&spoke.instance) =>
-                    {
-                        Fate::Tagless
-                    }
-                    State::Running => Fate::Untagged,
-                    State::Stopped => Fate::Stopped,
-                    State::Terminated => Fate::Terminated,
-                    State::Untold | State::Other => Fate::Unclear,
-                };
-                fates
-                    .entry(spoke.instance)
-                    .and_modify(|known| {
-                        if *known != fate {
-                            *known = Fate::Unclear;
+            self.asking
+                .instances(
+                    &self.client,
+                    vec![filter::instances(chunk.iter().copied())],
+                    |instance| {
+                        let spoke = record::spoke(instance).map_err(Reason::unreadable)?;
+                        if !missing.contains(&spoke.instance) {
+                            return Ok(());
                         }
-                    })
-                    .or_insert(fate);
-                Ok(())
-            })
-            .await?;
+                        let fate = match record::state(instance) {
+                            State::Running if filter::has_all(&spoke.tags, self.tags) => {
+                                return take(spokes, spoke);
+                            }
+                            State::Running
+                                if spoke.tags.is_empty()
+                                    || contradicted.contains(&spoke.instance) =>
+                            {
+                                Fate::Tagless
+                            }
+                            State::Running => Fate::Untagged,
+                            State::Stopped => Fate::Stopped,
+                            State::Terminated => Fate::Terminated,
+                            State::Untold | State::Other => Fate::Unclear,
+                        };
+                        fates
+                            .entry(spoke.instance)
+                            .and_modify(|known| {
+                                if *known != fate {
+                                    *known = Fate::Unclear;
+                                }
+                            })
+                            .or_insert(fate);
+                        Ok(())
+                    },
+                )
+                .await?;
         }
         for id in ids {
             fates.entry(id.clone()).or_insert(Fate::NotFound);
         }
         fates.retain(|id, _| !spokes.contains_key(id));
         Ok(fates)
-    }
-
-    /// Hands over every instance that passes the filters.
-    async fn instances(
-        &self,
-        filters: Vec<Filter>,
-        mut each: impl FnMut(&Instance) -> Result<(), Reason> + Send,
-    ) -> Result<(), Ec2Error> {
-        let request = self
-            .client
-            .describe_instances()
-            .set_filters(Some(filters))
-            .max_results(PAGE_SIZE);
-        self.pages(
-            Operation::DescribeInstances,
-            |token| {
-                let request = request.clone().set_next_token(token).customize();
-                request.interceptor(self.budget.clone()).send()
-            },
-            DescribeInstancesOutput::next_token,
-            |page| {
-                let groups = page.reservations().iter();
-                groups
-                    .flat_map(|group| group.instances())
-                    .try_for_each(&mut each)
-            },
-        )
-        .await
     }
 
     /// The CIDRs of these VPCs; one that EC2 does not know is left out.
@@ -236,25 +199,26 @@ impl<'a> Question<'a> {
                 .describe_vpcs()
                 .filters(filter::vpcs(chunk.iter().copied()))
                 .max_results(PAGE_SIZE);
-            self.pages(
-                Operation::DescribeVpcs,
-                |token| {
-                    let request = request.clone().set_next_token(token).customize();
-                    request.interceptor(self.budget.clone()).send()
-                },
-                DescribeVpcsOutput::next_token,
-                |page| {
-                    for vpc in page.vpcs() {
-                        let id = record::vpc_id(vpc).map_err(Reason::unreadable)?;
-                        let cidrs = record::cidrs(vpc).map_err(|text| Reason::Unreadable {
-                            detail: format!("`{text}` is not a CIDR of a VPC (of {id})"),
-                        })?;
-                        vpcs.insert(id, cidrs);
-                    }
-                    Ok(())
-                },
-            )
-            .await?;
+            self.asking
+                .pages(
+                    Operation::DescribeVpcs,
+                    |token| {
+                        let request = request.clone().set_next_token(token).customize();
+                        request.interceptor(self.asking.budget.clone()).send()
+                    },
+                    DescribeVpcsOutput::next_token,
+                    |page| {
+                        for vpc in page.vpcs() {
+                            let id = record::vpc_id(vpc).map_err(Reason::unreadable)?;
+                            let cidrs = record::cidrs(vpc).map_err(|text| Reason::Unreadable {
+                                detail: format!("`{text}` is not a CIDR of a VPC (of {id})"),
+                            })?;
+                            vpcs.insert(id, cidrs);
+                        }
+                        Ok(())
+                    },
+                )
+                .await?;
         }
         Ok(vpcs)
     }
@@ -306,66 +270,24 @@ impl<'a> Question<'a> {
                 .filters(filter::vpcs(chunk.iter().copied()))
                 .filters(filter::zones(zones.iter().copied()))
                 .max_results(PAGE_SIZE);
-            self.pages(
-                Operation::DescribeSubnets,
-                |token| {
-                    let request = request.clone().set_next_token(token).customize();
-                    request.interceptor(self.budget.clone()).send()
-                },
-                DescribeSubnetsOutput::next_token,
-                |page| {
-                    for (place, cidrs) in page.subnets().iter().filter_map(record::subnet) {
-                        subnets.entry(place).or_default().extend(cidrs);
-                    }
-                    Ok(())
-                },
-            )
-            .await?;
+            self.asking
+                .pages(
+                    Operation::DescribeSubnets,
+                    |token| {
+                        let request = request.clone().set_next_token(token).customize();
+                        request.interceptor(self.asking.budget.clone()).send()
+                    },
+                    DescribeSubnetsOutput::next_token,
+                    |page| {
+                        for (place, cidrs) in page.subnets().iter().filter_map(record::subnet) {
+                            subnets.entry(place).or_default().extend(cidrs);
+                        }
+                        Ok(())
+                    },
+                )
+                .await?;
         }
         Ok(subnets)
-    }
-
-    /// Asks for page after page, and hands each over.
-    async fn pages<P, E, F>(
-        &self,
-        operation: Operation,
-        ask: impl Fn(Option<String>) -> F + Send,
-        next_token: fn(&P) -> Option<&str>,
-        mut take: impl FnMut(&P) -> Result<(), Reason> + Send,
-    ) -> Result<(), Ec2Error>
-    where
-        P: Send + Sync,
-        E: ProvideErrorMetadata + std::error::Error + 'static,
-        F: Future<Output = Result<P, SdkError<E>>> + Send,
-    {
-        let mut pages = Pages::default();
-        let mut token = None;
-        loop {
-            // One request, all its retries included, before the deadline of them all.
-            let answer = tokio::time::timeout_at(self.deadline, ask(token)).await;
-            let page = match answer {
-                Ok(Ok(page)) => page,
-                Ok(Err(error)) => {
-                    return Err(Ec2Error::from_sdk(operation, self.region, &error));
-                }
-                Err(_) => {
-                    let after = self.timeout;
-                    let refused = self.budget.refused();
-                    let reason = refused.unwrap_or(Reason::Deadline { after });
-                    return Err(self.found(operation, reason));
-                }
-            };
-            token = take(&page)
-                .and_then(|()| pages.next(next_token(&page)))
-                .map_err(|reason| self.found(operation, reason))?;
-            if token.is_none() {
-                return Ok(());
-            }
-        }
-    }
-
-    fn found(&self, operation: Operation, reason: Reason) -> Ec2Error {
-        Ec2Error::found(operation, self.region, reason)
     }
 }
 

@@ -15,3 +15,6 @@ mod moto;
 mod proof;
 mod secret;
 mod server;
+mod vpc;
+mod vpc_faults;
+mod vpc_hostile;

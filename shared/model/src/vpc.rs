@@ -59,15 +59,18 @@ pub struct RouteTable {
     /// The subnets that it serves; those of the main table are among them that are
     /// associated with no table.
     pub subnets: BTreeMap<SubnetId, Zone>,
-    /// Its routes. No destination is there twice.
+    /// Its routes.
     pub routes: Vec<Route>,
 }
 
 impl RouteTable {
-    /// The route to exactly this destination.
+    /// The route to exactly this destination. One that is propagated is it only where
+    /// there is no other: EC2 follows the other then (VPC user guide, "Route priority").
     pub fn route(&self, destination: &IpNet) -> Option<&Route> {
         let wanted = Destination::Cidr(*destination);
-        self.routes.iter().find(|route| route.destination == wanted)
+        let routes = self.routes.iter();
+        let routes = routes.filter(|route| route.destination == wanted);
+        routes.min_by_key(|route| route.origin == RouteOrigin::Propagated)
     }
 
     /// Whether its subnets are public: they reach an internet gateway without us.
@@ -240,7 +243,8 @@ pub struct RouteChange {
     pub action: RouteAction,
 }
 
-/// What is to be done to a route.
+/// What is to be done to a route. Nothing takes one away: what its subnets sent there
+/// would be lost.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum RouteAction {
     /// Makes a route to the interface where none was.
@@ -254,11 +258,6 @@ pub enum RouteAction {
         seen: RouteTarget,
         /// The interface.
         to: InterfaceId,
-    },
-    /// Takes the route away.
-    Delete {
-        /// Where it led when it was looked at.
-        seen: RouteTarget,
     },
 }
 
@@ -301,6 +300,21 @@ pub struct AddressHolder {
     pub interface: Option<InterfaceId>,
     /// The private address that it stands for.
     pub private_address: Option<IpAddr>,
+}
+
+/// What came of asking for an Elastic IP address, where EC2 had nothing against it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum AddressOutcome {
+    /// The address is at the interface, perhaps since before.
+    Done,
+    /// Nothing was changed: the address is not where it was expected. This is who has
+    /// it now; `None` when nobody has, but the interface has another one.
+    Conflict {
+        /// Who has it now.
+        now: Option<AddressHolder>,
+    },
+    /// Nothing was changed: the account has no such address in this region.
+    NoAddress,
 }
 
 #[cfg(test)]
@@ -352,6 +366,20 @@ mod tests {
         let found = table.route(&"10.0.0.0/8".parse().unwrap()).unwrap();
         assert_eq!(found.target, interface(None));
         assert_eq!(table.route(&"10.0.0.0/9".parse().unwrap()), None);
+        let propagated = Route {
+            origin: RouteOrigin::Propagated,
+            ..route("10.0.0.0/8", RouteTarget::Other("vgw-1".to_owned()))
+        };
+        table.routes.insert(0, propagated.clone());
+        assert_eq!(
+            table.route(&"10.0.0.0/8".parse().unwrap()).unwrap().target,
+            interface(None)
+        );
+        table.routes.retain(|route| route.target != interface(None));
+        assert_eq!(
+            table.route(&"10.0.0.0/8".parse().unwrap()),
+            Some(&propagated)
+        );
         assert!(!table.leads_to_internet_gateway());
         table.routes.push(route("0.0.0.0/0", gateway));
         assert!(table.leads_to_internet_gateway());

@@ -495,10 +495,7 @@ impl Takeover {
             Reason::Missing | Reason::GiveBack { .. } => self.setup.me.instance.clone(),
         };
         let (RouteAction::Create { to: interface } | RouteAction::Replace { to: interface, .. }) =
-            &done.change.action
-        else {
-            return;
-        };
+            &done.change.action;
         // What we know is what the next decision to look again rests on.
         let table = self.tables.iter_mut().find(|table| table.id == place.table);
         if let Some(table) = table {

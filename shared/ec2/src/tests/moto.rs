@@ -69,7 +69,7 @@ impl Moto {
         }
     }
 
-    fn client(&self, name: &str) -> Client {
+    pub(super) fn client(&self, name: &str) -> Client {
         self.context.ec2(&region(name), LONG)
     }
 }

@@ -447,7 +447,6 @@ impl World {
                 let same = target.as_ref().is_some_and(|now| now.is_same(seen));
                 (same, to)
             }
-            RouteAction::Delete { .. } => panic!("nobody deletes routes: {change:?}"),
         };
         if !as_seen {
             return RouteOutcome::Conflict { now: target };

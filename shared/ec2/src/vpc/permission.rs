@@ -1,0 +1,117 @@
+//! Whether the role may change what a spoke changes: the same requests as dry runs,
+//! for the doctor.
+
+use aws_sdk_ec2::error::{ProvideErrorMetadata, SdkError};
+use privnet_model::id::{AllocationId, InterfaceId};
+use privnet_model::vpc::{RouteAction, RouteChange};
+
+use crate::asking::Asking;
+use crate::error::{Ec2Error, Operation, Reason};
+use crate::vpc::address::Taken;
+use crate::vpc::{Vpc, address, interface, route};
+
+/// What a spoke may have to change.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Mutation {
+    /// A route.
+    Route(RouteChange),
+    /// The source/destination check, to off.
+    SourceDestCheckOff {
+        /// Of this interface.
+        interface: InterfaceId,
+    },
+    /// Where an Elastic IP is.
+    AssociateAddress {
+        /// The address.
+        allocation: AllocationId,
+        /// The interface that it would be at.
+        to: InterfaceId,
+    },
+}
+
+/// What EC2 says to a dry run.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Permission {
+    /// The role may do it.
+    Permitted,
+    /// It may not. The error says which permission it needs.
+    Denied(Ec2Error),
+    /// That was not to be learned: EC2 found something else wrong first, or did not
+    /// answer.
+    Unclear(Ec2Error),
+}
+
+impl Vpc {
+    /// Asks EC2 whether it would carry this out. It looks at nothing before, and of an
+    /// EC2 that heeds `DryRun` nothing is changed. Not everything that speaks EC2's
+    /// language does (moto makes routes): ask for what would do no harm, such as a
+    /// route's present target.
+    pub async fn permission(&self, mutation: &Mutation) -> Permission {
+        let asking = self.asking();
+        let result = self.dry_run(&asking, mutation).await;
+        let error = match result {
+            Err(error) if error.refused_with() == Some("DryRunOperation") => {
+                return Permission::Permitted;
+            }
+            Err(error) => error,
+            Ok(operation) => {
+                let detail = "it says that it has carried out what was to be a dry run";
+                asking.found(operation, Reason::unreadable(detail))
+            }
+        };
+        let error = match mutation {
+            Mutation::Route(change) => route::about(error, change),
+            Mutation::SourceDestCheckOff { interface } => interface::about(error, interface),
+            Mutation::AssociateAddress { allocation, .. } => address::about(error, allocation),
+        };
+        match error.reason {
+            Reason::NotAllowed { .. } => Permission::Denied(error),
+            _ => Permission::Unclear(error),
+        }
+    }
+
+    /// The operation that was carried out.
+    async fn dry_run(
+        &self,
+        asking: &Asking<'_>,
+        mutation: &Mutation,
+    ) -> Result<Operation, Ec2Error> {
+        match mutation {
+            Mutation::Route(change) => {
+                let (table, destination) = (&change.table, &change.destination);
+                match &change.action {
+                    RouteAction::Create { to } => {
+                        let request = self.create_route(table, destination, to);
+                        let answer = request.dry_run(true).send();
+                        once(asking, Operation::CreateRoute, answer).await
+                    }
+                    RouteAction::Replace { to, .. } => {
+                        let request = self.replace_route(table, destination, to);
+                        let answer = request.dry_run(true).send();
+                        once(asking, Operation::ReplaceRoute, answer).await
+                    }
+                }
+            }
+            Mutation::SourceDestCheckOff { interface } => {
+                let answer = self.check_off(interface).dry_run(true).send();
+                once(asking, Operation::ModifyNetworkInterfaceAttribute, answer).await
+            }
+            Mutation::AssociateAddress { allocation, to } => {
+                let request = self.association(allocation, to, Taken::FromNobody);
+                let answer = request.dry_run(true).send();
+                once(asking, Operation::AssociateAddress, answer).await
+            }
+        }
+    }
+}
+
+async fn once<P, E>(
+    asking: &Asking<'_>,
+    operation: Operation,
+    answer: impl Future<Output = Result<P, SdkError<E>>> + Send,
+) -> Result<Operation, Ec2Error>
+where
+    E: ProvideErrorMetadata + std::error::Error + 'static,
+{
+    asking.once(operation, answer).await.map(|_| operation)
+}
