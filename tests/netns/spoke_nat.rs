@@ -167,9 +167,10 @@ pub(crate) fn a_forward_and_a_redirect_lead_through_the_spoke() -> Result<()> {
     // host-b is the proxy: it sees the spoke, and its own traffic goes out.
     sees(&world, "host-b2", WEB, spoke_b)?;
     sees(&world, "host-b", WEB, public_b)?;
-    let counted = world.daemon("spoke-b")?.status()?;
-    let connections = counted.nat.and_then(|nat| nat.connections);
-    let connections = connections.context("no figures of connection tracking")?;
+    let daemon = world.daemon("spoke-b")?;
+    let connections = wait_until("figures of connection tracking", PATIENCE, || {
+        Ok(daemon.status()?.nat.and_then(|nat| nat.connections))
+    })?;
     ensure!(connections.tracked > 0 && connections.limit >= connections.tracked);
 
     // A daemon that is gone leaves all that in place.

@@ -14,7 +14,7 @@ const CONNTRACK_MAX: &str = "/proc/sys/net/netfilter/nf_conntrack_max";
 /// Looks; `device` is where the short cut would be taken.
 pub(crate) async fn look(device: &InterfaceName) -> Result<Kernel, HostError> {
     let text = read(MEMORY).await?;
-    let memory = memory(&text).ok_or_else(|| HostError::Unreadable {
+    let memory = memory(&text).ok_or(HostError::Unreadable {
         path: MEMORY,
         problem: "it has no line MemTotal in kB",
     })?;
