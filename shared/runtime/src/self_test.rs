@@ -114,8 +114,9 @@ impl Device {
             Some(device) => device,
             None => open()?,
         };
-        match device.get_ref().write(packet) {
-            Ok(_) => {
+        // One packet is one write: the kernel takes all of it or nothing.
+        match device.get_ref().write_all(packet) {
+            Ok(()) => {
                 self.0 = Some(device);
                 Ok(())
             }

@@ -2,6 +2,7 @@
 //! loopback: each has an address of its own below 127.0.0.0/8.
 
 #![expect(clippy::unwrap_used, reason = "a test that fails should panic")]
+#![expect(clippy::print_stderr, reason = "figures, for who wants to see them")]
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};

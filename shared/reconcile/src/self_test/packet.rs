@@ -42,14 +42,10 @@ impl Connection {
     /// The packet that asks for the connection.
     pub(super) fn syn(&self) -> Vec<u8> {
         let packet = self.builder(self.sequence).syn();
-        written(
-            packet
-                .options(&[TcpOptionElement::MaximumSegmentSize(SEGMENT)])
-                .map_or_else(
-                    |_| unreachable!("four bytes of options fit into forty"),
-                    |packet| packet,
-                ),
-        )
+        match packet.options(&[TcpOptionElement::MaximumSegmentSize(SEGMENT)]) {
+            Ok(packet) => written(packet),
+            Err(_) => unreachable!("four bytes of options fit into forty"),
+        }
     }
 
     /// The packet that takes it back: the target's program never hears of it.

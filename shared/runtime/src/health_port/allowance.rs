@@ -2,11 +2,15 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
+use std::time::Duration;
 
 use tokio::time::Instant;
 
 /// Senders remembered at once. Where there are more, they share what is left to all.
 const SENDERS: usize = 1024;
+/// How often those are forgotten that were silent: looking for them costs more than
+/// the datagram that asks for room.
+const SWEEP: Duration = Duration::from_millis(200);
 
 /// So much a second, and at most that at once.
 #[derive(Debug)]
@@ -54,6 +58,7 @@ pub(super) struct Allowances {
     each: u32,
     all: Allowance,
     senders: BTreeMap<IpAddr, Allowance>,
+    swept: Instant,
 }
 
 impl Allowances {
@@ -62,6 +67,7 @@ impl Allowances {
             each,
             all: Allowance::new(all, now),
             senders: BTreeMap::new(),
+            swept: now,
         }
     }
 
@@ -69,8 +75,11 @@ impl Allowances {
     pub(super) fn take(&mut self, sender: IpAddr, now: Instant) -> bool {
         let each = self.each;
         if self.senders.len() >= SENDERS && !self.senders.contains_key(&sender) {
-            // Those that have been silent for a second are as good as new.
-            self.senders.retain(|_, allowance| !allowance.is_full(now));
+            if now.saturating_duration_since(self.swept) >= SWEEP {
+                self.swept = now;
+                // Those that have been silent for a second are as good as new.
+                self.senders.retain(|_, allowance| !allowance.is_full(now));
+            }
             if self.senders.len() >= SENDERS {
                 return self.all.take(now);
             }
@@ -86,7 +95,6 @@ impl Allowances {
 #[cfg(test)]
 mod tests {
     use std::net::Ipv4Addr;
-    use std::time::Duration;
 
     use super::*;
 

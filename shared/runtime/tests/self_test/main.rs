@@ -14,6 +14,7 @@
 //! user namespaces, `unshare`, `setpriv`, `ip`, `nft`; without them it fails and says so.
 
 #![expect(clippy::unwrap_used, reason = "a test that fails should panic")]
+#![expect(clippy::print_stderr, reason = "figures, for who wants to see them")]
 
 mod cases;
 mod network;
