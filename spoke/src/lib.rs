@@ -7,6 +7,7 @@
 
 mod enrol;
 mod publish;
+mod serving;
 mod spoke;
 
 pub use spoke::Spoke;

@@ -20,7 +20,7 @@ use privnet_runtime::fleet_secret::Preshared;
 use privnet_runtime::key_file;
 use privnet_runtime::router::{Router, TunnelInterface};
 use privnet_runtime::service;
-use privnet_runtime::signals::Signal;
+use privnet_runtime::signals::{Signal, Stop};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, Interval, MissedTickBehavior};
 use tracing::{error, info, warn};
@@ -28,6 +28,7 @@ use tracing::{error, info, warn};
 use self::rotation::Rotation;
 use crate::enrol::Enrolment;
 use crate::publish::{Published, Publisher};
+use crate::serving::{Local, Serving};
 
 mod hubs;
 mod rotation;
@@ -52,9 +53,12 @@ pub struct Spoke {
     enrolment: Option<Enrolment>,
     /// Whether there was a session with the hub at the last look.
     was_up: bool,
+    /// Whether there ever was one.
+    tunnel_proved: bool,
     /// Whether the hub was seen to use its next key.
     hub_moved_on: bool,
     rotation: Option<Rotation>,
+    serving: Option<Serving>,
     asking: Option<JoinHandle<Result<Identity, ImdsError>>>,
     ask: Interval,
     waiting: Vec<(bool, Answer)>,
@@ -125,13 +129,15 @@ impl Daemon for Spoke {
             public_key = public_key.map(tracing::field::display),
             "privnet-spoke starts"
         );
-        let router = Router::open(
+        let mut router = Router::open(
             config.privnet.clone(),
             identity,
             Some(config.nat.clone()),
             tunnel,
         )
         .await?;
+        let serving = Serving::start(&config, router.identity(), &imds);
+        router.set_self_test(serving.is_some() && !config.self_test.targets.is_empty());
         // Only now: the hub is not told of a tunnel that cannot be opened.
         let publisher = publisher(&config, router.identity(), public_key);
         let mut ask =
@@ -144,8 +150,10 @@ impl Daemon for Spoke {
             preshared: Preshared::default(),
             enrolment: None,
             was_up: false,
+            tunnel_proved: false,
             hub_moved_on: false,
             rotation: None,
+            serving,
             router,
             public_key,
             publisher,
@@ -159,6 +167,7 @@ impl Daemon for Spoke {
         spoke.router.want(spoke.desired());
         spoke.router.reconcile().await;
         spoke.enrol();
+        spoke.tell_serving();
         service::ready(&spoke.summary());
         Ok(Some(spoke))
     }
@@ -175,9 +184,17 @@ impl Daemon for Spoke {
                     self.router.want(self.desired());
                     self.router.reconcile().await;
                 }
+                () = needs_mending(&self.serving) => {
+                    self.router.reconcile().await;
+                    self.tell_serving();
+                }
                 event = events.next() => match event {
-                    Event::Signal(Signal::Stop(_)) => {
+                    Event::Signal(Signal::Stop(stop)) => {
                         info!("told to stop");
+                        let serving = self.serving.take().filter(|_| stop == Stop::Leave);
+                        if let Some(serving) = serving {
+                            serving.leave().await;
+                        }
                         return Ok(());
                     }
                     Event::Signal(Signal::Reload) => self.reload().await,
@@ -195,9 +212,11 @@ impl Daemon for Spoke {
                         self.router.observe(&self.hubs)?;
                         self.router.watch_connections().await;
                         self.greet().await;
+                        self.tell_serving();
                     }
                     Event::Reconcile => {
                         self.router.reconcile().await;
+                        self.tell_serving();
                     }
                     // A spoke has no port inside its tunnel.
                     Event::Call(call) => drop(call),
@@ -296,6 +315,27 @@ impl Spoke {
         service::ready(&self.summary());
     }
 
+    /// Tells the serving of routes what there is to know here.
+    fn tell_serving(&self) {
+        let Some(serving) = &self.serving else {
+            return;
+        };
+        let nat = self.router.nat_status();
+        let problem = if nat.is_some_and(|nat| !nat.active) {
+            Some("the NAT rules are not in place")
+        } else if self.public_key.is_some() && !self.tunnel_proved {
+            // Once is enough: a hub that is down later is no reason to leave the VPC
+            // without a way to the internet.
+            Some("there has been no session with the hub yet")
+        } else {
+            None
+        };
+        serving.tell(Local {
+            problem: problem.map(str::to_owned),
+            secret: self.preshared.secret(),
+        });
+    }
+
     fn look_after_secret(&mut self) {
         let store = ParameterStore::from_env(&self.router.identity().region);
         let source = self.config.preshared_key.as_ref();
@@ -318,6 +358,7 @@ impl Spoke {
             next_poll: None,
             held_removals: None,
             policy: Vec::new(),
+            routes: self.serving.as_ref().map(Serving::status),
             problems: self
                 .router
                 .problems()
@@ -325,6 +366,7 @@ impl Spoke {
                 .chain(self.publisher.as_ref().and_then(Publisher::problem))
                 .chain(self.preshared.problem())
                 .chain(self.enrolment.as_ref().and_then(Enrolment::problem))
+                .chain(self.serving.iter().flat_map(Serving::problems))
                 .collect(),
         }
     }
@@ -369,6 +411,13 @@ async fn answered(
     }
 }
 
+async fn needs_mending(serving: &Option<Serving>) {
+    match serving {
+        Some(serving) => serving.needs_mending().await,
+        None => std::future::pending().await,
+    }
+}
+
 /// The keys whose change the running spoke cannot take.
 fn needs_restart(old: &SpokeConfig, new: &SpokeConfig) -> Vec<&'static str> {
     [
@@ -384,6 +433,8 @@ fn needs_restart(old: &SpokeConfig, new: &SpokeConfig) -> Vec<&'static str> {
         ("log", old.log != new.log),
         ("publish", old.publish != new.publish),
         ("nat.interface", old.nat.interface != new.nat.interface),
+        ("routes", old.routes != new.routes),
+        ("self_test", old.self_test != new.self_test),
     ]
     .into_iter()
     .filter_map(|(key, changed)| changed.then_some(key))

@@ -28,6 +28,7 @@ mod star;
 mod static_site;
 mod traffic;
 mod userspace_api;
+mod vpc_routes;
 mod wireguard_interop;
 mod wireguard_pair;
 mod world;
@@ -156,6 +157,9 @@ const TESTS: &[Test] = tests![
     wireguard_interop::garbage_at_the_port_is_dropped_and_harms_nothing,
     wireguard_interop::a_peer_that_is_removed_is_cut_off_at_once,
     wireguard_interop::the_program_ends_when_its_interface_is_deleted,
+    vpc_routes::a_spoke_that_hangs_or_dies_is_stood_in_for,
+    vpc_routes::a_spoke_without_egress_serves_nothing_until_it_has_it_again,
+    vpc_routes::a_spoke_that_stops_hands_its_routes_over_first,
     world::an_instance_with_a_public_address_is_seen_by_it,
     world::without_a_public_address_nothing_leaves_or_enters,
     world::a_private_hosts_packets_reach_the_instance_its_route_names,

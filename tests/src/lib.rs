@@ -26,6 +26,7 @@ pub mod programs;
 pub mod scale;
 pub mod topology;
 pub mod tuning;
+pub mod vpc_fabric;
 pub mod vpc_router;
 pub mod web;
 pub mod world;

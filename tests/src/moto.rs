@@ -433,7 +433,7 @@ impl AnyNamespace for roxmltree::Node<'_, '_> {
     }
 }
 
-fn text_of(xml: &str, element: &str) -> Result<String> {
+pub(crate) fn text_of(xml: &str, element: &str) -> Result<String> {
     node_text(roxmltree::Document::parse(xml)?.root(), element)
 }
 

@@ -25,6 +25,7 @@ impl Hub {
             next_poll: Some(self.clock.due_at()),
             held_removals: self.inventory.held_removals,
             policy: self.rules(),
+            routes: None,
             problems: self
                 .router
                 .problems()

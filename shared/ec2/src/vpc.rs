@@ -21,7 +21,7 @@ use aws_sdk_ec2::operation::describe_route_tables::DescribeRouteTablesOutput;
 use aws_sdk_ec2::operation::describe_subnets::DescribeSubnetsOutput;
 use aws_sdk_ec2::types::Filter;
 use futures_util::future::try_join;
-use privnet_model::id::{Region, RouteTableId, SubnetId, VpcId, Zone};
+use privnet_model::id::{InstanceId, Region, RouteTableId, SubnetId, VpcId, Zone};
 use privnet_model::vpc::{RouteTable, Siblings};
 
 use crate::asking::{Asking, PAGE_SIZE};
@@ -83,8 +83,26 @@ impl Vpc {
     /// # Errors
     /// There is no complete answer. Then nothing is known of anybody.
     pub async fn siblings(&self, tags: &BTreeMap<String, String>) -> Result<Siblings, Ec2Error> {
+        self.running(filter::running_with(tags), tags).await
+    }
+
+    /// The same of one instance, whatever its tags are.
+    ///
+    /// # Errors
+    /// There is no complete answer.
+    pub async fn itself(&self, instance: &InstanceId) -> Result<Siblings, Ec2Error> {
+        let any = BTreeMap::new();
+        let mut filters = filter::running_with(&any);
+        filters.push(filter::instances([instance]));
+        self.running(filters, &any).await
+    }
+
+    async fn running(
+        &self,
+        mut filters: Vec<Filter>,
+        tags: &BTreeMap<String, String>,
+    ) -> Result<Siblings, Ec2Error> {
         let mut found = Siblings::default();
-        let mut filters = filter::running_with(tags);
         filters.push(self.inside());
         let asking = self.asking();
         asking

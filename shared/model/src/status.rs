@@ -10,7 +10,7 @@ use ipnet::IpNet;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use crate::id::{AccountId, InstanceId, Region, VpcId, Zone};
+use crate::id::{AccountId, InstanceId, Region, RouteTableId, VpcId, Zone};
 use crate::inventory::{Fate, HeldRemovals, Partition, TagProblem, Transport};
 use crate::key::PublicKey;
 use crate::net::Supernet;
@@ -67,8 +67,50 @@ pub struct Status {
     /// The rules of the policy, on a hub, in their order.
     #[serde(default)]
     pub policy: Vec<RuleStatus>,
+    /// The VPC routes that a spoke serves; `None` when its config names none.
+    #[serde(default)]
+    pub routes: Option<RoutesStatus>,
     /// What is wrong with the daemon itself, in plain sentences.
     pub problems: Vec<String>,
+}
+
+/// How a spoke serves VPC routes.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RoutesStatus {
+    /// What keeps it from serving any: its own self-test, above all. Nothing while it is
+    /// well.
+    pub sick: Option<String>,
+    /// How each other spoke of the VPC is.
+    pub siblings: Vec<SiblingStatus>,
+    /// The routes that lead to a spoke of the VPC, or should.
+    pub routes: Vec<RouteStatus>,
+    /// Routes that it had moved since it started: created, taken over, taken back,
+    /// handed over.
+    pub moved: u64,
+    /// Those of them that were taken over from another.
+    pub taken_over: u64,
+}
+
+/// Another spoke of the VPC.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SiblingStatus {
+    /// The instance.
+    pub instance: InstanceId,
+    /// How it is, in words.
+    pub state: String,
+}
+
+/// A route of a VPC.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RouteStatus {
+    /// Its table.
+    pub table: RouteTableId,
+    /// Its destination.
+    pub destination: IpNet,
+    /// The spoke that it leads to.
+    pub spoke: Option<InstanceId>,
+    /// Whether the table is one of this spoke's own.
+    pub home: bool,
 }
 
 /// The tunnel interface.

@@ -519,6 +519,11 @@ impl Takeover {
         }
     }
 
+    /// This spoke.
+    pub fn me(&self) -> &vpc::Sibling {
+        &self.setup.me
+    }
+
     /// How each sibling is.
     pub fn siblings(&self) -> impl Iterator<Item = (&InstanceId, SiblingState)> {
         self.siblings.iter().map(|(id, one)| (id, one.state()))

@@ -48,6 +48,7 @@ impl AdminHandler for Daemon {
             next_poll: None,
             held_removals: None,
             policy: Vec::new(),
+            routes: None,
             problems: Vec::new(),
         })
     }

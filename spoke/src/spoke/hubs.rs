@@ -88,6 +88,7 @@ impl Spoke {
             self.enrolment.iter().for_each(Enrolment::again);
         }
         self.was_up = up;
+        self.tunnel_proved |= up;
 
         let mut next = self
             .config

@@ -206,6 +206,7 @@ pub(crate) fn hub() -> Status {
         ],
         next_poll: Some(now() + SignedDuration::from_secs(2_880)),
         held_removals: None,
+        routes: None,
         policy: Vec::new(),
         problems: Vec::new(),
     }
@@ -266,6 +267,7 @@ pub(crate) fn gateways() -> Status {
     Status {
         tunnels: vec![active, standby, absent],
         held_removals: Some(held),
+        routes: None,
         policy: vec![
             rule("allow between site:web* and hub", 0),
             rule("deny between tag:env=dev* and site:dc-east, hub", 4_711),
@@ -369,6 +371,7 @@ pub(crate) fn nat_gateway() -> Status {
         nat,
         interface: None,
         tunnels: Vec::new(),
+        routes: None,
         policy: Vec::new(),
         ..spoke
     }

@@ -34,11 +34,13 @@ impl Vpc {
             Ok(tables) => tables,
             Err(error) => return vec![Err(error); changes.len()],
         };
-        stream::iter(changes)
+        // Made before they are polled: a closure over references would keep the whole
+        // from being sent to another thread.
+        let changes: Vec<_> = changes
+            .iter()
             .map(|change| self.change(&asking, change, tables.get(&change.table)))
-            .buffered(CONCURRENT)
-            .collect()
-            .await
+            .collect();
+        stream::iter(changes).buffered(CONCURRENT).collect().await
     }
 
     /// These tables of the VPC as they are now, but for their subnets.

@@ -70,6 +70,7 @@ impl Scene {
             next_poll: None,
             held_removals: None,
             policy: Vec::new(),
+            routes: None,
             problems: Vec::new(),
         };
         let hub_cidrs = ["10.0.0.0/16".parse().unwrap()];

@@ -156,6 +156,7 @@ fn hub() -> Status {
             since: "2026-11-21T04:00:00Z".parse().unwrap(),
         }),
         policy: [0, 4_711].map(rule).to_vec(),
+        routes: None,
         problems: vec!["something".to_owned()],
     }
 }
