@@ -11,7 +11,7 @@ use privnet_model::inventory::Transport;
 use privnet_model::offload::OffloadState;
 use privnet_model::status::{
     ConnectionUse, FlowtableState, GatewayHealth, GatewayRole, GatewayStatus, InterfaceStatus,
-    NatStatus, Note, Origin, PartitionStatus, Role, Status, Tunnel, TunnelState,
+    NatStatus, Note, Origin, PartitionStatus, Role, RoutesStatus, Status, Tunnel, TunnelState,
 };
 use prometheus::proto::{self, LabelPair, Metric, MetricFamily, MetricType};
 
@@ -37,6 +37,9 @@ pub fn render(status: &Status) -> Result<String, prometheus::Error> {
     discovery(&mut page, &status.partitions);
     if status.role == Role::Hub {
         fleet(&mut page, status);
+    }
+    if let Some(served) = &status.routes {
+        routes(&mut page, status, served);
     }
     prometheus::TextEncoder::new().encode_to_string(&page.families)
 }
@@ -224,6 +227,46 @@ fn discovery(page: &mut Page, partitions: &[PartitionStatus]) {
         "privnet_discovery_last_poll_api_calls",
         "API requests of the last poll, retries included.",
         each(|view| Some(f64::from(view.calls))),
+    );
+}
+
+/// What only a spoke has to tell that serves VPC routes.
+fn routes(page: &mut Page, status: &Status, routes: &RoutesStatus) {
+    let one = |value| [(Vec::new(), value)];
+    page.gauge(
+        "privnet_self_test_passed",
+        "Whether the spoke's own self-test passes: only then it serves VPC routes.",
+        one(truth(routes.sick.is_none())),
+    );
+    let led = routes.routes.iter();
+    let here = led.filter(|route| route.spoke == status.instance).count();
+    page.gauge(
+        "privnet_vpc_routes",
+        "How many routes of the VPC lead to this spoke.",
+        one(number(here as u64)),
+    );
+    let missing = routes.routes.iter();
+    let missing = missing.filter(|route| route.home && route.spoke != status.instance);
+    page.gauge(
+        "privnet_vpc_routes_away",
+        "How many routes of its home tables lead to another spoke.",
+        one(number(missing.count() as u64)),
+    );
+    let well = routes.siblings.iter().filter(|one| one.state == "well");
+    page.gauge(
+        "privnet_siblings_well",
+        "How many other spokes of the VPC say that they are well.",
+        one(number(well.count() as u64)),
+    );
+    page.counter(
+        "privnet_vpc_routes_moved_total",
+        "Routes that this spoke created, took over, took back or handed over.",
+        one(number(routes.moved)),
+    );
+    page.counter(
+        "privnet_vpc_routes_taken_over_total",
+        "Those of them that it took over from a spoke that was lost or sick.",
+        one(number(routes.taken_over)),
     );
 }
 

@@ -13,7 +13,7 @@ use privnet_model::offload::{Offload, OffloadObstacle, OffloadReport, OffloadSta
 use privnet_model::status::{
     ConnectionUse, ExcludedCidr, Exclusion, FlowtableState, GatewayHealth, GatewayRole,
     GatewayStatus, InterfaceStatus, Kept, NatStatus, Note, Origin, PartitionStatus, Reason, Role,
-    RuleStatus, Status, Tunnel, TunnelState,
+    RouteStatus, RoutesStatus, RuleStatus, SiblingStatus, Status, Tunnel, TunnelState,
 };
 
 pub(crate) fn now() -> Timestamp {
@@ -371,7 +371,21 @@ pub(crate) fn nat_gateway() -> Status {
         nat,
         interface: None,
         tunnels: Vec::new(),
-        routes: None,
+        routes: Some(RoutesStatus {
+            sick: Some("no way to the internet through this spoke's NAT".to_owned()),
+            siblings: vec![SiblingStatus {
+                instance: "i-0123456789abcdef2".parse().unwrap(),
+                state: "well".to_owned(),
+            }],
+            routes: vec![RouteStatus {
+                table: "rtb-0123456789abcdef0".parse().unwrap(),
+                destination: "0.0.0.0/0".parse().unwrap(),
+                spoke: Some("i-0123456789abcdef2".parse().unwrap()),
+                home: true,
+            }],
+            moved: 3,
+            taken_over: 1,
+        }),
         policy: Vec::new(),
         ..spoke
     }

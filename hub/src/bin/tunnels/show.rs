@@ -8,8 +8,8 @@ use jiff::Timestamp;
 use privnet_model::inventory::Transport;
 use privnet_model::offload::OffloadReport;
 use privnet_model::status::{
-    ConnectionUse, GatewayStatus, InterfaceStatus, NatStatus, Origin, PartitionStatus, RuleStatus,
-    Status, Tunnel,
+    ConnectionUse, GatewayStatus, InterfaceStatus, NatStatus, Origin, PartitionStatus,
+    RoutesStatus, RuleStatus, Status, Tunnel,
 };
 use serde::Serialize;
 
@@ -78,6 +78,8 @@ struct Whole<'a> {
     interface: Option<&'a InterfaceStatus>,
     #[serde(skip_serializing_if = "Option::is_none")]
     nat: Option<&'a NatStatus>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    routes: Option<&'a RoutesStatus>,
     policy: &'a [RuleStatus],
     partitions: &'a [PartitionStatus],
 }
@@ -95,6 +97,7 @@ impl<'a> Whole<'a> {
         Ok(Self {
             interface,
             nat,
+            routes: status.routes.as_ref(),
             policy: &status.policy,
             partitions: &status.partitions,
         })
@@ -273,7 +276,33 @@ fn render_interface(shown: &Whole<'_>, now: Timestamp) -> String {
         ("polls", polls.collect::<Vec<_>>()),
     ];
     let nat = shown.nat.map_or_else(Vec::new, nat);
-    page(interface.into_iter().chain(nat).chain(rest))
+    let routes = shown.routes.map_or_else(Vec::new, routes);
+    page(interface.into_iter().chain(nat).chain(routes).chain(rest))
+}
+
+/// The VPC routes: first whether this spoke may serve any.
+fn routes(routes: &RoutesStatus) -> Vec<(&'static str, Vec<String>)> {
+    let sick = routes.sick.as_ref();
+    let well = sick.map_or_else(|| "well".to_owned(), |why| format!("NOT well: {why}"));
+    let siblings = routes.siblings.iter();
+    let siblings = siblings.map(|one| format!("{} {}", one.instance, one.state));
+    let led = routes.routes.iter().map(|route| {
+        let spoke = route.spoke.as_ref();
+        let spoke = spoke.map_or_else(|| "no spoke".to_owned(), ToString::to_string);
+        let home = if route.home { " (home)" } else { "" };
+        format!("{} {} to {spoke}{home}", route.table, route.destination)
+    });
+    let moved = match routes.moved {
+        0 => Vec::new(),
+        moved => vec![format!("{moved}, {} taken over", routes.taken_over)],
+    };
+    let escaped = |text: String| escape(&text).into_owned();
+    vec![
+        ("self-test", vec![escaped(well)]),
+        ("siblings", siblings.map(escaped).collect()),
+        ("routes", led.collect()),
+        ("routes moved", moved),
+    ]
 }
 
 fn nat(nat: &NatStatus) -> Vec<(&'static str, Vec<String>)> {

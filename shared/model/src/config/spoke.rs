@@ -124,10 +124,16 @@ pub(super) fn read(top: &mut Section<'_>) -> Option<SpokeConfig> {
     });
     let nat = nat.unwrap_or_default();
     let mut targets = false;
+    let mut tested = None;
     let self_test = top.table("self_test", "a [self_test] section", |section| {
         targets = section.has("targets");
+        tested = Some(section.place().clone());
         Some(routes::read_self_test(section, privnet.as_ref()))
     });
+    if let Some(place) = tested.filter(|_| !top.has("routes")) {
+        let expected = "a [routes] section, for which it is, or no [self_test]".to_owned();
+        top.reject(&place, "a self-test of which nothing follows", Some(expected));
+    }
     let rest = routes::Context {
         transport,
         listen_port,

@@ -9,7 +9,7 @@ use privnet_model::inventory::{Fate, HeldRemovals, Partition};
 use privnet_model::key::PublicKey;
 use privnet_model::net::Supernet;
 use privnet_model::offload::{Offload, OffloadObstacle};
-use privnet_model::status::{Kept, Reason, RuleStatus};
+use privnet_model::status::{Kept, Reason, RouteStatus, RuleStatus, SiblingStatus};
 
 use super::*;
 
@@ -186,8 +186,59 @@ fn spoke() -> Status {
         }],
         partitions: Vec::new(),
         problems: Vec::new(),
+        routes: Some(serving()),
         ..hub()
     }
+}
+
+/// Of two routes one leads here, and one to a sibling that is well.
+fn serving() -> RoutesStatus {
+    let route = |table: &str, spoke: &str, home| RouteStatus {
+        table: table.parse().unwrap(),
+        destination: "0.0.0.0/0".parse().unwrap(),
+        spoke: Some(spoke.parse().unwrap()),
+        home,
+    };
+    let other = "i-0123456789abcdef2";
+    RoutesStatus {
+        sick: None,
+        siblings: vec![SiblingStatus {
+            instance: other.parse().unwrap(),
+            state: "well".to_owned(),
+        }],
+        routes: vec![
+            route("rtb-00000001", "i-0123456789abcdef0", false),
+            route("rtb-00000002", other, true),
+        ],
+        moved: 5,
+        taken_over: 2,
+    }
+}
+
+#[test]
+fn a_spoke_that_serves_routes_tells_how_they_are() {
+    let page = render(&spoke()).unwrap();
+    check(&page);
+    for line in [
+        "privnet_self_test_passed 1",
+        "privnet_vpc_routes 1",
+        "privnet_vpc_routes_away 1",
+        "privnet_siblings_well 1",
+        "privnet_vpc_routes_moved_total 5",
+        "privnet_vpc_routes_taken_over_total 2",
+    ] {
+        assert!(page.lines().any(|it| it == line), "{line} in {page}");
+    }
+    let sick = Status {
+        routes: Some(RoutesStatus {
+            sick: Some("no egress".to_owned()),
+            ..serving()
+        }),
+        ..spoke()
+    };
+    let page = render(&sick).unwrap();
+    assert!(page.contains("privnet_self_test_passed 0"), "{page}");
+    assert!(!render(&hub()).unwrap().contains("privnet_vpc_routes"));
 }
 
 /// What `promtool check metrics` and the format's parser would complain of.
