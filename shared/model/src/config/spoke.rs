@@ -132,7 +132,11 @@ pub(super) fn read(top: &mut Section<'_>) -> Option<SpokeConfig> {
     });
     if let Some(place) = tested.filter(|_| !top.has("routes")) {
         let expected = "a [routes] section, for which it is, or no [self_test]".to_owned();
-        top.reject(&place, "a self-test of which nothing follows", Some(expected));
+        top.reject(
+            &place,
+            "a self-test of which nothing follows",
+            Some(expected),
+        );
     }
     let rest = routes::Context {
         transport,

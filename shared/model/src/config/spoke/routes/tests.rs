@@ -268,9 +268,21 @@ fn each_value_has_its_own_words() {
         ("interval = '100ms'", "less than 500ms"),
         ("interval = '1m'", "more than 10s"),
     ] {
-        let told = said(&file(&format!("[self_test]\n{line}")));
+        let routes = format!("[routes]\ntables = 'zone'\ndefault = false\n{TAGS}");
+        let told = said(&file(&format!("[self_test]\n{line}\n{routes}")));
         assert_eq!(told.len(), 1, "{told:?}");
         assert!(told[0].contains(problem), "{told:?}");
         assert!(told[0].starts_with("spoke.toml:7: self_test."), "{told:?}");
     }
+}
+
+#[test]
+fn a_self_test_without_routes_is_for_nothing() {
+    assert_eq!(
+        said(&file(TEST)),
+        [
+            "spoke.toml:6: self_test: a self-test of which nothing follows; expected a [routes] \
+             section, for which it is, or no [self_test]"
+        ]
+    );
 }
