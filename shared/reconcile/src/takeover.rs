@@ -650,3 +650,6 @@ fn set_route(
         origin: vpc::RouteOrigin::CreateRoute,
     });
 }
+
+#[cfg(test)]
+mod tests;

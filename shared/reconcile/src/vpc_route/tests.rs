@@ -280,9 +280,7 @@ fn apply(tables: &mut [RouteTable], change: &RouteChange) {
         .iter_mut()
         .find(|table| table.id == change.table)
         .unwrap();
-    let (RouteAction::Create { to } | RouteAction::Replace { to, .. }) = &change.action else {
-        panic!("{change:?}");
-    };
+    let (RouteAction::Create { to } | RouteAction::Replace { to, .. }) = &change.action;
     let wanted = Destination::Cidr(change.destination);
     table.routes.retain(|route| route.destination != wanted);
     let target = RouteTarget::Interface {
