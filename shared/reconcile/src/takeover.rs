@@ -655,3 +655,6 @@ fn set_route(
         origin: vpc::RouteOrigin::CreateRoute,
     });
 }
+
+#[cfg(test)]
+mod tests;

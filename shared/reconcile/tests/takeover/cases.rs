@@ -54,6 +54,7 @@ fn whoever_is_lost_or_sick_is_stood_in_for_within_five_seconds_and_comes_back() 
             assert_eq!(holder(&world, 0), 1, "{end:?}");
             // Two destinations, there and back.
             assert_eq!(changes(&world, before), 4, "{fault:?} {phase}");
+            assert_eq!(world.check.races, 0, "{fault:?} {phase}: two moved it");
             assert!(world.check.longest <= OUTAGE);
         }
     }

@@ -30,6 +30,8 @@ pub(crate) struct Check {
     changes: BTreeMap<Spot, VecDeque<Instant>>,
     pub(crate) last_change: Option<Instant>,
     pub(crate) total: usize,
+    /// Changes that came too late: somebody else had made one.
+    pub(crate) races: usize,
     pub(crate) most_in_a_minute: usize,
     pub(crate) longest: Duration,
 }

@@ -449,6 +449,7 @@ impl World {
             }
         };
         if !as_seen {
+            self.check.races += 1;
             return RouteOutcome::Conflict { now: target };
         }
         assert_ne!(there, Some(Leads::NatGateway), "{change:?}");

@@ -1,0 +1,248 @@
+//! Single decisions; whole histories are in `tests/takeover`.
+
+#![expect(clippy::unwrap_used, reason = "a test that fails should panic")]
+use privnet_model::vpc::{Destination, Route, RouteOrigin, RouteState, RouteTarget};
+use proptest::prelude::*;
+
+use super::*;
+
+const DEFAULT: &str = "0.0.0.0/0";
+
+fn sibling(n: u8) -> vpc::Sibling {
+    let zone = char::from(b'a' + n % 3);
+    vpc::Sibling {
+        instance: format!("i-{n:08x}").parse().unwrap(),
+        launched: Timestamp::from_second(1_700_000_000 + i64::from(n)).unwrap(),
+        zone: format!("eu-west-1{zone}").parse().unwrap(),
+        address: IpAddr::from([10, 0, 0, n]),
+        interface: format!("eni-{n:08x}").parse().unwrap(),
+        instance_profile: None,
+        tags: BTreeMap::new(),
+    }
+}
+
+/// The private table of zone `n`, whose default route leads to a spoke.
+fn table(n: u8, leads: Option<u8>) -> RouteTable {
+    let route = leads.map(|leads| Route {
+        destination: Destination::Cidr(DEFAULT.parse().unwrap()),
+        target: RouteTarget::Interface {
+            interface: sibling(leads).interface,
+            instance: None,
+        },
+        state: RouteState::Active,
+        origin: RouteOrigin::CreateRoute,
+    });
+    RouteTable {
+        id: format!("rtb-{n:08x}").parse().unwrap(),
+        vpc: "vpc-00000001".parse().unwrap(),
+        main: false,
+        tags: BTreeMap::new(),
+        subnets: [("subnet-00000001".parse().unwrap(), sibling(n).zone)].into(),
+        routes: route.into_iter().collect(),
+    }
+}
+
+#[expect(clippy::disallowed_methods, reason = "somewhere time must start")]
+fn beginning() -> Instant {
+    Instant::now() + Duration::from_secs(86_400)
+}
+
+fn wall() -> Timestamp {
+    Timestamp::from_second(1_800_000_000).unwrap()
+}
+
+fn seconds(seconds: u64) -> Duration {
+    Duration::from_secs(seconds)
+}
+
+/// Spoke 0, that knows nobody yet.
+fn alone(memory: &Memory, now: Instant) -> Takeover {
+    let setup = Setup {
+        me: sibling(0),
+        tables: TableSelection::Zone,
+        destinations: [DEFAULT.parse().unwrap()].into(),
+        takeover: true,
+        test_interval: seconds(1),
+    };
+    Takeover::new(setup, memory, now, wall())
+}
+
+/// Spoke 0 beside 1 and 2.
+fn spoke(now: Instant) -> Takeover {
+    let mut spoke = alone(&Memory::default(), now);
+    let spokes = (0..3).map(|n| (sibling(n).instance, sibling(n)));
+    let found = Siblings {
+        spokes: spokes.collect(),
+        incomplete: BTreeMap::new(),
+    };
+    spoke.discovered(&found, now);
+    spoke
+}
+
+fn report(condition: Condition) -> HealthReport {
+    HealthReport {
+        condition,
+        well_for: seconds(100),
+        changes_routes: true,
+        tables: BTreeSet::new(),
+    }
+}
+
+fn sick() -> Condition {
+    let why = "no egress".to_owned();
+    Condition::Sick { why }
+}
+
+/// Who is to have which route, as `table: interface`.
+fn moves(decision: &Decision) -> Vec<String> {
+    let each = decision.moves.iter().map(|one| match &one.change.action {
+        RouteAction::Create { to } | RouteAction::Replace { to, .. } => {
+            format!("{}: {to}", one.change.table)
+        }
+    });
+    each.collect()
+}
+
+#[test]
+fn a_well_spoke_makes_what_its_home_lacks_and_stands_in_for_the_sick() {
+    let now = beginning();
+    let mut spoke = spoke(now);
+    spoke.tested(Ok(()), now);
+    spoke.observed(&sibling(1).instance, now, Some(report(sick())), now);
+    spoke.observed(
+        &sibling(2).instance,
+        now,
+        Some(report(Condition::Well)),
+        now,
+    );
+    let tables = vec![table(0, None), table(1, Some(1)), table(2, Some(2))];
+    // Nobody has been well for long but 2, whose turn it is first.
+    let decision = spoke.looked(tables.clone(), now);
+    assert_eq!(moves(&decision), ["rtb-00000000: eni-00000000"]);
+    let later = now + seconds(1);
+    spoke.tested(Ok(()), later);
+    let decision = spoke.looked(tables.clone(), later);
+    assert_eq!(moves(&decision), ["rtb-00000000: eni-00000000"]);
+    let later = now + STEP;
+    let decision = spoke.looked(tables, later);
+    let both = ["rtb-00000000: eni-00000000", "rtb-00000001: eni-00000000"];
+    assert_eq!(moves(&decision), both);
+    assert_eq!(
+        decision.moves[1].why.to_string(),
+        "it led to i-00000001, which is sick: no egress"
+    );
+}
+
+#[test]
+fn what_was_decided_is_off_when_the_spoke_is_sick_before_it_is_done() {
+    let now = beginning();
+    let mut spoke = spoke(now);
+    spoke.tested(Ok(()), now);
+    let decision = spoke.looked(vec![table(0, None)], now);
+    let change = decision.moves[0].change.clone();
+    assert!(spoke.still(&change, now));
+    spoke.tested(Err("no egress".to_owned()), now);
+    assert!(!spoke.still(&change, now));
+    spoke.tested(Ok(()), now);
+    assert!(!spoke.still(&change, now), "it needs a new look");
+}
+
+#[test]
+fn three_answers_that_lack_are_a_loss_and_two_are_not() {
+    let start = beginning();
+    let mut spoke = spoke(start);
+    let one = sibling(1).instance;
+    spoke.observed(&one, start, Some(report(Condition::Well)), start);
+    let state = |spoke: &Takeover| spoke.siblings().next().unwrap().1;
+    for second in 1..=3 {
+        assert_eq!(state(&spoke), SiblingState::Well, "{second}");
+        let asked = start + seconds(second);
+        spoke.observed(&one, asked, None, asked + seconds(1));
+    }
+    assert_eq!(state(&spoke), SiblingState::Lost);
+    // What was asked before the last answer says nothing.
+    let now = start + seconds(5);
+    spoke.observed(&one, now, Some(report(Condition::Well)), now);
+    for _ in 0..5 {
+        spoke.observed(&one, start, None, now);
+    }
+    assert_eq!(state(&spoke), SiblingState::Well);
+}
+
+#[test]
+fn a_route_to_a_spoke_that_is_remembered_is_taken_and_to_another_it_is_not() {
+    let now = beginning();
+    let kept = Memory {
+        spokes: vec![Sibling::new(&sibling(3), now).remember()],
+        ..Memory::default()
+    };
+    for (memory, taken) in [(kept, true), (Memory::default(), false)] {
+        let mut spoke = alone(&memory, now);
+        let tables = vec![table(0, Some(3))];
+        let mut at = now;
+        for _ in 0..4 {
+            at += seconds(1);
+            spoke.tested(Ok(()), at);
+            for id in spoke.asked().into_keys() {
+                spoke.observed(&id, at, None, at);
+            }
+        }
+        let decision = spoke.looked(tables, at);
+        assert_eq!(decision.moves.len(), usize::from(taken));
+        assert_eq!(decision.conflicts.len(), usize::from(!taken));
+    }
+}
+
+#[test]
+fn a_restart_does_not_forget_how_long_it_must_be_well() {
+    let start = beginning();
+    let mut now = start;
+    let mut spoke = alone(&Memory::default(), now);
+    for _ in 0..3 {
+        spoke.tested(Ok(()), now);
+        now += seconds(1);
+        spoke.tested(Err("no egress".to_owned()), now);
+        now += seconds(1);
+    }
+    let (hold, _) = spoke.hold(now);
+    assert_eq!(hold, seconds(40));
+    let memory = spoke.memory(now, wall());
+    let (kept, _) = alone(&memory, now).hold(now);
+    assert_eq!(kept, hold);
+    let much_later = wall() + CALM;
+    let setup = alone(&memory, now).setup;
+    let (kept, _) = Takeover::new(setup, &memory, now, much_later).hold(now);
+    assert_eq!(kept, own::HOLD);
+}
+
+proptest! {
+    #[test]
+    fn a_spoke_that_is_not_well_plans_nothing(
+        leads in prop::array::uniform3(proptest::option::of(0_u8..4)),
+        conditions in prop::array::uniform2(0_u8..4),
+        failed in any::<bool>(),
+        waited in 0_u64..30,
+    ) {
+        let mut now = beginning();
+        let mut spoke = spoke(now);
+        let tables = || (0..3).zip(leads).map(|(n, leads)| table(n, leads)).collect::<Vec<_>>();
+        if failed {
+            spoke.tested(Ok(()), now);
+            spoke.tested(Err("no egress".to_owned()), now);
+        }
+        for _ in 0..=waited {
+            for (n, condition) in [1, 2].into_iter().zip(conditions) {
+                let answer = match condition {
+                    0 => Some(report(Condition::Well)),
+                    1 => Some(report(sick())),
+                    2 => Some(report(Condition::Leaving)),
+                    _ => None,
+                };
+                spoke.observed(&sibling(n).instance, now, answer, now);
+            }
+            spoke.tick(now);
+            prop_assert_eq!(spoke.looked(tables(), now).moves, vec![]);
+            now += seconds(1);
+        }
+    }
+}
