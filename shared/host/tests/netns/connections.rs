@@ -12,7 +12,7 @@ use privnet_reconcile::sysctl;
 use crate::hosts::{asker, connects, echo_server, seen, server, talker, wait_until};
 use crate::rules::rules;
 use crate::traffic::{network, router};
-use crate::world::{apply, name, plan, reconcile, sh, wait};
+use crate::world::{apply, name, note, plan, reconcile, sh, wait};
 
 pub(crate) fn replaced_while_in_use() {
     network();
@@ -40,7 +40,9 @@ pub(crate) fn replaced_while_in_use() {
     // TCP itself would send again and hide a loss.
     let connections = wait(Host::new().connections()).unwrap();
     assert_eq!((connections.dropped, connections.insert_failed), (0, 0));
-    eprintln!("{rounds} rounds of one connection and {answers} new ones meanwhile");
+    note(&format!(
+        "{rounds} rounds of one connection and {answers} new ones meanwhile"
+    ));
 }
 
 /// After a pause longer than the table's memory the kernel takes the next packet
@@ -121,7 +123,7 @@ pub(crate) fn kernel() {
     }
     let nowhere = wait(Host::new().kernel(&name("nowhere"))).unwrap();
     assert!(nowhere.flowtable.is_err());
-    eprintln!("flowtables: {:?}", kernel.flowtable);
+    note(&format!("flowtables: {:?}", kernel.flowtable));
 }
 
 /// One leg, as on EC2: `host` and `web` lie behind the one interface `wan`, the
@@ -176,5 +178,8 @@ pub(crate) fn short_cut() {
     reconcile(&desired);
     assert_eq!(seen("host", "198.51.100.80:80"), "192.0.2.1");
     let rounds: u64 = running.finish().trim().parse().unwrap();
-    eprintln!("{rounds} rounds, flowtables: {:?}", kernel.flowtable);
+    note(&format!(
+        "{rounds} rounds, flowtables: {:?}",
+        kernel.flowtable
+    ));
 }

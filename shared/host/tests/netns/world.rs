@@ -1,6 +1,7 @@
 //! What every case needs: shell commands, interfaces, one reconciliation.
 
 use std::collections::BTreeSet;
+use std::io::Write;
 use std::process::Command;
 
 use privnet_host::{Host, HostError, Scope};
@@ -14,6 +15,11 @@ pub(crate) fn sh(script: &str) -> String {
     let errors = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{script}: {errors}");
     String::from_utf8(output.stdout).unwrap()
+}
+
+/// A figure for whoever reads the test's output.
+pub(crate) fn note(figure: &str) {
+    let _ = writeln!(std::io::stderr(), "{figure}");
 }
 
 pub(crate) fn wait<T>(work: impl Future<Output = T>) -> T {
