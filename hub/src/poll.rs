@@ -23,7 +23,7 @@ const METADATA_PATIENCE: Duration = Duration::from_secs(10);
 /// How long a poll's answers wait for each other.
 const TOGETHER: Duration = Duration::from_secs(10);
 /// How long those wait that come after that.
-const AFTERWARDS: Duration = Duration::from_secs(1);
+const AFTERWARDS: Duration = Duration::from_secs(5);
 
 /// The spokes of which a poll has to tell what became of them.
 pub(crate) fn known(inventory: &Inventory) -> Known {

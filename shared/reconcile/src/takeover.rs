@@ -595,8 +595,12 @@ impl Takeover {
         }
         let recent = before.is_some_and(|before| now - before <= SIGN_OF_LIFE);
         for (place, at) in holders.iter().filter(|_| recent) {
-            let moved = self.holders.get(place).is_some_and(|before| before != at);
-            if let Some(sibling) = self.siblings.get_mut(at).filter(|_| moved) {
+            let held = self.holders.get(place);
+            let Some(sibling) = self.siblings.get_mut(at).filter(|_| held != Some(at)) else {
+                continue;
+            };
+            sibling.claims(now);
+            if held.is_some() {
                 sibling.shows_life(now);
             }
         }

@@ -24,10 +24,6 @@ type Rank<'a> = (
     &'a InstanceId,
 );
 
-/// How long a spoke is well before all its siblings know: each asks once a second, and
-/// an answer takes a second at most.
-const KNOWN: Duration = Duration::from_secs(2);
-
 impl Takeover {
     /// What is wanted, place by place, and the plan that `vpc_route` makes of it.
     pub(super) fn decide(&self, tables: &[RouteTable], now: Instant) -> Decision {
@@ -114,9 +110,7 @@ impl Takeover {
     }
 
     fn is_my_turn_to_create(&self, place: &Place, now: Instant) -> bool {
-        // The siblings have heard by then that this spoke is well: they would otherwise
-        // take the route from it again.
-        if !self.home.contains(&place.table) || self.own.well_for(now) < KNOWN {
+        if !self.home.contains(&place.table) {
             return false;
         }
         let zone = &self.setup.me.zone;

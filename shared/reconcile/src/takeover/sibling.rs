@@ -44,6 +44,8 @@ pub(super) struct Sibling {
     report: Option<HealthReport>,
     /// When it last showed that it lives: by an answer, or by taking a route.
     life: Option<Instant>,
+    /// When it was last seen to take a route.
+    claimed: Option<Instant>,
     lost: bool,
     bad_since: Option<Instant>,
     /// When we took a route from it because it was lost.
@@ -68,6 +70,7 @@ impl Sibling {
             since: now,
             report: None,
             life: None,
+            claimed: None,
             lost: false,
             bad_since: None,
             taken: None,
@@ -175,7 +178,10 @@ impl Sibling {
         let life = self.life.unwrap_or(self.since).max(self.since);
         self.lost |= self.unanswered >= LOST && now - life >= SILENCE + doubt;
         let well = self.report.as_ref().map(|report| &report.condition);
-        let bad = self.lost || !matches!(well, None | Some(Condition::Well));
+        // Only who is well takes a route: it was not any more what it had said before.
+        let outdated = self.claimed.is_some_and(|claimed| claimed >= self.since);
+        let sick = !matches!(well, None | Some(Condition::Well)) && !outdated;
+        let bad = self.lost || sick;
         match bad {
             true => {
                 self.bad_since.get_or_insert(now);
@@ -189,6 +195,12 @@ impl Sibling {
         self.unanswered = 0;
         self.since = now;
         self.lost = false;
+        self.judge(now);
+    }
+
+    /// It was seen to take a route.
+    pub(super) fn claims(&mut self, now: Instant) {
+        self.claimed = Some(now);
         self.judge(now);
     }
 

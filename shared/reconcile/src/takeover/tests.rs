@@ -157,6 +157,10 @@ fn three_answers_that_lack_are_a_loss_and_two_are_not() {
     for second in 1..=3 {
         assert_eq!(state(&spoke), SiblingState::Well, "{second}");
         let asked = start + seconds(second);
+        // Whoever is not heard of for long was away, which says nothing of the others.
+        for quarter in 0..4 {
+            spoke.tick(asked + Duration::from_millis(250 * quarter));
+        }
         spoke.observed(&one, asked, None, asked + seconds(1));
     }
     assert_eq!(state(&spoke), SiblingState::Lost);
@@ -167,6 +171,30 @@ fn three_answers_that_lack_are_a_loss_and_two_are_not() {
         spoke.observed(&one, start, None, now);
     }
     assert_eq!(state(&spoke), SiblingState::Well);
+}
+
+/// It was sick a moment ago, became well, and took its route before it was asked again.
+#[test]
+fn who_takes_a_route_was_well_then_whatever_it_had_said_before() {
+    let now = beginning();
+    let mut spoke = spoke(now);
+    let one = sibling(1).instance;
+    spoke.tested(Ok(()), now);
+    spoke.observed(&one, now, Some(report(sick())), now);
+    spoke.looked(vec![table(0, Some(0)), table(1, None)], now);
+    let later = now + STEP;
+    spoke.tested(Ok(()), later);
+    let claimed = vec![table(0, Some(0)), table(1, Some(1))];
+    assert_eq!(moves(&spoke.looked(claimed.clone(), later)), [""; 0]);
+    // Now it says so again.
+    let mut decision = Decision::default();
+    for second in 1..=4 {
+        let now = later + seconds(second);
+        spoke.tested(Ok(()), now);
+        spoke.observed(&one, now, Some(report(sick())), now);
+        decision = spoke.looked(claimed.clone(), now);
+    }
+    assert_eq!(moves(&decision), ["rtb-00000001: eni-00000000"]);
 }
 
 #[test]
