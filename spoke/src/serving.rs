@@ -22,11 +22,12 @@ use privnet_model::status::{RouteStatus, RoutesStatus, SiblingStatus};
 use privnet_model::vpc::{RouteChange, RouteOutcome, RouteTable, Siblings};
 use privnet_reconcile::self_test::Report;
 use privnet_reconcile::takeover::{Memory, Reason, Setup, Takeover};
+use privnet_reconcile::vpc_route::Place;
 use privnet_runtime::health_port::{HealthPort, Observation, Silence, Teller};
 use privnet_runtime::self_test::SelfTester;
 use privnet_runtime::state_file::{Loaded, StateFile};
 use tokio::sync::{Notify, watch};
-use tokio::task::{JoinHandle, JoinSet};
+use tokio::task::{AbortHandle, JoinHandle, JoinSet};
 use tokio::time::{MissedTickBehavior, interval, timeout};
 use tracing::{info, warn};
 
@@ -44,6 +45,9 @@ const CHECK: Duration = Duration::from_secs(300);
 const STALE: Duration = Duration::from_secs(15);
 /// How long handing over may take when the spoke stops.
 const FAREWELL: Duration = Duration::from_secs(6);
+/// How long a spoke that stops looks for somebody to hand over to: an answer that was
+/// lost comes with the next question.
+const HEIR: Duration = Duration::from_secs(3);
 /// Raised when a field of the memory changes its meaning.
 const FORMAT: u32 = 1;
 
@@ -63,6 +67,7 @@ pub(crate) struct Serving {
     mend: Arc<Notify>,
     leave: Arc<Notify>,
     task: JoinSet<()>,
+    handle: AbortHandle,
 }
 
 /// What is shown of it.
@@ -109,13 +114,14 @@ impl Serving {
             leave: Arc::clone(&leave),
         };
         let mut task = JoinSet::new();
-        task.spawn(start.run());
+        let handle = task.spawn(start.run());
         Some(Self {
             local,
             view,
             mend,
             leave,
             task,
+            handle,
         })
     }
 
@@ -142,7 +148,10 @@ impl Serving {
     }
 
     pub(crate) fn problems(&self) -> Vec<String> {
-        self.view.borrow().problems.clone()
+        let ended = self.handle.is_finished();
+        let ended = ended.then(|| "serving VPC routes broke off: restart the daemon".to_owned());
+        let problems = self.view.borrow().problems.clone();
+        ended.into_iter().chain(problems).collect()
     }
 }
 
@@ -181,8 +190,14 @@ struct Server {
     changing: Option<JoinHandle<Changed>>,
     check: Asked<privnet_ec2::SourceDestCheck>,
     conflicts: Vec<String>,
-    failures: Vec<String>,
+    failures: Vec<(Place, String)>,
     port_problem: Option<String>,
+    /// When the port is tried again.
+    port_due: Instant,
+    /// Whether the check of sources was known to be off.
+    check_off: bool,
+    /// Since when the spoke stops.
+    stopping: Option<Instant>,
     saved: Option<Memory>,
     state_problem: Option<String>,
     moved: u64,
@@ -290,19 +305,21 @@ impl Start {
             test_interval: self.test_interval,
         };
         let takeover = Takeover::new(setup, &memory, Instant::now(), Timestamp::now());
-        let (port, port_problem) = self.open_port();
         let server = Server {
             vpc,
             takeover,
-            teller: port.as_ref().map(HealthPort::teller),
-            port,
+            teller: None,
+            port: None,
             siblings: Asked::new(),
             tables: Asked::new(),
             changing: None,
             check: Asked::new(),
             conflicts: Vec::new(),
             failures: Vec::new(),
-            port_problem,
+            port_problem: None,
+            port_due: Instant::now(),
+            check_off: false,
+            stopping: None,
             saved: None,
             state_problem: None,
             moved: 0,
@@ -312,22 +329,14 @@ impl Start {
         server.run().await;
     }
 
-    fn open_port(&self) -> (Option<HealthPort>, Option<String>) {
-        let Some(takeover) = &self.config.takeover else {
-            return (None, None);
-        };
-        let address = SocketAddr::new(self.identity.private_address, takeover.health_port);
-        match HealthPort::open(address, self.identity.instance.clone()) {
-            Ok(port) => (Some(port), None),
-            Err(error) => {
-                let problem = format!(
-                    "siblings cannot ask how this spoke is: {:#}",
-                    anyhow::Error::from(error)
-                );
-                warn!("{problem}");
-                (None, Some(problem))
-            }
-        }
+    fn open_port(&self, port: u16) -> Result<HealthPort, String> {
+        let address = SocketAddr::new(self.identity.private_address, port);
+        HealthPort::open(address, self.identity.instance.clone()).map_err(|error| {
+            format!(
+                "siblings cannot ask how this spoke is: {:#}",
+                anyhow::Error::from(error)
+            )
+        })
     }
 }
 
@@ -344,11 +353,14 @@ impl Server {
             tokio::select! {
                 _ = tick.tick() => {
                     self.tick();
-                    if self.takeover.has_left() {
+                    if self.has_left() {
                         break;
                     }
                 }
-                _ = test.tick() => self.test(),
+                // What passes is told by the test itself: one that is stuck passes nothing.
+                _ = test.tick() => if self.start.tester.is_none() || self.sick().is_some() {
+                    self.test();
+                },
                 report = tested(&mut self.start.tester) => {
                     if report.bad_rounds > 0 {
                         self.start.mend.notify_one();
@@ -362,15 +374,24 @@ impl Server {
                 tables = self.tables.answered(Duration::ZERO) => self.looked(tables),
                 changed = changed(&mut self.changing) => self.changed(changed),
                 done = self.check.answered(CHECK) => {
+                    self.check_off |= done.is_some();
                     if done == Some(privnet_ec2::SourceDestCheck::SwitchedOff) {
                         info!("switched off the check of sources and destinations at this instance");
                     }
                 }
-                departure = self.start.departure.changed() => if let Some(why) = departure {
-                    warn!(%why, "handing over the routes");
-                    self.takeover.leave(Instant::now());
+                departure = self.start.departure.changed() => match departure {
+                    Some(why) => {
+                        warn!(%why, "handing over the routes");
+                        self.takeover.leave(Instant::now());
+                    }
+                    None if self.stopping.is_none() => {
+                        info!("this instance stays after all");
+                        self.takeover.stay();
+                    }
+                    None => {}
                 },
                 () = &mut told_to_leave => {
+                    self.stopping.get_or_insert(Instant::now());
                     self.takeover.leave(Instant::now());
                     told_to_leave.set(leave.notified());
                 }
@@ -379,8 +400,36 @@ impl Server {
         self.save();
     }
 
+    /// Whether the spoke stops, and has nothing left or nobody to leave it to.
+    fn has_left(&self) -> bool {
+        let me = &self.start.identity.instance;
+        let mine = self.takeover.holders().values().any(|spoke| spoke == me);
+        self.takeover.has_left()
+            && self
+                .stopping
+                .is_some_and(|since| !mine || since.elapsed() >= HEIR)
+    }
+
     fn tick(&mut self) {
         let now = Instant::now();
+        if let Some(takeover) = &self.start.config.takeover
+            && self.port.is_none()
+            && now >= self.port_due
+        {
+            match self.start.open_port(takeover.health_port) {
+                Ok(port) => {
+                    self.teller = Some(port.teller());
+                    self.port = Some(port);
+                }
+                Err(problem) => {
+                    if self.port_problem.as_ref() != Some(&problem) {
+                        warn!("{problem}");
+                    }
+                    self.port_problem = Some(problem);
+                    self.port_due = now + AGAIN;
+                }
+            }
+        }
         if self.takeover.tick(now) && self.tables.task.is_none() {
             let vpc = self.vpc.clone();
             self.tables.ask(async move { vpc.route_tables().await });
@@ -416,7 +465,15 @@ impl Server {
         }
         let tester = self.start.tester.as_ref().map(SelfTester::report);
         let tested = tester.and_then(|report| report.problem());
-        local.problem.clone().or(tested)
+        let wants_check_off = self.start.config.source_dest_check == SourceDestCheck::Off;
+        let check = (wants_check_off && !self.check_off).then(|| {
+            "EC2's check of sources and destinations is not known to be off at this instance"
+                .to_owned()
+        });
+        // They would take it for lost, and it would take its tables back, for ever.
+        let mute = self.start.config.takeover.is_some() && self.port.is_none();
+        let mute = mute.then(|| "its siblings cannot ask how it is".to_owned());
+        local.problem.clone().or(tested).or(check).or(mute)
     }
 
     fn test(&mut self) {
@@ -464,6 +521,8 @@ impl Server {
             warn!("{conflict}");
         }
         self.conflicts = conflicts;
+        self.failures
+            .retain(|(place, _)| !decision.in_order.contains(place));
         let mut changes = Vec::new();
         for one in decision.moves {
             if self.takeover.still(&one.change, now) {
@@ -486,8 +545,12 @@ impl Server {
     }
 
     fn changed(&mut self, changed: Changed) {
-        self.failures.clear();
         for (change, outcome) in changed {
+            let place = Place {
+                table: change.table.clone(),
+                destination: change.destination,
+            };
+            self.failures.retain(|(failed, _)| *failed != place);
             let now = Instant::now();
             self.takeover.applied(&change, outcome.as_ref().ok(), now);
             let RouteChange {
@@ -498,9 +561,8 @@ impl Server {
                 Ok(outcome) => info!(%table, %destination, ?outcome, "somebody was faster"),
                 Err(error) => {
                     warn!(%table, %destination, %error, "the route stays");
-                    self.failures.push(format!(
-                        "{table}: the route to {destination} stays: {error}"
-                    ));
+                    let problem = format!("{table}: the route to {destination} stays: {error}");
+                    self.failures.push((place, problem));
                 }
             }
         }
@@ -568,7 +630,7 @@ impl Server {
             .chain(&self.tables.problem)
             .chain(&self.check.problem)
             .chain(&self.state_problem)
-            .chain(&self.failures)
+            .chain(self.failures.iter().map(|(_, problem)| problem))
             .chain(&self.conflicts)
             .cloned()
             .collect()

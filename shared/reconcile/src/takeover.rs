@@ -337,6 +337,11 @@ impl Takeover {
         self.leaving = true;
     }
 
+    /// It does not stop after all.
+    pub fn stay(&mut self) {
+        self.leaving = false;
+    }
+
     /// Whether nothing is left to hand over: no route leads here, or nobody is there to
     /// take it.
     pub fn has_left(&self) -> bool {
