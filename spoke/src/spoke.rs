@@ -38,6 +38,9 @@ mod rotation;
 const METADATA_PATIENCE: Duration = Duration::from_secs(60);
 /// How often it asks whether its VPC has gained or lost a CIDR.
 const METADATA_INTERVAL: Duration = Duration::from_secs(60);
+/// How often it looks whether the first session with the hub is there, which siblings
+/// wait for after a restart, and the hub for its proof.
+const FIRST_SESSION: Duration = Duration::from_millis(100);
 
 /// The spoke daemon.
 pub struct Spoke {
@@ -61,6 +64,7 @@ pub struct Spoke {
     serving: Option<Serving>,
     asking: Option<JoinHandle<Result<Identity, ImdsError>>>,
     ask: Interval,
+    first_session: Interval,
     waiting: Vec<(bool, Answer)>,
 }
 
@@ -143,6 +147,8 @@ impl Daemon for Spoke {
         let mut ask =
             tokio::time::interval_at(Instant::now() + METADATA_INTERVAL, METADATA_INTERVAL);
         ask.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut first_session = tokio::time::interval(FIRST_SESSION);
+        first_session.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut spoke = Self {
             hubs: hubs::hubs(&config, false),
             started: Timestamp::now(),
@@ -159,6 +165,7 @@ impl Daemon for Spoke {
             publisher,
             asking: None,
             ask,
+            first_session,
             waiting: Vec::new(),
             config,
             file,
@@ -183,6 +190,12 @@ impl Daemon for Spoke {
                 () = self.preshared.changed() => {
                     self.router.want(self.desired());
                     self.router.reconcile().await;
+                }
+                _ = self.first_session.tick(), if self.lacks_first_session() => {
+                    self.greet().await;
+                    if self.tunnel_proved {
+                        self.tell_serving();
+                    }
                 }
                 () = needs_mending(&self.serving) => {
                     self.router.reconcile().await;
@@ -315,6 +328,10 @@ impl Spoke {
         service::ready(&self.summary());
     }
 
+    fn lacks_first_session(&self) -> bool {
+        self.public_key.is_some() && !self.tunnel_proved
+    }
+
     /// Tells the serving of routes what there is to know here.
     fn tell_serving(&self) {
         let Some(serving) = &self.serving else {
@@ -323,7 +340,7 @@ impl Spoke {
         let nat = self.router.nat_status();
         let problem = if nat.is_some_and(|nat| !nat.active) {
             Some("the NAT rules are not in place")
-        } else if self.public_key.is_some() && !self.tunnel_proved {
+        } else if self.lacks_first_session() {
             // Once is enough: a hub that is down later is no reason to leave the VPC
             // without a way to the internet.
             Some("there has been no session with the hub yet")

@@ -97,6 +97,12 @@ pub enum Condition {
         /// What did not pass.
         why: String,
     },
+    /// It has begun not long ago, and none has passed yet. After a restart what it
+    /// served before still leads to it, and the kernel may go on to forward.
+    Starting {
+        /// What has not passed yet.
+        why: String,
+    },
     /// It is about to stop, and hands over what it has.
     Leaving,
 }
@@ -202,6 +208,7 @@ impl HealthReport {
             Condition::Well => (0, String::new()),
             Condition::Sick { why } => (1, printable(why)),
             Condition::Leaving => (2, String::new()),
+            Condition::Starting { why } => (3, printable(why)),
         };
         bytes.push(condition);
         put_text(bytes, &why);
@@ -222,6 +229,7 @@ impl fmt::Display for Condition {
         match self {
             Self::Well => f.write_str("well"),
             Self::Sick { why } => write!(f, "sick: {why}"),
+            Self::Starting { why } => write!(f, "starting: {why}"),
             Self::Leaving => f.write_str("leaving"),
         }
     }
@@ -335,12 +343,14 @@ impl<'a> Reader<'a> {
         let why = self.text()?;
         let condition = match (condition, why) {
             (0, "") => Condition::Well,
-            (1, why) if why.len() <= MOST_REASON && !why.contains(char::is_control) => {
-                Condition::Sick {
-                    why: why.to_owned(),
+            (2, "") => Condition::Leaving,
+            (1 | 3, why) if why.len() <= MOST_REASON && !why.contains(char::is_control) => {
+                let why = why.to_owned();
+                match condition {
+                    1 => Condition::Sick { why },
+                    _ => Condition::Starting { why },
                 }
             }
-            (2, "") => Condition::Leaving,
             _ => return Err(HealthError::Malformed("no condition that is known")),
         };
         let well_for = Duration::from_secs(u64::from(u32::from_be_bytes(self.array()?)));

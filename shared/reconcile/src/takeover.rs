@@ -9,7 +9,8 @@
 //! 1. Only who passes its own self-test takes a route; who is about to stop gives its
 //!    routes to a sibling that is well. If there is none, routes stay where they are.
 //! 2. A sibling is lost when it answers none of three questions in a row, and for
-//!    2.5 s; it is sick or leaving when it says so itself. Of the others that are well the first in an order that all
+//!    2.5 s; it is sick or leaving when it says so itself, and after a restart when it
+//!    has not been well again for 3.5 s. Of the others that are well the first in an order that all
 //!    know moves its routes at once; the next one does if nothing happened
 //!    [`STEP`] later.
 //! 3. A spoke takes its home tables back when it has been well for 10 s: 20 s, 40 s …
@@ -127,6 +128,11 @@ pub enum SiblingState {
         /// Why.
         why: String,
     },
+    /// It says that it has just started, and cannot yet.
+    Starting {
+        /// Why not.
+        why: String,
+    },
     /// It says that it is about to stop.
     Leaving,
     /// It does not answer.
@@ -139,6 +145,7 @@ impl fmt::Display for SiblingState {
             Self::Unheard => f.pad("unheard"),
             Self::Well => f.pad("well"),
             Self::Sick { why } => f.pad(&format!("sick: {why}")),
+            Self::Starting { why } => f.pad(&format!("starting: {why}")),
             Self::Leaving => f.pad("leaving"),
             Self::Lost => f.pad("lost"),
         }

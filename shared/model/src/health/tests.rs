@@ -62,6 +62,9 @@ fn what_is_sealed_opens_at_the_far_end_alone() {
         Condition::Well,
         sick("no target answers"),
         Condition::Leaving,
+        Condition::Starting {
+            why: "no session with the hub yet".to_owned(),
+        },
     ] {
         let answer = answer(condition);
         let bytes = answer.seal(&secret);
@@ -192,6 +195,7 @@ fn condition() -> impl Strategy<Value = Condition> {
     prop_oneof![
         Just(Condition::Well),
         "[ -~]{0,200}".prop_map(|why| Condition::Sick { why }),
+        "[ -~]{0,200}".prop_map(|why| Condition::Starting { why }),
         Just(Condition::Leaving),
     ]
 }

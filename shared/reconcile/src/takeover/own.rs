@@ -25,6 +25,8 @@ pub(super) struct Own {
     /// The last result, and when it came.
     tested: Option<(Result<(), String>, Instant)>,
     well_since: Option<Instant>,
+    /// Whether it has been well since it started.
+    proved: bool,
     /// When it was last awake.
     awake: Instant,
     hold: Duration,
@@ -37,6 +39,7 @@ impl Own {
             counts_for: (test_interval * 3).max(Duration::from_secs(3)),
             tested: None,
             well_since: None,
+            proved: false,
             awake: now,
             hold: HOLD,
             lost: None,
@@ -65,6 +68,7 @@ impl Own {
         match &result {
             Ok(()) => {
                 self.well_since.get_or_insert(now);
+                self.proved = true;
             }
             Err(_) => self.not_well(now),
         }
@@ -125,6 +129,9 @@ impl Own {
             Some((Ok(()), _)) => "the last self-test is too old".to_owned(),
             None => "no self-test yet".to_owned(),
         };
-        Condition::Sick { why }
+        match self.proved {
+            true => Condition::Sick { why },
+            false => Condition::Starting { why },
+        }
     }
 }

@@ -17,6 +17,9 @@ use super::{Remembered, SiblingState};
 const LOST: u32 = 3;
 /// if there was none for so long, however fast they are asked.
 const SILENCE: Duration = Duration::from_millis(2500);
+/// Who says that it is starting is given so long from when it said last that it was
+/// well: a restart takes less, and what it served is back sooner than EC2 could move it.
+const STARTING: Duration = Duration::from_millis(3500);
 /// How much longer than usual one must be silent that was taken for lost by mistake.
 const DOUBT: Duration = Duration::from_secs(5);
 /// The longest that this grows to, doubled with each mistake.
@@ -42,6 +45,8 @@ pub(super) struct Sibling {
     /// Questions from before this say nothing (any more).
     since: Instant,
     report: Option<HealthReport>,
+    /// When it last said that it is well, or could have said so for the first time.
+    said_well: Instant,
     /// When it last showed that it lives: by an answer, or by taking a route.
     life: Option<Instant>,
     /// When it was last seen to take a route.
@@ -69,6 +74,7 @@ impl Sibling {
             unanswered: 0,
             since: now,
             report: None,
+            said_well: now,
             life: None,
             claimed: None,
             lost: false,
@@ -128,6 +134,9 @@ impl Sibling {
             // It was well when we took its route: the way between us is broken, not it.
             self.mistake(now);
         }
+        if report.condition == Condition::Well {
+            self.said_well = now;
+        }
         self.report = Some(report);
         self.life = Some(now);
         self.lost = false;
@@ -177,12 +186,15 @@ impl Sibling {
         };
         let life = self.life.unwrap_or(self.since).max(self.since);
         self.lost |= self.unanswered >= LOST && now - life >= SILENCE + doubt;
-        let well = self.report.as_ref().map(|report| &report.condition);
+        let condition = self.report.as_ref().map(|report| &report.condition);
+        let sick = match condition {
+            None | Some(Condition::Well) => false,
+            Some(Condition::Starting { .. }) => now - self.said_well >= STARTING,
+            Some(Condition::Sick { .. } | Condition::Leaving) => true,
+        };
         // Only who is well takes a route: it was not any more what it had said before.
         let outdated = self.claimed.is_some_and(|claimed| claimed >= self.since);
-        let sick = !matches!(well, None | Some(Condition::Well)) && !outdated;
-        let bad = self.lost || sick;
-        match bad {
+        match self.lost || (sick && !outdated) {
             true => {
                 self.bad_since.get_or_insert(now);
             }
@@ -194,6 +206,7 @@ impl Sibling {
     pub(super) fn restart(&mut self, now: Instant) {
         self.unanswered = 0;
         self.since = now;
+        self.said_well = now;
         self.lost = false;
         self.judge(now);
     }
@@ -204,9 +217,10 @@ impl Sibling {
         self.judge(now);
     }
 
-    /// Whether an answer is missing.
+    /// Whether an answer is missing, or says that it is not well yet.
     pub(super) fn is_suspect(&self) -> bool {
-        self.unanswered > 0 && self.bad_since.is_none()
+        let starting = matches!(self.state(), SiblingState::Starting { .. });
+        (self.unanswered > 0 || starting) && self.bad_since.is_none()
     }
 
     /// Since when it cannot be relied on.
@@ -220,6 +234,7 @@ impl Sibling {
             None => SiblingState::Unheard,
             Some(Condition::Well) => SiblingState::Well,
             Some(Condition::Sick { why }) => SiblingState::Sick { why: why.clone() },
+            Some(Condition::Starting { why }) => SiblingState::Starting { why: why.clone() },
             Some(Condition::Leaving) => SiblingState::Leaving,
         }
     }

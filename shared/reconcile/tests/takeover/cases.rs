@@ -61,6 +61,35 @@ fn whoever_is_lost_or_sick_is_stood_in_for_within_five_seconds_and_comes_back() 
 }
 
 #[test]
+fn who_is_started_anew_at_once_keeps_its_routes() {
+    for phase in 0..20 {
+        let mut world = calm_world(3);
+        world.pass(Duration::from_millis(50) * phase).unwrap();
+        let before = world.check.total;
+        let down = Event::Wait { tenths: 15 };
+        live(
+            &mut world,
+            &[Event::Kill(0), down, Event::Start(0), seconds(60)],
+        );
+        assert_eq!(changes(&world, before), 0, "{phase}");
+    }
+}
+
+#[test]
+fn who_is_started_anew_and_is_not_well_again_is_stood_in_for() {
+    for phase in 0..20 {
+        let mut world = calm_world(3);
+        world.pass(Duration::from_millis(50) * phase).unwrap();
+        let down = Event::Wait { tenths: 15 };
+        let events = [Event::Sicken(0), Event::Kill(0), down, Event::Start(0)];
+        live(&mut world, &events);
+        live(&mut world, &[seconds(5)]);
+        assert_ne!(holder(&world, 0), 1, "{phase}");
+        assert!(world.check.longest <= OUTAGE);
+    }
+}
+
+#[test]
 fn a_planned_stop_hands_over_before_it_ends() {
     let mut world = calm_world(3);
     let before = world.check.total;

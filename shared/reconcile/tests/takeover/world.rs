@@ -11,7 +11,7 @@ use privnet_model::vpc::{
     Destination, Route, RouteAction, RouteChange, RouteOrigin, RouteOutcome, RouteState,
     RouteTable, RouteTarget, Siblings,
 };
-use privnet_reconcile::takeover::Reason;
+use privnet_reconcile::takeover::{Reason, SiblingState};
 
 use crate::check::Check;
 use crate::event::{Ec2, Event};
@@ -360,10 +360,12 @@ impl World {
     fn note(&mut self, why: &Reason) {
         self.reached.insert(match why {
             Reason::Missing => "a missing route",
-            Reason::Takeover { state, .. } => match state.to_string().as_str() {
-                "lost" => "a lost sibling",
-                "leaving" => "a leaving sibling",
-                _ => "a sick sibling",
+            Reason::Takeover { state, .. } => match state {
+                SiblingState::Lost => "a lost sibling",
+                SiblingState::Leaving => "a leaving sibling",
+                SiblingState::Starting { .. } => "a sibling that starts for too long",
+                SiblingState::Sick { .. } => "a sick sibling",
+                SiblingState::Unheard | SiblingState::Well => "a sibling without fault",
             },
             Reason::GiveBack { .. } => "a table given back",
             Reason::HandOver { .. } => "a table handed over",
