@@ -26,6 +26,7 @@ mod scale;
 mod spoke_nat;
 mod star;
 mod static_site;
+mod takeover;
 mod traffic;
 mod userspace_api;
 mod vpc_routes;
@@ -141,6 +142,12 @@ const TESTS: &[Test] = tests![
     spoke_nat::a_forward_and_a_redirect_lead_through_the_spoke,
     static_site::a_data_centre_that_calls_the_hub_reaches_every_spoke,
     static_site::a_site_comes_and_goes_with_the_config_file_and_a_hangup,
+    takeover::an_instance_that_fails_or_hangs_is_stood_in_for,
+    takeover::what_breaks_beneath_a_spoke_that_lives_is_noticed,
+    takeover::a_throttled_or_absent_ec2_delays_a_takeover_and_breaks_nothing,
+    takeover::a_split_between_siblings_costs_nothing_and_two_losses_at_once_are_covered,
+    takeover::a_spoke_that_flaps_loses_its_routes_for_longer_each_time,
+    takeover::a_planned_stop_loses_one_request_at_most,
     userspace_api::every_request_has_the_answer_and_the_effect_that_wireguard_go_gives_it,
     userspace_api::one_request_sets_130_000_allowed_ips_under_traffic_and_get_returns_all,
     userspace_api::clients_at_one_time_each_get_what_they_asked_for,

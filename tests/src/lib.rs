@@ -23,6 +23,7 @@ pub mod moto;
 pub mod namespace;
 pub mod process;
 pub mod programs;
+pub mod requests;
 pub mod scale;
 pub mod topology;
 pub mod tuning;

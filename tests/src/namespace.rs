@@ -7,6 +7,7 @@ use std::fs::{File, Permissions};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::thread::JoinHandle;
 
 use anyhow::{Context, Result, bail};
 
@@ -133,13 +134,23 @@ impl Namespace {
     pub fn enter<T: Send>(&self, call: impl FnOnce() -> Result<T> + Send) -> Result<T> {
         std::thread::scope(|scope| {
             let thread = scope.spawn(|| {
-                let namespace = File::open(Path::new("/run/netns").join(&self.name))?;
-                nix::sched::setns(namespace, nix::sched::CloneFlags::CLONE_NEWNET)
-                    .with_context(|| format!("cannot enter {}", self.name))?;
+                enter(&self.name)?;
                 call()
             });
             let ended = thread.join();
             ended.unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        })
+    }
+
+    /// Starts a thread that is here.
+    pub fn spawn<T: Send + 'static>(
+        &self,
+        call: impl FnOnce() -> Result<T> + Send + 'static,
+    ) -> JoinHandle<Result<T>> {
+        let name = self.name.clone();
+        std::thread::spawn(move || {
+            enter(&name)?;
+            call()
         })
     }
 
@@ -185,6 +196,13 @@ impl Drop for Namespace {
         // What still runs in it keeps it alive without its name; nobody to tell.
         let _ = run(Command::new("ip").args(["netns", "delete", &self.name]));
     }
+}
+
+/// The calling thread is in the namespace from now on.
+fn enter(name: &str) -> Result<()> {
+    let namespace = File::open(Path::new("/run/netns").join(name))?;
+    nix::sched::setns(namespace, nix::sched::CloneFlags::CLONE_NEWNET)
+        .with_context(|| format!("cannot enter {name}"))
 }
 
 /// Where the logs of all programs of a world are.

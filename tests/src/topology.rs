@@ -254,6 +254,38 @@ pub fn two_gateways() -> Vpc {
     }
 }
 
+/// The same with a third zone, for what needs a spoke beside two that fail.
+///
+/// ```text
+/// zone c                198.51.100.43
+/// spoke-d3 10.4.4.10 ─────────┘
+/// host-d3  10.4.5.10
+/// ```
+pub fn three_gateways() -> Vpc {
+    let mut vpc = two_gateways();
+    let spoke = Ipv4Addr::new(10, 4, 4, 10);
+    vpc.subnets.extend([
+        Subnet {
+            cidr: net([10, 4, 4, 0], 24),
+            zone: 'c',
+            routes: vec![(ANYWHERE, Target::Internet)],
+            instances: vec![instance(
+                "spoke-d3",
+                Role::Spoke,
+                spoke.octets(),
+                Some(Ipv4Addr::new(198, 51, 100, 43)),
+            )],
+        },
+        Subnet {
+            cidr: net([10, 4, 5, 0], 24),
+            zone: 'c',
+            routes: vec![(ANYWHERE, Target::Instance(spoke))],
+            instances: vec![instance("host-d3", Role::Host, [10, 4, 5, 10], None)],
+        },
+    ]);
+    vpc
+}
+
 /// The regions of [`demo`] and [`latecomer`].
 pub const REGIONS: [&str; 3] = ["us-west-2", "eu-west-1", "ap-southeast-2"];
 
@@ -328,7 +360,7 @@ mod tests {
 
     fn all() -> Vec<Vpc> {
         let mut vpcs = demo().vpcs;
-        vpcs.extend([latecomer(), two_gateways()]);
+        vpcs.extend([latecomer(), three_gateways()]);
         vpcs
     }
 

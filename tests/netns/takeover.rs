@@ -1,0 +1,425 @@
+//! Whatever happens to the spokes of a VPC in three zones: outages as its private hosts
+//! see them, each of which asks a web server on the internet for something every 50 ms.
+//! Routes follow what the spokes write into the VPC's route tables (drawn at
+//! `privnet_tests::topology::three_gateways`).
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use nix::sys::signal::Signal;
+use privnet_model::status::RoutesStatus;
+use privnet_tests::daemon::{hub_config, hub_public_key, spoke_config};
+use privnet_tests::deployment::{PATIENCE, wait_until_up};
+use privnet_tests::fault_proxy::{Fault, FaultKind};
+use privnet_tests::process::wait_until;
+use privnet_tests::requests::{INTERVAL, Requests, longest_outage, lost};
+use privnet_tests::topology::{self, HUB_PUBLIC, PORT, WEB};
+use privnet_tests::vpc_fabric::{Fabric, Follower};
+use privnet_tests::vpc_router::INTERFACE;
+use privnet_tests::world::World;
+
+const SECRET: &str = "the fleet's secret of the tests, long enough";
+
+/// The longest outage while a sibling is well. A busy machine gets three times as long
+/// before a test fails; the time is printed.
+const GOAL: Duration = Duration::from_secs(5);
+/// As long as a spoke that was lost once waits before it takes its routes back, and
+/// what a busy machine needs beside.
+const GIVE_BACK: Duration = Duration::from_secs(60);
+/// How often one route may change within a minute.
+const CHANGES: usize = 12;
+
+/// A spoke, the host of its zone, and the number of the host's subnet.
+const ZONES: [(&str, &str, usize); 3] = [
+    ("spoke-d1", "host-d1", 1),
+    ("spoke-d2", "host-d2", 3),
+    ("spoke-d3", "host-d3", 5),
+];
+
+/// The world, with each spoke serving its own zone.
+struct Running {
+    world: World,
+    fabric: Fabric,
+}
+
+impl Running {
+    fn start() -> Result<Self> {
+        let mut network = topology::demo();
+        network.vpcs.push(topology::three_gateways());
+        let mut world = World::build(&network)?;
+        let followers = ZONES.map(|(_, host, subnet)| Follower { host, subnet });
+        let spokes = ZONES.map(|(spoke, ..)| spoke);
+        let fabric = Fabric::start(&world, "vpc-d", &followers, &spokes)?;
+        for name in ["hub"].into_iter().chain(spokes) {
+            let secret = world.namespace(name)?.directory().join("fleet.secret");
+            std::fs::write(&secret, SECRET)?;
+            let secret = format!("preshared_key = {{ file = {secret:?} }}\n");
+            let host = world.host(name)?;
+            let config = match name {
+                "hub" => format!("{}\n[trust]\n{secret}", hub_config(host)),
+                _ => {
+                    let key = hub_public_key(world.host("hub")?)?;
+                    let config = spoke_config(host, &format!("{HUB_PUBLIC}:{PORT}"), &key);
+                    format!(
+                        "{secret}{config}\n[routes]\ntables = \"zone\"\nsource_dest_check = \"off\"\n\
+                         siblings = {{ service = \"nat\", env = \"prod\" }}\n\
+                         [self_test]\ntargets = [\"{WEB}:80\"]\n"
+                    )
+                }
+            };
+            world.start(name, &config)?;
+        }
+        wait_until_up(&world, &spokes, PATIENCE)?;
+        let running = Self { world, fabric };
+        running.is_at_home()?;
+        Ok(running)
+    }
+
+    fn routes(&self, spoke: &str) -> Result<RoutesStatus> {
+        let status = self.world.daemon(spoke)?.status()?;
+        Ok(status.routes.unwrap_or_default())
+    }
+
+    /// Every host is served by the spoke of its zone, and all know that all are well.
+    fn is_at_home(&self) -> Result<()> {
+        for (spoke, host, _) in ZONES {
+            wait_until(&format!("{host} to be led home"), GIVE_BACK, || {
+                let now = self.fabric.egress_of(host);
+                ensure!(now == Some(spoke), "{host} is led to {now:?}");
+                Ok(Some(()))
+            })?;
+        }
+        for (spoke, ..) in ZONES {
+            wait_until(&format!("all to be well for {spoke}"), PATIENCE, || {
+                let routes = self.routes(spoke)?;
+                let well = routes.siblings.iter().all(|one| one.state == "well");
+                ensure!(
+                    routes.sick.is_none() && well && routes.siblings.len() == 2,
+                    "{routes:?}"
+                );
+                Ok(Some(()))
+            })?;
+        }
+        Ok(())
+    }
+
+    /// Something happens and ends; hosts ask all the while. Each outage is printed.
+    fn during(
+        &mut self,
+        what: &str,
+        event: impl FnOnce(&mut Self) -> Result<()>,
+    ) -> Result<Outages> {
+        let mut asking = BTreeMap::new();
+        for (_, host, _) in ZONES {
+            asking.insert(host, Requests::start(self.world.namespace(host)?, WEB));
+        }
+        let answered = |asking: &BTreeMap<_, Requests>| {
+            let since = Instant::now();
+            wait_until("each host to have answers", PATIENCE, || {
+                let each = asking.values().all(|requests| {
+                    let made = requests.made();
+                    let new = made.iter().filter(|one| one.at >= since);
+                    new.filter(|one| one.seen_as.is_some()).count() >= 20
+                });
+                Ok(each.then_some(()))
+            })
+        };
+        answered(&asking)?;
+        let moves = self.fabric.moves().len();
+        event(self)?;
+        answered(&asking)?;
+        let mut outages = Outages::default();
+        for (host, requests) in asking {
+            let made = requests.end()?;
+            let (outage, lost) = (longest_outage(&made), lost(&made));
+            println!(
+                "{what}: {host}: {:.2} s without an answer, {lost} of {} requests lost",
+                outage.as_secs_f32(),
+                made.len()
+            );
+            outages.0.insert(host, (outage, lost));
+        }
+        println!("{what}: {} routes moved", self.fabric.moves().len() - moves);
+        Ok(outages)
+    }
+
+    /// Waits until a host is led to another spoke than these.
+    fn is_led_away(&self, host: &str, from: &[&str]) -> Result<()> {
+        wait_until(&format!("{host} to be led elsewhere"), PATIENCE * 2, || {
+            let now = self.fabric.egress_of(host);
+            let away = now.is_some_and(|now| !from.contains(&now));
+            Ok(away.then_some(()))
+        })
+    }
+
+    /// A fault of one spoke, until another stands in. Nothing moves to it meanwhile.
+    fn stands_in(
+        &mut self,
+        what: &str,
+        (spoke, host): (&'static str, &'static str),
+        fault: impl FnOnce(&mut World) -> Result<()>,
+    ) -> Result<()> {
+        let from = self.fabric.moves().len();
+        let outages = self.during(what, |running| {
+            fault(&mut running.world)?;
+            running.is_led_away(host, &[spoke])
+        })?;
+        outages.only_of(&[host])?;
+        let moves = self.fabric.moves().split_off(from);
+        let to_it = moves.iter().find(|moved| moved.to == spoke);
+        ensure!(to_it.is_none(), "{what}: {to_it:?}");
+        Ok(())
+    }
+
+    /// The instance stops to do anything, as when its hardware fails.
+    fn dies(world: &mut World, spoke: &str) -> Result<()> {
+        world.crash(spoke)?;
+        unplug(world, spoke)
+    }
+
+    fn is_started(&mut self, spoke: &str) -> Result<()> {
+        plug_in(&self.world, spoke)?;
+        self.world.start_again(spoke).map(drop)
+    }
+
+    /// Nobody fought over a route.
+    fn moved_little(&self) -> Result<()> {
+        let moves = self.fabric.moves();
+        for (number, moved) in moves.iter().enumerate() {
+            let same = moves[number..].iter().filter(|later| {
+                later.host == moved.host
+                    && later.destination == moved.destination
+                    && later.at - moved.at <= Duration::from_secs(60)
+            });
+            let count = same.count();
+            ensure!(count <= CHANGES, "{count} changes in a minute: {moves:?}");
+        }
+        Ok(())
+    }
+}
+
+/// What each host went without, and how many requests it lost.
+#[derive(Debug, Default)]
+struct Outages(BTreeMap<&'static str, (Duration, usize)>);
+
+impl Outages {
+    /// These hosts had an outage that is short enough, or none; the others none to speak of.
+    fn only_of(&self, hosts: &[&str]) -> Result<()> {
+        for (host, (outage, _)) in &self.0 {
+            let most = match hosts.contains(host) {
+                true => GOAL * 3,
+                // What a busy machine takes for a request or two.
+                false => Duration::from_secs(1),
+            };
+            ensure!(*outage <= most, "{host}: no answer for {outage:?}");
+        }
+        Ok(())
+    }
+}
+
+fn unplug(world: &World, spoke: &str) -> Result<()> {
+    let down = format!("link set {INTERFACE} down");
+    world.namespace(spoke)?.ip(&[down])
+}
+
+/// The kernel has forgotten the way out, which DHCP would tell it again.
+fn plug_in(world: &World, spoke: &str) -> Result<()> {
+    let host = world.host(spoke)?;
+    let [a, b, c, _] = host.instance.address.octets();
+    host.namespace.ip(&[
+        format!("link set {INTERFACE} up"),
+        format!("route replace default via {a}.{b}.{c}.1"),
+    ])
+}
+
+pub(crate) fn an_instance_that_fails_or_hangs_is_stood_in_for() -> Result<()> {
+    let mut running = Running::start()?;
+    running.stands_in("instance fails", ("spoke-d1", "host-d1"), |world| {
+        Running::dies(world, "spoke-d1")
+    })?;
+    running.is_started("spoke-d1")?;
+    running.is_at_home()?;
+
+    running.stands_in("interface down", ("spoke-d2", "host-d2"), |world| {
+        unplug(world, "spoke-d2")
+    })?;
+    plug_in(&running.world, "spoke-d2")?;
+    running.is_at_home()?;
+
+    running.stands_in("daemon hangs", ("spoke-d3", "host-d3"), |world| {
+        world.daemon("spoke-d3")?.process.signal(Signal::SIGSTOP)
+    })?;
+    let hung = running.world.daemon("spoke-d3")?;
+    hung.process.signal(Signal::SIGCONT)?;
+    running.is_at_home()?;
+    running.moved_little()?;
+    running.world.check()
+}
+
+pub(crate) fn what_breaks_beneath_a_spoke_that_lives_is_noticed() -> Result<()> {
+    let mut running = Running::start()?;
+    let address = running.world.host("spoke-d1")?.instance.address;
+    let broken = format!(
+        "table ip broken {{
+    chain forward {{
+        type filter hook forward priority -10
+        oifname uplink ip saddr {address} drop
+    }}
+}}
+"
+    );
+    running.stands_in("egress broken", ("spoke-d1", "host-d1"), |world| {
+        world.router("vpc-d")?.nft(&broken)
+    })?;
+    let sick = running.routes("spoke-d1")?.sick;
+    ensure!(sick.is_some_and(|why| why.contains("no way to the internet")));
+    let router = running.world.router("vpc-d")?;
+    router.nft("delete table ip broken\n")?;
+    running.is_at_home()?;
+
+    // What a stranger takes away is put back; nobody needs to stand in.
+    let before = running.fabric.moves().len();
+    let outages = running.during("rules deleted", |running| {
+        let spoke = running.world.namespace("spoke-d2")?;
+        spoke.nft("delete table inet privnet\n")?;
+        wait_until("the rules to be back", PATIENCE, || {
+            let rules = spoke.run("nft", ["list", "tables"])?;
+            Ok(rules.contains("inet privnet").then_some(()))
+        })
+    })?;
+    outages.only_of(&["host-d2"])?;
+    let moved = running.fabric.moves().len() - before;
+    println!("rules deleted: {moved} routes moved");
+    running.moved_little()?;
+    running.world.check()
+}
+
+pub(crate) fn a_throttled_or_absent_ec2_delays_a_takeover_and_breaks_nothing() -> Result<()> {
+    let mut running = Running::start()?;
+    // The first six of each kind are refused, whoever asks.
+    let throttled = ["DescribeRouteTables", "ReplaceRoute"].map(|action| Fault {
+        times: Some(6),
+        ..Fault::of_action(action, FaultKind::Throttled)
+    });
+    running.stands_in("EC2 throttled", ("spoke-d1", "host-d1"), |world| {
+        world.faults.set(&throttled)?;
+        Running::dies(world, "spoke-d1")
+    })?;
+    running.world.faults.clear()?;
+    running.is_started("spoke-d1")?;
+    running.is_at_home()?;
+
+    // Without EC2 nobody can help; nothing else happens, and it is quick afterwards.
+    let absent = Duration::from_secs(8);
+    let before = running.fabric.moves().len();
+    let outages = running.during("EC2 absent for 8 s", |running| {
+        let down = Fault::everywhere(FaultKind::Unavailable);
+        running.world.faults.set(&[down])?;
+        Running::dies(&mut running.world, "spoke-d2")?;
+        std::thread::sleep(absent);
+        ensure!(running.fabric.moves().len() == before, "without EC2?");
+        running.world.faults.clear()?;
+        running.is_led_away("host-d2", &["spoke-d2"])
+    })?;
+    let (outage, _) = outages.0.get("host-d2").copied().context("host-d2")?;
+    ensure!(outage <= absent + GOAL * 3, "{outage:?}");
+    for host in ["host-d1", "host-d3"] {
+        let (outage, _) = outages.0.get(host).copied().context("a host")?;
+        ensure!(outage <= Duration::from_secs(1), "{host}: {outage:?}");
+    }
+    running.is_started("spoke-d2")?;
+    running.is_at_home()?;
+    running.moved_little()?;
+    running.world.check()
+}
+
+pub(crate) fn a_split_between_siblings_costs_nothing_and_two_losses_at_once_are_covered()
+-> Result<()> {
+    let mut running = Running::start()?;
+    // Two do not hear each other; both work.
+    let addresses = ["spoke-d1", "spoke-d2"].map(|spoke| {
+        let host = running.world.host(spoke);
+        host.map(|host| host.instance.address)
+    });
+    let [one, two] = addresses;
+    let (one, two) = (one?, two?);
+    let split = format!(
+        "table ip split {{
+    chain forward {{
+        type filter hook forward priority -10
+        ip saddr {one} ip daddr {two} drop
+        ip saddr {two} ip daddr {one} drop
+    }}
+}}
+"
+    );
+    let outages = running.during("two siblings split for 30 s", |running| {
+        running.world.router("vpc-d")?.nft(&split)?;
+        std::thread::sleep(Duration::from_secs(30));
+        let router = running.world.router("vpc-d")?;
+        router.nft("delete table ip split\n")
+    })?;
+    outages.only_of(&[])?;
+    running.is_at_home()?;
+    running.moved_little()?;
+
+    let outages = running.during("two of three fail at once", |running| {
+        Running::dies(&mut running.world, "spoke-d1")?;
+        Running::dies(&mut running.world, "spoke-d2")?;
+        for host in ["host-d1", "host-d2"] {
+            running.is_led_away(host, &["spoke-d1", "spoke-d2"])?;
+        }
+        Ok(())
+    })?;
+    outages.only_of(&["host-d1", "host-d2"])?;
+    running.is_started("spoke-d1")?;
+    running.is_started("spoke-d2")?;
+    running.is_at_home()?;
+    running.world.check()
+}
+
+/// Ten seconds without egress, ten with, for five minutes.
+pub(crate) fn a_spoke_that_flaps_loses_its_routes_for_longer_each_time() -> Result<()> {
+    let mut running = Running::start()?;
+    let address = running.world.host("spoke-d1")?.instance.address;
+    let before = running.fabric.moves().len();
+    let outages = running.during("flapping for five minutes", |running| {
+        let router = running.world.router("vpc-d")?;
+        router.nft(
+            "table ip broken { chain forward { type filter hook forward priority -10; }; }\n",
+        )?;
+        let beginning = Instant::now();
+        while beginning.elapsed() < Duration::from_secs(300) {
+            router.nft(&format!(
+                "add rule ip broken forward oifname uplink ip saddr {address} drop\n"
+            ))?;
+            std::thread::sleep(Duration::from_secs(10));
+            router.nft("flush chain ip broken forward\n")?;
+            std::thread::sleep(Duration::from_secs(10));
+        }
+        Ok(())
+    })?;
+    outages.only_of(&["host-d1"])?;
+    // Two destinations: away, perhaps back once or twice, and away again.
+    let moves = running.fabric.moves().len() - before;
+    ensure!(moves <= 16, "{moves} moves in five minutes");
+    let (_, lost) = outages.0.get("host-d1").copied().context("host-d1")?;
+    let ceiling = GOAL * 3 * 3;
+    ensure!(INTERVAL * u32::try_from(lost)? <= ceiling, "{lost} lost");
+    running.world.check()
+}
+
+pub(crate) fn a_planned_stop_loses_one_request_at_most() -> Result<()> {
+    let mut running = Running::start()?;
+    let outages = running.during("planned stop", |running| {
+        running.world.stop("spoke-d1")?;
+        unplug(&running.world, "spoke-d1")?;
+        running.is_led_away("host-d1", &["spoke-d1"])
+    })?;
+    let (_, lost) = outages.0.get("host-d1").copied().context("host-d1")?;
+    ensure!(lost <= 1, "{lost} requests lost");
+    running.is_started("spoke-d1")?;
+    running.is_at_home()?;
+    running.world.check()
+}
