@@ -1,5 +1,7 @@
 //! The kernel's connection table: how full it is and what was lost by it.
 
+pub(crate) mod destinations;
+
 use privnet_reconcile::conntrack::ConnectionUse;
 
 use crate::error::HostError;

@@ -132,6 +132,12 @@ pub enum HostError {
         /// What it lacks.
         problem: &'static str,
     },
+    /// The kernel does not list its connections.
+    #[error("cannot list the kernel's connections")]
+    Connections {
+        /// Why.
+        source: io::Error,
+    },
     /// A sysctl does not exist: the module or the interface it belongs to is absent.
     #[error("there is no sysctl {key}")]
     NoSysctl {

@@ -6,7 +6,7 @@ use std::error::Error;
 use std::net::IpAddr;
 
 use futures_util::{StreamExt, stream};
-use privnet_reconcile::conntrack::ConnectionUse;
+use privnet_reconcile::conntrack::{ConnectionUse, Destinations};
 use privnet_reconcile::host::{ActualHost, DesiredHost, HostChange, HostPlan, HostState};
 use privnet_reconcile::interface::InterfaceName;
 use privnet_reconcile::kernel::Kernel;
@@ -105,6 +105,16 @@ impl Host {
     /// The kernel's connection table.
     pub async fn connections(&self) -> Result<ConnectionUse, HostError> {
         conntrack::fetch().await
+    }
+
+    /// The masqueraded connections, counted by where they lead. Some milliseconds for
+    /// ten thousand, on a thread of its own.
+    pub async fn destinations(&self) -> Result<Destinations, HostError> {
+        let counted = tokio::task::spawn_blocking(conntrack::destinations::count).await;
+        counted.unwrap_or_else(|error| {
+            let source = std::io::Error::other(error);
+            Err(HostError::Connections { source })
+        })
     }
 
     /// The interface with the hardware address that the instance metadata gives

@@ -10,6 +10,7 @@ use ipnet::IpNet;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use crate::config::spoke::Protocol;
 use crate::id::{AccountId, InstanceId, Region, RouteTableId, VpcId, Zone};
 use crate::inventory::{Fate, HeldRemovals, Partition, TagProblem, Transport};
 use crate::key::PublicKey;
@@ -163,6 +164,24 @@ pub struct NatStatus {
     /// The connection table; `None` until it was read.
     #[serde(default)]
     pub connections: Option<ConnectionUse>,
+    /// The destinations with the most connections, the first first; none until they
+    /// were counted.
+    #[serde(default)]
+    pub destinations: Vec<DestinationUse>,
+}
+
+/// How many translated connections there are to one destination. Each needs a source
+/// port of its own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DestinationUse {
+    /// TCP or UDP.
+    pub protocol: Protocol,
+    /// The destination.
+    pub destination: SocketAddr,
+    /// How many connections.
+    pub connections: u64,
+    /// How many there can be.
+    pub ports: u64,
 }
 
 /// Whether established connections take the kernel's short cut.

@@ -1,11 +1,13 @@
 //! The kernel's connection tracking, on which all NAT rests: how many
 //! connections it should remember, and whether that goes well.
 
+use std::collections::HashMap;
 use std::fmt;
+use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use privnet_model::config::spoke::NatConfig;
-pub use privnet_model::status::ConnectionUse;
+use privnet_model::config::spoke::{NatConfig, PortRange, Protocol};
+pub use privnet_model::status::{ConnectionUse, DestinationUse};
 
 use crate::kernel::Kernel;
 
@@ -26,6 +28,13 @@ const FEWEST: u32 = 65_536;
 
 /// Some 800 MB. More is for whoever measured that it is needed.
 const MOST: u32 = 2_097_152;
+
+/// What masquerading chooses from for whoever came from an unprivileged port: those from
+/// 1024 on (`nf_nat_l4proto_unique_tuple`).
+const KERNEL_PORTS: u64 = 64_512;
+
+/// How often connections are counted by destination.
+const COUNT_INTERVAL: Duration = Duration::from_secs(15);
 
 /// How long trouble that came and went is still told of.
 const REMEMBERED: Duration = Duration::from_secs(600);
@@ -59,6 +68,11 @@ pub enum Trouble {
         /// How many.
         connections: u64,
     },
+    /// Nine tenths of the source ports towards a destination are in use.
+    PortsNearlyUsedUp {
+        /// The destination with the most connections.
+        destination: DestinationUse,
+    },
 }
 
 impl Trouble {
@@ -91,7 +105,73 @@ impl fmt::Display for Trouble {
                  last within {minutes} minutes: the ports towards a destination are used up; \
                  spread them over more destinations or spokes, or widen nat.ports"
             ),
+            Self::PortsNearlyUsedUp { destination } => write!(
+                f,
+                "{} of {} source ports towards {} {} are in use: when all are, new connections \
+                 there fail; spread them over more destinations or spokes, lower \
+                 nat.idle_timeout, or widen nat.ports",
+                destination.connections,
+                destination.ports,
+                destination.protocol,
+                destination.destination
+            ),
         }
+    }
+}
+
+/// Counts the translated connections to each destination.
+#[derive(Debug, Default)]
+pub struct Destinations(HashMap<(Protocol, SocketAddr), u64>);
+
+impl Destinations {
+    /// So many are told of.
+    const TOLD: usize = 5;
+
+    /// One more connection there.
+    pub fn add(&mut self, protocol: Protocol, destination: SocketAddr) {
+        *self.0.entry((protocol, destination)).or_default() += 1;
+    }
+
+    /// Those with the most, the first first. `ports` is what NAT may choose from.
+    pub fn busiest(self, ports: Option<PortRange>) -> Vec<DestinationUse> {
+        let ports = ports.map_or(KERNEL_PORTS, |ports| ports.count() as u64);
+        let all = self.0.into_iter();
+        let mut all: Vec<DestinationUse> = all
+            .map(|((protocol, destination), connections)| DestinationUse {
+                protocol,
+                destination,
+                connections,
+                ports,
+            })
+            .collect();
+        let rank = |one: &DestinationUse| {
+            let most = std::cmp::Reverse(one.connections);
+            (most, one.protocol, one.destination)
+        };
+        if all.len() > Self::TOLD {
+            all.select_nth_unstable_by_key(Self::TOLD, rank);
+            all.truncate(Self::TOLD);
+        }
+        all.sort_by_key(rank);
+        all
+    }
+}
+
+/// When to count them: that takes the longer the more there are.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct CountClock {
+    due: Option<Instant>,
+}
+
+impl CountClock {
+    /// Whether it is time to.
+    pub fn is_due(&self, now: Instant) -> bool {
+        self.due.is_none_or(|due| now >= due)
+    }
+
+    /// It is done, and took so long: a fiftieth of one core at most goes into it.
+    pub fn done(&mut self, took: Duration, now: Instant) {
+        self.due = Some(now + COUNT_INTERVAL.max(took * 50));
     }
 }
 
@@ -102,6 +182,7 @@ pub struct Watch {
     last: Option<ConnectionUse>,
     full: Growth,
     ports: Growth,
+    busiest: Vec<DestinationUse>,
 }
 
 /// What was added to a counter since the trouble began.
@@ -143,6 +224,16 @@ impl Watch {
         self.last = Some(is);
     }
 
+    /// Takes what [`Destinations`] counted.
+    pub fn counted(&mut self, busiest: Vec<DestinationUse>) {
+        self.busiest = busiest;
+    }
+
+    /// The destinations with the most connections, when they were counted last.
+    pub fn busiest(&self) -> &[DestinationUse] {
+        &self.busiest
+    }
+
     /// The table at the last look.
     pub fn last(&self) -> Option<ConnectionUse> {
         self.last
@@ -157,10 +248,13 @@ impl Watch {
         });
         let full = self.full.told(now);
         let ports = self.ports.told(now);
+        let busiest = self.busiest.first();
+        let busy = busiest.filter(|one| one.connections * 10 >= one.ports * 9);
         [
             nearly_full,
             full.map(|packets| Trouble::Full { packets }),
             ports.map(|connections| Trouble::PortsUsedUp { connections }),
+            busy.map(|one| Trouble::PortsNearlyUsedUp { destination: *one }),
         ]
         .into_iter()
         .flatten()
@@ -199,6 +293,48 @@ mod tests {
             ..nat
         };
         assert_eq!(capacity(&chosen, &kernel(gib)), 5_000);
+    }
+
+    #[test]
+    fn the_busiest_destinations_are_told_and_one_that_is_nearly_used_up_is_trouble() {
+        let mut destinations = Destinations::default();
+        let to = |n: u16| SocketAddr::from(([192, 0, 2, 1], n));
+        for n in 1..=20 {
+            for _ in 0..n {
+                destinations.add(Protocol::Tcp, to(n));
+            }
+        }
+        destinations.add(Protocol::Udp, to(20));
+        let busiest = destinations.busiest(PortRange::new(2000, 2021));
+        let told: Vec<(SocketAddr, u64)> = busiest
+            .iter()
+            .map(|one| (one.destination, one.connections))
+            .collect();
+        let expected = [20, 19, 18, 17, 16].map(|n| (to(n), u64::from(n)));
+        assert_eq!(told, expected);
+        let mut watch = Watch::default();
+        watch.counted(busiest);
+        let troubles = watch.troubles(start());
+        assert_eq!(
+            troubles[0].to_string(),
+            "20 of 22 source ports towards tcp 192.0.2.1:20 are in use: when all are, new \
+             connections there fail; spread them over more destinations or spokes, lower \
+             nat.idle_timeout, or widen nat.ports"
+        );
+        watch.counted(Destinations::default().busiest(None));
+        assert_eq!(watch.troubles(start()), []);
+    }
+
+    #[test]
+    fn counting_takes_a_fiftieth_of_the_time_at_most() {
+        let now = start();
+        let mut clock = CountClock::default();
+        assert!(clock.is_due(now));
+        clock.done(Duration::from_millis(10), now);
+        assert!(!clock.is_due(now + Duration::from_secs(14)));
+        assert!(clock.is_due(now + COUNT_INTERVAL));
+        clock.done(Duration::from_secs(2), now);
+        assert!(!clock.is_due(now + Duration::from_secs(99)));
     }
 
     fn used(tracked: u64, dropped: u64, insert_failed: u64) -> ConnectionUse {

@@ -10,8 +10,9 @@ use privnet_dataplane::Counter;
 use privnet_model::inventory::Transport;
 use privnet_model::offload::OffloadState;
 use privnet_model::status::{
-    ConnectionUse, FlowtableState, GatewayHealth, GatewayRole, GatewayStatus, InterfaceStatus,
-    NatStatus, Note, Origin, PartitionStatus, Role, RoutesStatus, Status, Tunnel, TunnelState,
+    ConnectionUse, DestinationUse, FlowtableState, GatewayHealth, GatewayRole, GatewayStatus,
+    InterfaceStatus, NatStatus, Note, Origin, PartitionStatus, Role, RoutesStatus, Status, Tunnel,
+    TunnelState,
 };
 use prometheus::proto::{self, LabelPair, Metric, MetricFamily, MetricType};
 
@@ -112,6 +113,21 @@ fn connections(page: &mut Page, nat: &NatStatus) {
         "privnet_nat_evicted_connections_total",
         "Connections forgotten early because the connection table was full.",
         whole(|connections| connections.early_dropped),
+    );
+    // Without the destination: there would be ever new ones. `tunnels show` has them.
+    let busiest = |value: fn(&DestinationUse) -> u64| {
+        let busiest = nat.destinations.first();
+        busiest.map(|one| (Vec::new(), number(value(one))))
+    };
+    page.gauge(
+        "privnet_nat_busiest_destination_connections",
+        "Connections to the destination that has the most.",
+        busiest(|one| one.connections),
+    );
+    page.gauge(
+        "privnet_nat_destination_ports",
+        "How many source ports there are for each destination.",
+        busiest(|one| one.ports),
     );
 }
 

@@ -25,7 +25,7 @@ use privnet_model::offload::{OffloadState, Offloads};
 use privnet_model::peer::{PeerConfig, PeerStatus};
 use privnet_model::policy::PolicyTable;
 use privnet_model::status::{FlowtableState, InterfaceStatus, NatStatus, Tunnel, TunnelState};
-use privnet_reconcile::conntrack::{Trouble, Watch};
+use privnet_reconcile::conntrack::{CountClock, Destinations, Trouble, Watch};
 use privnet_reconcile::fleet::PlannedTunnel;
 use privnet_reconcile::gateway::{self, GatewayInput, TunnelInput};
 use privnet_reconcile::host::{HostChange, HostPlan};
@@ -34,6 +34,7 @@ use privnet_reconcile::kernel::Kernel;
 use privnet_reconcile::observe::{self, RateMeter};
 use privnet_reconcile::peer;
 use privnet_reconcile::ruleset::Ruleset;
+use tokio::task::JoinHandle;
 use tokio::time::timeout;
 use tracing::{debug, info, warn};
 
@@ -93,6 +94,8 @@ pub struct Router {
     /// boots is slow to load what it needs for the answer.
     flowtable_tries: u8,
     connections: Watch,
+    count_clock: CountClock,
+    counting: Option<(Instant, JoinHandle<Result<Destinations, HostError>>)>,
     connection_troubles: Vec<(Trouble, String)>,
     problems: Vec<String>,
     metadata_problem: Option<String>,
@@ -145,6 +148,8 @@ impl Router {
             kernel,
             flowtable_tries: FLOWTABLE_TRIES,
             connections: Watch::default(),
+            count_clock: CountClock::default(),
+            counting: None,
             connection_troubles: Vec::new(),
             problems: Vec::new(),
             metadata_problem: None,
@@ -441,6 +446,7 @@ impl Router {
             self.connection_troubles.clear();
             return;
         }
+        self.count_destinations().await;
         let now = Instant::now();
         match self.host.connections().await {
             Ok(connections) => self.connections.sample(now, connections),
@@ -454,6 +460,29 @@ impl Router {
                 warn!(problem = words, "connections are lost, or will be");
             }
             self.connection_troubles.push((trouble, words));
+        }
+    }
+
+    /// Has connections counted by destination now and then, and waits for nothing.
+    async fn count_destinations(&mut self) {
+        let now = Instant::now();
+        match self.counting.take() {
+            Some((began, counting)) if counting.is_finished() => {
+                self.count_clock.done(now - began, now);
+                let ports = self.nat.as_ref().and_then(|nat| nat.ports);
+                match counting.await {
+                    Ok(Ok(counted)) => self.connections.counted(counted.busiest(ports)),
+                    Ok(Err(error)) => debug!("{:#}", anyhow!(error)),
+                    Err(error) => debug!("counting connections broke off: {error}"),
+                }
+            }
+            Some(counting) => self.counting = Some(counting),
+            None if self.count_clock.is_due(now) => {
+                let host = self.host;
+                let counting = tokio::spawn(async move { host.destinations().await });
+                self.counting = Some((now, counting));
+            }
+            None => {}
         }
     }
 
@@ -576,6 +605,7 @@ impl Router {
             redirects: nat.redirects.iter().map(ToString::to_string).collect(),
             flowtable,
             connections: self.connections.last(),
+            destinations: self.connections.busiest().to_vec(),
         })
     }
 

@@ -6,14 +6,16 @@ use std::collections::BTreeMap;
 
 use jiff::{SignedDuration, Timestamp};
 use privnet_model::admin::Event;
+use privnet_model::config::spoke::Protocol;
 use privnet_model::inventory::{Fate, HeldRemovals, Partition, Transport};
 use privnet_model::key::PublicKey;
 use privnet_model::net::Supernet;
 use privnet_model::offload::{Offload, OffloadObstacle, OffloadReport, OffloadState};
 use privnet_model::status::{
-    ConnectionUse, ExcludedCidr, Exclusion, FlowtableState, GatewayHealth, GatewayRole,
-    GatewayStatus, InterfaceStatus, Kept, NatStatus, Note, Origin, PartitionStatus, Reason, Role,
-    RouteStatus, RoutesStatus, RuleStatus, SiblingStatus, Status, Tunnel, TunnelState,
+    ConnectionUse, DestinationUse, ExcludedCidr, Exclusion, FlowtableState, GatewayHealth,
+    GatewayRole, GatewayStatus, InterfaceStatus, Kept, NatStatus, Note, Origin, PartitionStatus,
+    Reason, Role, RouteStatus, RoutesStatus, RuleStatus, SiblingStatus, Status, Tunnel,
+    TunnelState,
 };
 
 pub(crate) fn now() -> Timestamp {
@@ -341,6 +343,7 @@ pub(crate) fn spoke() -> Status {
             redirects: Vec::new(),
             flowtable: FlowtableState::On,
             connections: None,
+            destinations: Vec::new(),
         }),
         tunnels: vec![to_hub],
         partitions: Vec::new(),
@@ -365,6 +368,12 @@ pub(crate) fn nat_gateway() -> Status {
             insert_failed: 3,
             early_dropped: 0,
         }),
+        destinations: vec![DestinationUse {
+            protocol: Protocol::Tcp,
+            destination: "203.0.113.80:443".parse().unwrap(),
+            connections: 9_677,
+            ports: 64_512,
+        }],
         ..nat
     });
     Status {

@@ -8,8 +8,8 @@ use jiff::Timestamp;
 use privnet_model::inventory::Transport;
 use privnet_model::offload::OffloadReport;
 use privnet_model::status::{
-    ConnectionUse, GatewayStatus, InterfaceStatus, NatStatus, Origin, PartitionStatus,
-    RoutesStatus, RuleStatus, Status, Tunnel,
+    ConnectionUse, DestinationUse, GatewayStatus, InterfaceStatus, NatStatus, Origin,
+    PartitionStatus, RoutesStatus, RuleStatus, Status, Tunnel,
 };
 use serde::Serialize;
 
@@ -330,7 +330,21 @@ fn nat(nat: &NatStatus) -> Vec<(&'static str, Vec<String>)> {
             "connections",
             nat.connections.map_or_else(Vec::new, connections),
         ),
+        (
+            "busiest",
+            nat.destinations.iter().map(destination).collect(),
+        ),
     ]
+}
+
+fn destination(one: &DestinationUse) -> String {
+    let percent = (one.connections.saturating_mul(100))
+        .checked_div(one.ports)
+        .unwrap_or(100);
+    format!(
+        "{} {}: {} connections, {percent} % of the source ports",
+        one.protocol, one.destination, one.connections
+    )
 }
 
 /// How full the table is, then what was lost by it, if anything was.

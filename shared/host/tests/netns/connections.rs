@@ -93,8 +93,20 @@ pub(crate) fn ports_used_up() {
         matches!(troubles[..], [Trouble::PortsUsedUp { connections: 1.. }]),
         "{troubles:?}"
     );
+    let busiest = || {
+        let counted = wait(Host::new().destinations()).unwrap();
+        let told = counted.busiest(PortRange::new(40_000, 40_003));
+        let told = told
+            .iter()
+            .map(|one| (one.destination.to_string(), one.connections));
+        told.collect::<Vec<_>>()
+    };
+    let four = ("192.0.2.80:7".to_owned(), 4);
+    assert_eq!(busiest()[0], four);
     // Towards another destination the same ports are free.
     assert_eq!(seen("private", "192.0.2.80:80"), "192.0.2.1");
+    let other = ("192.0.2.80:80".to_owned(), 1);
+    assert_eq!(busiest(), [four, other]);
     for mut one in held {
         one.tell("");
         assert_eq!(one.hear(), "1");

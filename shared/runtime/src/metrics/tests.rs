@@ -5,6 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use privnet_model::config::spoke::Protocol;
 use privnet_model::inventory::{Fate, HeldRemovals, Partition};
 use privnet_model::key::PublicKey;
 use privnet_model::net::Supernet;
@@ -178,6 +179,12 @@ fn spoke() -> Status {
                 insert_failed: 3,
                 early_dropped: 1,
             }),
+            destinations: vec![DestinationUse {
+                protocol: Protocol::Tcp,
+                destination: "203.0.113.80:443".parse().unwrap(),
+                connections: 1_000,
+                ports: 64_512,
+            }],
         }),
         tunnels: vec![Tunnel {
             origin: Origin::Hub,

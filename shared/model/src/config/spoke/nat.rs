@@ -9,6 +9,7 @@ use std::num::NonZeroU16;
 use std::time::Duration;
 
 use ipnet::{IpNet, Ipv4Net};
+use serde::{Deserialize, Serialize};
 use toml::de::DeValue;
 
 use crate::config::document::{Located, Place, Section};
@@ -71,7 +72,8 @@ pub struct Redirect {
 }
 
 /// A protocol with ports.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Protocol {
     /// TCP.
     Tcp,
