@@ -30,17 +30,7 @@ pub(crate) async fn fetch() -> Result<Option<LoadedRuleset>, HostError> {
 /// work and count as altered, so that the next reconciliation loads them again.
 pub(crate) async fn load(ruleset: &Ruleset) -> Result<(), HostError> {
     let operation = "load the table inet privnet";
-    // Whatever keeps it from being done in place is told by the other way, if it matters.
-    let in_place = match list().await {
-        Ok(Some(listing)) => {
-            let script = ruleset.replacing(&listing);
-            run_script(&script, operation).await.is_ok()
-        }
-        Ok(None) | Err(_) => false,
-    };
-    if !in_place {
-        run_script(&ruleset.text(), operation).await?;
-    }
+    run_script(&ruleset.text(), operation).await?;
     let listing = list().await?.ok_or_else(|| HostError::Nft {
         operation,
         stderr: "the table was gone right after it was loaded".to_owned(),

@@ -1,8 +1,8 @@
 //! Our nftables table: what is translated, and the TCP segment size through the
 //! tunnel, from typed input to the text that nft loads.
 //!
-//! It names one table, `inet privnet`, and touches no other; it replaces what is
-//! in it in one transaction, so no packet meets half of it. Nothing from
+//! It names one table, `inet privnet`, and touches no other; it replaces that
+//! table in one transaction, so no packet meets half of it. Nothing from
 //! outside enters the text but parsed CIDRs, addresses, numbers and interface
 //! names. Whether the kernel holds what was loaded tells the seal.
 
@@ -12,8 +12,6 @@ mod diversion;
 mod egress;
 mod flowtable;
 mod seal;
-
-use std::collections::BTreeSet;
 
 pub use clamp::TunnelClamp;
 pub use diversion::Diversions;
@@ -46,28 +44,6 @@ impl Ruleset {
     /// The fingerprint of the text.
     pub fn fingerprint(&self) -> Fingerprint {
         Fingerprint::of(&self.text())
-    }
-
-    /// The input for `nft -f -` that turns our table, listed as `listing`, into this one
-    /// as one transaction. Chains that both have stay and get other rules: a chain
-    /// that is deleted and made anew stands, as the kernel commits, beside the one before,
-    /// and a connection whose first packet passes the new one just before and the old one
-    /// just after keeps its private address for good (seen with one of 9,651).
-    ///
-    /// Where a chain of the same name is of another kind the kernel refuses it; then only
-    /// [`Self::text`] is left.
-    pub fn replacing(&self, listing: &str) -> String {
-        let table = self.table();
-        let mut script = format!("flush table {TABLE}\n");
-        let chains: BTreeSet<&str> = objects(&table)
-            .filter_map(|(kind, name)| (kind == "chain").then_some(name))
-            .collect();
-        for (kind, name) in objects(listing) {
-            if kind != "chain" || !chains.contains(name) {
-                script.push_str(&format!("delete {kind} {TABLE} {name}\n"));
-            }
-        }
-        script + &table
     }
 
     /// The input for `nft -f -`: replaces our table as one transaction, whether
@@ -116,16 +92,6 @@ impl Ruleset {
             .as_ref()
             .filter(|egress| !egress.sources.is_empty())
     }
-}
-
-/// The kind and name of each object in a table's text, as ours and nft's begin them.
-fn objects(table: &str) -> impl Iterator<Item = (&str, &str)> {
-    table.lines().filter_map(|line| {
-        let line = line.strip_prefix('\t')?;
-        let (kind, name) = line.strip_suffix(" {")?.split_once(' ')?;
-        let is_object = !line.starts_with('\t') && !name.contains(' ');
-        is_object.then_some((kind, name))
-    })
 }
 
 #[cfg(test)]

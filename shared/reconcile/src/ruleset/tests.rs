@@ -79,50 +79,6 @@ table inet privnet {
     assert_eq!(spoke().text(), expected);
 }
 
-/// As nft 1.0.6 lists it, with a chain and an object that we would not make.
-const LISTING: &str = r#"table inet privnet {
-	set sources {
-		type ipv4_addr
-		elements = { 10.1.0.0/16 }
-	}
-
-	counter mine {
-		packets 0 bytes 0
-	}
-
-	set seal_0123456789abcdef_0123456789abcdef {
-		type mark
-	}
-
-	chain postrouting {
-		type nat hook postrouting priority srcnat; policy accept;
-		oifname "ens5" ip saddr @sources counter masquerade
-	}
-
-	chain theirs {
-		tcp dport { 1, 2 } accept
-	}
-}
-"#;
-
-#[test]
-fn a_chain_that_stays_is_filled_anew_and_everything_else_made_anew() {
-    let script = spoke().replacing(LISTING);
-    let expected = "flush table inet privnet
-delete set inet privnet sources
-delete counter inet privnet mine
-delete set inet privnet seal_0123456789abcdef_0123456789abcdef
-delete chain inet privnet theirs
-table inet privnet {
-";
-    assert!(script.starts_with(expected), "{script}");
-    assert!(
-        spoke()
-            .text()
-            .ends_with(&script[script.find("table inet privnet {").unwrap()..])
-    );
-}
-
 #[test]
 fn the_text_of_forwards_and_redirects() {
     let ruleset = diverting(
