@@ -6,7 +6,7 @@
 //! outside enters the text but parsed CIDRs, addresses, numbers and interface
 //! names. Whether the kernel holds what was loaded tells the seal.
 
-mod cidr_set;
+mod cidr;
 mod clamp;
 mod diversion;
 mod egress;
@@ -68,7 +68,6 @@ impl Ruleset {
     fn nat(&self) -> String {
         let mut text = String::new();
         let egress = self.masquerade();
-        text.extend(egress.map(Egress::sets));
         if !self.diversions.is_empty() {
             text.push_str(&self.diversions.sets());
             text.push_str(&self.diversions.chain());

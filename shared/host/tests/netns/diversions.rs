@@ -216,7 +216,7 @@ pub(crate) fn known_again() {
     let alterations = [
         "nft flush chain inet privnet prerouting",
         "nft insert rule inet privnet prerouting accept",
-        "nft add element inet privnet proxies '{ 10.1.0.0/16 }'",
+        "nft add element inet privnet proxies '{ 10.1.0.77 }'",
         "nft flush set inet privnet own",
     ];
     for alteration in alterations {

@@ -12,7 +12,7 @@ use std::net::Ipv4Addr;
 use ipnet::Ipv4Net;
 use privnet_model::config::spoke::{Forward, PortRange, Redirect};
 
-use super::cidr_set::{matching, set};
+use super::cidr::{matches, merged, set};
 
 /// What is led elsewhere.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -37,14 +37,10 @@ impl Diversions {
     }
 
     pub(super) fn sets(&self) -> String {
-        let hosts = |addresses: BTreeSet<Ipv4Addr>| -> Vec<Ipv4Net> {
-            addresses.into_iter().map(Ipv4Net::from).collect()
-        };
-        let mut text = set("own", &hosts(self.own.clone())) + &set("vpc", &self.vpc);
+        let mut text = set("own", &self.own);
         if !self.redirects.is_empty() {
             let proxies = self.redirects.iter().map(|redirect| redirect.to);
-            text += &set("proxies", &hosts(proxies.collect()));
-            text += &set("inside", &self.exclude);
+            text += &set("proxies", &proxies.collect());
         }
         text
     }
@@ -58,12 +54,21 @@ impl Diversions {
             let Forward {
                 protocol, ports, ..
             } = forward;
-            let callers = matching("ip saddr", &forward.from);
             let target = target(forward);
-            let _ = writeln!(
-                text,
-                "\t\tip daddr @own {callers}{protocol} dport {ports} counter dnat ip to {target}",
-            );
+            for caller in matches("ip saddr", &forward.from) {
+                let _ = writeln!(
+                    text,
+                    "\t\tip daddr @own {caller}{protocol} dport {ports} counter dnat ip to {target}",
+                );
+            }
+        }
+        if !self.redirects.is_empty() {
+            // No proxy's connection is led to any proxy: neither back to itself
+            // nor round in a circle of several.
+            text.push_str("\t\tip saddr @proxies accept\n\t\tip daddr @own accept\n");
+            for net in merged(&self.exclude) {
+                let _ = writeln!(text, "\t\tip daddr {net} accept");
+            }
         }
         for redirect in &self.redirects {
             let Redirect {
@@ -74,16 +79,15 @@ impl Diversions {
                 sources,
             } = redirect;
             let sources = match sources.as_slice() {
-                [] => "ip saddr @vpc ".to_owned(),
-                sources => matching("ip saddr", sources),
+                [] => self.vpc.as_slice(),
+                sources => sources,
             };
-            // No proxy's connection is led to any proxy: neither back to itself
-            // nor round in a circle of several.
-            let _ = writeln!(
-                text,
-                "\t\tip daddr != @own ip daddr != @inside ip saddr != @proxies \
-                 {sources}{protocol} dport {ports} counter dnat ip to {to}:{to_port}",
-            );
+            for source in matches("ip saddr", sources) {
+                let _ = writeln!(
+                    text,
+                    "\t\t{source}{protocol} dport {ports} counter dnat ip to {to}:{to_port}",
+                );
+            }
         }
         text.push_str("\t}\n");
         text
@@ -96,11 +100,13 @@ impl Diversions {
         for forward in &self.forwards {
             let Forward { protocol, to, .. } = forward;
             let ports = forward.to_ports.unwrap_or(forward.ports);
-            let _ = writeln!(
-                text,
-                "\t\tct status dnat ct original ip daddr @own ip saddr @vpc \
-                 ip daddr {to} {protocol} dport {ports} counter masquerade",
-            );
+            for caller in matches("ip saddr", &self.vpc) {
+                let _ = writeln!(
+                    text,
+                    "\t\tct status dnat ct original ip daddr @own {caller}\
+                     ip daddr {to} {protocol} dport {ports} counter masquerade",
+                );
+            }
         }
         for redirect in &self.redirects {
             let Redirect {

@@ -3,7 +3,7 @@
 use ipnet::Ipv4Net;
 use privnet_model::config::spoke::PortRange;
 
-use super::cidr_set::set;
+use super::cidr::merged;
 use crate::interface::InterfaceName;
 
 /// NAT egress: packets from `sources` leave `interface` with its address,
@@ -22,22 +22,25 @@ pub struct Egress {
 }
 
 impl Egress {
-    pub(super) fn sets(&self) -> String {
-        set("sources", &self.sources) + &set("excluded", &self.exclude)
-    }
-
-    /// The rules of a chain at the hook postrouting.
+    /// The rules of a chain at the hook postrouting; none may follow them there.
     pub(super) fn rules(&self) -> String {
         // By name and not by index: the rule stays right when the interface is
         // made anew, and loads when it is not there yet.
-        let who = format!(
-            "oifname \"{}\" ip saddr @sources ip daddr != @excluded",
-            self.interface
-        );
-        // Of protocols without ports (ping) the second rule takes care.
-        let with_ports = self.ports.map_or_else(String::new, |ports| {
-            format!("\t\t{who} meta l4proto {{ tcp, udp }} counter masquerade to :{ports}\n")
-        });
-        format!("{with_ports}\t\t{who} counter masquerade\n")
+        let out = format!("\t\toifname \"{}\" ", self.interface);
+        let mut text = String::new();
+        for net in merged(&self.exclude) {
+            text.push_str(&format!("{out}ip daddr {net} accept\n"));
+        }
+        for net in merged(&self.sources) {
+            let who = format!("{out}ip saddr {net}");
+            // Of protocols without ports (ping) the second rule takes care.
+            if let Some(ports) = self.ports {
+                text.push_str(&format!(
+                    "{who} meta l4proto {{ tcp, udp }} counter masquerade to :{ports}\n"
+                ));
+            }
+            text.push_str(&format!("{who} counter masquerade\n"));
+        }
+        text
     }
 }
