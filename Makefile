@@ -55,8 +55,9 @@ release: setup
 bench: setup
 	@tests/setup-bench
 	cargo build --release -p privnet-dataplane --locked
-	cargo build -p privnet-tests --bin bench --locked
+	cargo build -p privnet-tests --bin bench --bin nat --locked
 	"$(CARGO_TARGET_DIR)/debug/bench" $(BENCH)
+	"$(CARGO_TARGET_DIR)/debug/nat"
 	@$(MAKE) --no-print-directory swarm
 	cargo bench -p privnet-tests --bench '*' --locked
 

@@ -17,6 +17,7 @@ pub mod fault_proxy;
 pub mod iam;
 pub mod imds;
 mod internet;
+pub mod iperf;
 pub mod isolation;
 pub mod long_ping;
 pub mod moto;

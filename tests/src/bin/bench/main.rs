@@ -11,7 +11,6 @@
 
 mod goal;
 mod implementation;
-mod iperf;
 mod network;
 mod ping;
 mod profile;

@@ -6,9 +6,9 @@ use std::time::Duration;
 use anyhow::Result;
 use clap::ValueEnum;
 use privnet_tests::cpu;
+use privnet_tests::iperf::{Run, Traffic};
 use serde::Serialize;
 
-use crate::iperf::{Run, Traffic};
 use crate::network::Network;
 use crate::ping;
 use crate::results::{Metric, Sample};
@@ -85,7 +85,7 @@ impl Workload {
         };
         if self == Self::LoadedPing {
             // Longer than the pings at both ends.
-            let mut load = Run::start(network, length + Duration::from_secs(3), arguments)?;
+            let mut load = start(network, length + Duration::from_secs(3), arguments)?;
             load.wait_for_traffic()?;
             let pings = ping::measure(network, length)?;
             let mut sample = of_pings(&pings);
@@ -94,7 +94,7 @@ impl Workload {
         }
         let tunnels_before = tunnel_seconds(network)?;
         let machine_before = cpu::machine_seconds()?;
-        let traffic = Run::start(network, length, arguments)?.finish()?;
+        let traffic = start(network, length, arguments)?.finish()?;
         let machine = cpu::machine_seconds()? - machine_before;
         let mut sample = of_rates(&traffic);
         let gigabytes = traffic.received_bytes / 1e9;
@@ -104,6 +104,11 @@ impl Workload {
         }
         Ok(sample)
     }
+}
+
+fn start(network: &Network, length: Duration, arguments: &[&str]) -> Result<Run> {
+    let server = (network.server(), network.server_address());
+    Run::start(network.client(), server, length, arguments)
 }
 
 /// Processor seconds of all tunnel processes so far; none without tunnels.

@@ -1,19 +1,19 @@
-//! One run of iperf3 between the client and the server, and what its report says.
+//! One run of iperf3 between two hosts, and what its report says.
 
+use std::net::Ipv4Addr;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use privnet_tests::namespace::{Namespace, logs};
-use privnet_tests::process::{Process, wait_until};
 use serde::Deserialize;
 
-use crate::network::Network;
+use crate::namespace::{Namespace, logs};
+use crate::process::{Process, wait_until};
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
 /// A run under way.
 #[derive(Debug)]
-pub(crate) struct Run {
+pub struct Run {
     server: Process,
     client: Process,
     length: Duration,
@@ -21,44 +21,50 @@ pub(crate) struct Run {
 
 /// What was sent and what arrived, both directions together.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub(crate) struct Traffic {
+pub struct Traffic {
     /// Payload that was sent, in bytes.
-    pub(crate) sent_bytes: f64,
+    pub sent_bytes: f64,
     /// Payload that the receivers got, in bytes.
-    pub(crate) received_bytes: f64,
+    pub received_bytes: f64,
     /// How long they received.
-    pub(crate) seconds: f64,
+    pub seconds: f64,
     /// Payload of a full packet: TCP's segment size, UDP's datagram size.
-    pub(crate) packet_bytes: f64,
+    pub packet_bytes: f64,
     /// TCP segments that were sent again; none for UDP.
-    pub(crate) retransmits: Option<f64>,
+    pub retransmits: Option<f64>,
 }
 
 impl Run {
-    /// Starts a run of this length with these arguments of the client.
-    pub(crate) fn start(network: &Network, length: Duration, arguments: &[&str]) -> Result<Self> {
+    /// Starts a run of this length to the server at that address, with these arguments
+    /// of the client.
+    pub fn start(
+        client: &Namespace,
+        (server, address): (&Namespace, Ipv4Addr),
+        length: Duration,
+        arguments: &[&str],
+    ) -> Result<Self> {
         let server = start_anew(
-            network.server(),
+            server,
             "iperf3-server",
             &["--server", "--one-off", "--forceflush"],
         )?;
         wait_until("iperf3 to listen", PATIENCE, || {
             Ok(server.log().contains("Server listening").then_some(()))
         })?;
-        let address = network.server_address().to_string();
+        let address = address.to_string();
         let seconds = length.as_secs().to_string();
         let basic = ["--client", &address, "--time", &seconds, "--json"];
         let more = ["--connect-timeout", "5000"];
         let all = [&basic[..], &more, arguments].concat();
         Ok(Self {
             server,
-            client: start_anew(network.client(), "iperf3-client", &all)?,
+            client: start_anew(client, "iperf3-client", &all)?,
             length,
         })
     }
 
     /// Waits until traffic has flowed for a second.
-    pub(crate) fn wait_for_traffic(&mut self) -> Result<()> {
+    pub fn wait_for_traffic(&mut self) -> Result<()> {
         wait_until("the first second of traffic", PATIENCE, || {
             self.client.check()?;
             Ok(self.server.log().contains("  0.00-1.").then_some(()))
@@ -66,7 +72,7 @@ impl Run {
     }
 
     /// Waits for the end.
-    pub(crate) fn finish(mut self) -> Result<Traffic> {
+    pub fn finish(mut self) -> Result<Traffic> {
         self.client.wait(self.length + PATIENCE)?;
         self.server.wait(PATIENCE)?;
         Traffic::parse(&self.client.log())
