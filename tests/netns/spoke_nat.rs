@@ -40,6 +40,40 @@ pub(crate) fn egress_never_stops_while_the_daemon_is_down() -> Result<()> {
     Ok(())
 }
 
+/// Two downloads that take as long as both restarts do, one through NAT and one through
+/// the tunnel.
+pub(crate) fn established_connections_outlive_the_daemon() -> Result<()> {
+    const BYTES: usize = 24 << 20;
+    let mut world = deployment::demo()?;
+    wait_until_up(&world, &["spoke-a", "spoke-b"], PATIENCE)?;
+    let far = world.host("host-b")?.instance.address;
+    let mut downloads = Vec::new();
+    for server in [WEB, far] {
+        let url = format!("http://{server}/bytes/{BYTES}");
+        let arguments = ["-sS", "--fail", "--limit-rate", "2M", "-o", "/dev/null"];
+        let told = ["-w", "downloaded %{size_download}", &url];
+        let name = format!("download-{server}");
+        let host = world.namespace("host-a")?;
+        downloads.push(host.start(&name, "curl", arguments.iter().chain(&told))?);
+    }
+    for crash in [false, true] {
+        match crash {
+            true => world.crash("spoke-a")?,
+            false => world.stop("spoke-a")?,
+        }
+        world.start_again("spoke-a")?;
+        wait_until_up(&world, &["spoke-a"], PATIENCE)?;
+        // They go on: neither has ended by itself.
+        downloads.iter_mut().try_for_each(|one| one.check())?;
+    }
+    for mut download in downloads {
+        download.wait(PATIENCE * 2)?;
+        let log = download.log();
+        ensure!(log.contains(&format!("downloaded {BYTES}")), "{log}");
+    }
+    Ok(())
+}
+
 pub(crate) fn what_others_configured_is_left_alone() -> Result<()> {
     let mut world = World::build(&privnet_tests::topology::demo())?;
     let foreign = "table inet operators {

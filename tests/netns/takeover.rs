@@ -12,6 +12,7 @@ use privnet_model::status::RoutesStatus;
 use privnet_tests::daemon::{hub_config, hub_public_key, spoke_config};
 use privnet_tests::deployment::{PATIENCE, wait_until_up};
 use privnet_tests::fault_proxy::{Fault, FaultKind};
+use privnet_tests::moto::text_of;
 use privnet_tests::process::wait_until;
 use privnet_tests::requests::{INTERVAL, Requests, longest_outage, lost};
 use privnet_tests::topology::{self, HUB_PUBLIC, PORT, WEB};
@@ -421,5 +422,117 @@ pub(crate) fn a_planned_stop_loses_one_request_at_most() -> Result<()> {
     ensure!(lost <= 1, "{lost} requests lost");
     running.is_started("spoke-d1")?;
     running.is_at_home()?;
+    running.world.check()
+}
+
+/// What the role of a spoke may be without, and the change that makes the spoke ask for it.
+const PERMISSIONS: [(&str, Need); 8] = [
+    ("CreateTags", Need::Tag),
+    ("DescribeInstances", Need::Nothing),
+    ("DescribeRouteTables", Need::Nothing),
+    ("DescribeSubnets", Need::Nothing),
+    ("CreateRoute", Need::NoRoute),
+    ("ReplaceRoute", Need::SiblingsRoute),
+    ("DescribeNetworkInterfaces", Need::Nothing),
+    ("ModifyNetworkInterfaceAttribute", Need::SourceDestCheck),
+];
+
+#[derive(Debug, Clone, Copy)]
+enum Need {
+    Nothing,
+    Tag,
+    NoRoute,
+    SiblingsRoute,
+    SourceDestCheck,
+}
+
+impl Need {
+    /// Has EC2 say what the spoke of the first zone has to change.
+    fn arise(self, world: &World) -> Result<()> {
+        let spoke = &world.host("spoke-d1")?.metadata;
+        let subnet = world.host("host-d1")?.metadata.subnet.clone();
+        let (ec2, region) = (&world.ec2, &spoke.region);
+        let of_subnet = [
+            ("Filter.1.Name", "association.subnet-id"),
+            ("Filter.1.Value.1", subnet.as_str()),
+        ];
+        let table = ec2.call(region, "DescribeRouteTables", &of_subnet)?;
+        let table = text_of(&table, "routeTableId")?;
+        let route = [
+            ("RouteTableId", table.as_str()),
+            ("DestinationCidrBlock", "0.0.0.0/0"),
+        ];
+        match self {
+            Self::Nothing => Ok(()),
+            Self::Tag => {
+                let tag = [
+                    ("ResourceId.1", spoke.instance.as_str()),
+                    ("Tag.1.Key", privnet_model::inventory::PUBLIC_KEY_TAG),
+                ];
+                ec2.call(region, "DeleteTags", &tag).map(drop)
+            }
+            Self::NoRoute => ec2.call(region, "DeleteRoute", &route).map(drop),
+            Self::SiblingsRoute => {
+                let sibling = &world.host("spoke-d2")?.metadata.interface;
+                let to = ("NetworkInterfaceId", sibling.as_str());
+                let route = [route[0], route[1], to];
+                ec2.call(region, "ReplaceRoute", &route).map(drop)
+            }
+            Self::SourceDestCheck => {
+                let on = [
+                    ("NetworkInterfaceId", spoke.interface.as_str()),
+                    ("SourceDestCheck.Value", "true"),
+                ];
+                ec2.call(region, "ModifyNetworkInterfaceAttribute", &on)
+                    .map(drop)
+            }
+        }
+    }
+}
+
+pub(crate) fn a_missing_permission_is_named_and_everything_else_goes_on() -> Result<()> {
+    let mut running = Running::start()?;
+    for (action, need) in PERMISSIONS {
+        let denied = Fault::of_action(action, FaultKind::Denied);
+        running.world.faults.set(&[denied])?;
+        need.arise(&running.world)?;
+        // A new start asks for everything at once.
+        running.world.crash("spoke-d1")?;
+        running.world.start_again("spoke-d1")?;
+        let words = format!("the role needs ec2:{action}");
+        wait_until(&format!("a problem with {action}"), PATIENCE * 2, || {
+            let status = running.world.daemon("spoke-d1")?.status()?;
+            let named = status
+                .problems
+                .iter()
+                .any(|problem| problem.contains(&words));
+            ensure!(named, "{:?}", status.problems);
+            Ok(Some(()))
+        })?;
+        // The tunnel, the sibling, and NAT itself.
+        wait_until_up(&running.world, &["spoke-d1", "spoke-d2"], PATIENCE)?;
+        let nat = running.world.daemon("spoke-d1")?.status()?.nat;
+        ensure!(nat.is_some_and(|nat| nat.active), "{action}: no NAT");
+        running
+            .world
+            .namespace("host-d2")?
+            .fetch(&format!("http://{WEB}/"))?;
+        running.world.faults.clear()?;
+        running
+            .world
+            .daemon("spoke-d1")?
+            .process
+            .signal(Signal::SIGHUP)?;
+        wait_until(&format!("{action} to be forgotten"), GIVE_BACK, || {
+            let status = running.world.daemon("spoke-d1")?.status()?;
+            let named = status
+                .problems
+                .iter()
+                .any(|problem| problem.contains(&words));
+            ensure!(!named, "{:?}", status.problems);
+            Ok(Some(()))
+        })?;
+        println!("{action}: named, and forgotten when it was allowed");
+    }
     running.world.check()
 }

@@ -433,7 +433,12 @@ impl AnyNamespace for roxmltree::Node<'_, '_> {
     }
 }
 
-pub(crate) fn text_of(xml: &str, element: &str) -> Result<String> {
+/// The text of the first element of this name in an answer of EC2.
+///
+/// # Errors
+///
+/// There is none, or the answer is no XML.
+pub fn text_of(xml: &str, element: &str) -> Result<String> {
     node_text(roxmltree::Document::parse(xml)?.root(), element)
 }
 
