@@ -55,6 +55,19 @@ pub(crate) fn established_connections_outlive_the_daemon() -> Result<()> {
         let name = format!("download-{server}");
         let host = world.namespace("host-a")?;
         downloads.push(host.start(&name, "curl", arguments.iter().chain(&told))?);
+        wait_until("the download to begin", PATIENCE, || {
+            let to_it = [
+                "-H",
+                "-t",
+                "-n",
+                "state",
+                "established",
+                "dst",
+                &server.to_string(),
+            ];
+            let connected = !host.run("ss", to_it)?.trim().is_empty();
+            Ok(connected.then_some(()))
+        })?;
     }
     for crash in [false, true] {
         match crash {
