@@ -1,0 +1,5 @@
+//! IPsec.
+
+#![forbid(unsafe_code)]
+
+pub mod vici;
