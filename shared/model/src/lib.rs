@@ -14,6 +14,7 @@ pub mod enrol;
 pub mod health;
 pub mod id;
 pub mod inventory;
+pub mod ipsec;
 pub mod key;
 pub mod net;
 pub mod offload;

@@ -1,0 +1,101 @@
+//! Preshared keys of IKE: text that two administrators agreed upon, or that is
+//! derived for a spoke.
+
+use std::fmt;
+
+use zeroize::{Zeroize, ZeroizeOnDrop};
+
+/// The fewest bytes that are taken. Whoever records one handshake as an attacker
+/// in the middle can try keys at his leisure; AWS takes no fewer either.
+const LEAST_BYTES: usize = 8;
+const MOST_BYTES: usize = 512;
+
+/// A preshared key. Zeroized when dropped, shown nowhere.
+#[derive(Clone, PartialEq, Eq, Zeroize, ZeroizeOnDrop)]
+pub struct IkeSecret(String);
+
+/// Why a text is no preshared key. It never repeats the text.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum IkeSecretError {
+    /// Too short to be worth anything, or too long.
+    #[error("it has {bytes} bytes, expected {LEAST_BYTES} to {MOST_BYTES}")]
+    Length {
+        /// How long it is.
+        bytes: usize,
+    },
+    /// A character that the other side's administrator cannot see or type.
+    #[error("character {position} is not printable ASCII")]
+    Character {
+        /// Which, from 1.
+        position: usize,
+    },
+    /// strongSwan would read it as hex or base64 in a config file of the peer's.
+    #[error("it begins with {prefix:?}, which strongSwan takes for the mark of an encoding")]
+    Prefix {
+        /// The beginning.
+        prefix: &'static str,
+    },
+}
+
+impl IkeSecret {
+    /// The key in a file or parameter: its one line, without the end of it.
+    pub fn new(text: &str) -> Result<Self, IkeSecretError> {
+        let text = text.strip_suffix('\n').unwrap_or(text);
+        let text = text.strip_suffix('\r').unwrap_or(text);
+        if !(LEAST_BYTES..=MOST_BYTES).contains(&text.len()) {
+            let bytes = text.len();
+            return Err(IkeSecretError::Length { bytes });
+        }
+        let strange = |character: char| !(' '..='~').contains(&character);
+        if let Some(index) = text.chars().position(strange) {
+            let position = index + 1;
+            return Err(IkeSecretError::Character { position });
+        }
+        for prefix in ["0x", "0s"] {
+            if text.starts_with(prefix) {
+                return Err(IkeSecretError::Prefix { prefix });
+            }
+        }
+        Ok(Self(text.to_owned()))
+    }
+
+    /// Its bytes, for charon.
+    pub fn as_bytes(&self) -> &[u8] {
+        self.0.as_bytes()
+    }
+}
+
+impl fmt::Debug for IkeSecret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("IkeSecret(…)")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "a test that fails should panic")]
+    use super::*;
+
+    #[test]
+    fn a_secret_is_the_files_line_and_is_never_shown() {
+        let secret = IkeSecret::new("correct horse battery\r\n").unwrap();
+        assert_eq!(secret.as_bytes(), b"correct horse battery");
+        assert_eq!(format!("{secret:?}"), "IkeSecret(…)");
+    }
+
+    #[test]
+    fn what_the_other_side_would_read_otherwise_is_rejected() {
+        use IkeSecretError as E;
+        let cases = [
+            ("short", E::Length { bytes: 5 }),
+            ("", E::Length { bytes: 0 }),
+            ("two\nlines", E::Character { position: 4 }),
+            ("grüße aus dem", E::Character { position: 3 }),
+            ("0x00112233445566", E::Prefix { prefix: "0x" }),
+            ("0sAAAABBBBCCCC", E::Prefix { prefix: "0s" }),
+        ];
+        for (text, error) in cases {
+            assert_eq!(IkeSecret::new(text), Err(error), "{text}");
+        }
+    }
+}
