@@ -15,6 +15,7 @@ pub mod health;
 pub mod host;
 pub mod interface;
 pub mod inventory;
+pub mod ipsec;
 pub mod kernel;
 pub mod memory;
 pub mod observe;
