@@ -51,28 +51,31 @@ impl AssociationEvents {
     pub async fn next(&mut self) -> Result<AssociationEvent, ViciError> {
         match self.0.next().await? {
             Happening::Lost => Ok(AssociationEvent::Lost),
-            Happening::Event { name, message } => association_event(&name, &message),
+            Happening::Event { name, message } => AssociationEvent::read(&name, &message),
         }
     }
 }
 
-fn association_event(name: &str, message: &Section) -> Result<AssociationEvent, ViciError> {
-    // A down event has no `up` at all.
-    let up = message.text("up") == Some("yes");
-    match name {
-        "ike-updown" if up => ike_sa(message).map(AssociationEvent::IkeUp),
-        "ike-updown" => ike_sa(message).map(AssociationEvent::IkeDown),
-        "child-updown" if up => ike_sa(message).map(AssociationEvent::ChildUp),
-        "child-updown" => ike_sa(message).map(AssociationEvent::ChildDown),
-        "ike-rekey" => {
-            let (connection, pair) = first_section(message)?;
-            let [old, new] = old_and_new(connection, pair)?;
-            Ok(AssociationEvent::IkeRekeyed {
-                old: read_ike(connection, old)?,
-                new: read_ike(connection, new)?,
-            })
+impl AssociationEvent {
+    /// The event of one of the four names that tell of associations.
+    pub fn read(name: &str, message: &Section) -> Result<Self, ViciError> {
+        // A down event has no `up` at all.
+        let up = message.text("up") == Some("yes");
+        match name {
+            "ike-updown" if up => ike_sa(message).map(Self::IkeUp),
+            "ike-updown" => ike_sa(message).map(Self::IkeDown),
+            "child-updown" if up => ike_sa(message).map(Self::ChildUp),
+            "child-updown" => ike_sa(message).map(Self::ChildDown),
+            "ike-rekey" => {
+                let (connection, pair) = first_section(message)?;
+                let [old, new] = old_and_new(connection, pair)?;
+                Ok(Self::IkeRekeyed {
+                    old: read_ike(connection, old)?,
+                    new: read_ike(connection, new)?,
+                })
+            }
+            _ => child_rekey(message),
         }
-        _ => child_rekey(message),
     }
 }
 
@@ -119,15 +122,19 @@ impl Log {
             Happening::Lost => return Ok(None),
             Happening::Event { message, .. } => message,
         };
-        let text = |key| message.text(key).map(str::to_owned);
-        let sa = message
-            .text("ikesa-uniqueid")
-            .and_then(|id| id.parse().ok());
-        Ok(Some(LogLine {
-            group: text("group").unwrap_or_default(),
-            connection: text("ikesa-name"),
-            sa: sa.map(UniqueId),
-            text: text("msg").unwrap_or_default(),
-        }))
+        Ok(Some(log_line(&message)))
+    }
+}
+
+/// A line from the event `log`. What is missing stays empty: a reason may be lost
+/// with it, nothing else.
+pub fn log_line(message: &Section) -> LogLine {
+    let text = |key| message.text(key).map(str::to_owned);
+    let sa = message.text("ikesa-uniqueid");
+    LogLine {
+        group: text("group").unwrap_or_default(),
+        connection: text("ikesa-name"),
+        sa: sa.and_then(|id| id.parse().ok()).map(UniqueId),
+        text: text("msg").unwrap_or_default(),
     }
 }

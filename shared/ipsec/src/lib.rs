@@ -33,6 +33,6 @@ pub mod vici;
 
 pub use charon::{Charon, Farewell, Rekey, Stats, Version, Which};
 pub use connection::Connection;
-pub use event::{AssociationEvent, AssociationEvents, Log};
+pub use event::{AssociationEvent, AssociationEvents, Log, log_line};
 pub use reconcile::Configured;
 pub use vici::ViciError;

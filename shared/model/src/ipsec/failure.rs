@@ -93,6 +93,11 @@ pub enum IkeFailure {
         /// Who it says it is.
         peer: String,
     },
+    /// The peer proved who it is, but not as the connection asks for.
+    ConstraintFailed {
+        /// What it asks for, in charon's words.
+        constraint: String,
+    },
     /// The traffic that the peer wants to send is not what we agreed to.
     SelectorsDiffer {
         /// What the peer asked for: ours === theirs.
@@ -189,6 +194,10 @@ impl fmt::Display for IkeFailure {
             Self::UntrustedPeer { peer } => {
                 write!(f, "no trusted certificate proves that the peer is {peer}")
             }
+            Self::ConstraintFailed { constraint } => write!(
+                f,
+                "the peer proved who it is, but not as configured here: {constraint}"
+            ),
             Self::SelectorsDiffer { asked } => write!(
                 f,
                 "selectors differ: the peer asked for {asked} (ours === its), which is not \

@@ -169,6 +169,10 @@ impl Memory {
             let (ours, peer) = self.identities.take()?;
             return Some(IkeFailure::UnknownIdentity { ours, peer });
         }
+        if let Some(constraint) = text.strip_prefix("constraint check failed: ") {
+            let constraint = constraint.to_owned();
+            return Some(IkeFailure::ConstraintFailed { constraint });
+        }
         if text.starts_with("tried ") && text.ends_with(", but MAC mismatched") {
             let peer = second_of_pair(text)?;
             return Some(IkeFailure::WrongPresharedKey { peer });

@@ -225,6 +225,18 @@ fn certificates() {
         "a certificate on the peer's side is not valid now: valid from Nov 21 17:31:17 2026 to \
          Nov 20 17:31:17 2026"
     );
+    // Signed by an authority that is trusted for another connection.
+    let lines = [
+        "authentication of 'fw.test' with ECDSA_WITH_SHA384_DER successful",
+        "constraint check failed: peer not authenticated by CA 'O=other, CN=CA'",
+        "selected peer config 'privnet-dc' unacceptable: constraint checking failed",
+        "no alternative config found",
+    ];
+    assert_eq!(
+        sentence(&lines),
+        "the peer proved who it is, but not as configured here: peer not authenticated by CA \
+         'O=other, CN=CA'"
+    );
     let lines = ["no trusted ECDSA public key found for 'a.test'"];
     assert_eq!(
         sentence(&lines),
