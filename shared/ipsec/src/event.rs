@@ -20,18 +20,18 @@ pub enum AssociationEvent {
     /// An IKE SA has a successor, which has its children now.
     IkeRekeyed {
         /// The one that ends.
-        old: IkeSa,
+        old: Box<IkeSa>,
         /// Its successor.
-        new: IkeSa,
+        new: Box<IkeSa>,
     },
     /// A child has a successor. Its counters begin at zero.
     ChildRekeyed {
         /// The IKE SA of both.
-        ike: IkeSa,
+        ike: Box<IkeSa>,
         /// The one that ends.
-        old: ChildSa,
+        old: Box<ChildSa>,
         /// Its successor.
-        new: ChildSa,
+        new: Box<ChildSa>,
     },
     /// Events were lost: list the associations anew.
     Lost,
@@ -70,8 +70,8 @@ impl AssociationEvent {
                 let (connection, pair) = first_section(message)?;
                 let [old, new] = old_and_new(connection, pair)?;
                 Ok(Self::IkeRekeyed {
-                    old: read_ike(connection, old)?,
-                    new: read_ike(connection, new)?,
+                    old: Box::new(read_ike(connection, old)?),
+                    new: Box::new(read_ike(connection, new)?),
                 })
             }
             _ => child_rekey(message),
@@ -92,9 +92,9 @@ fn child_rekey(message: &Section) -> Result<AssociationEvent, ViciError> {
         alone.push(name, element.clone());
     }
     Ok(AssociationEvent::ChildRekeyed {
-        ike: read_ike(connection, &alone)?,
-        old: read_child(connection, old)?,
-        new: read_child(connection, new)?,
+        ike: Box::new(read_ike(connection, &alone)?),
+        old: Box::new(read_child(connection, old)?),
+        new: Box::new(read_child(connection, new)?),
     })
 }
 

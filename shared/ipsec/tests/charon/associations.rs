@@ -165,6 +165,42 @@ pub(crate) async fn rekeys_are_told_and_lose_no_packet() {
     );
 }
 
+pub(crate) async fn we_may_be_behind_a_nat() {
+    let firewall = FIREWALL
+        .replace("remote_addrs = 192.0.2.1", "remote_addrs = %any")
+        .replace("192.0.2.2", "198.51.100.2");
+    let mut world = World::with_nat("us", &firewall).await;
+    let mut tunnel = tunnel();
+    tunnel.local.address = None;
+    tunnel.remote.address = "198.51.100.2".parse().ok();
+    world.want(&tunnel);
+    world.reconcile().await;
+    let up = world.child_up().await;
+    assert!(up.nat.local, "{up:#?}");
+    sh(PING);
+    let (listed, _) = world.peer.swanctl("--list-sas");
+    assert!(listed.contains("'hub.test' @ 198.51.100.254["), "{listed}");
+}
+
+pub(crate) async fn a_peer_behind_a_nat_is_known_by_its_identity() {
+    let firewall = FIREWALL.replace("192.0.2.2", "198.51.100.2");
+    let mut world = World::with_nat("peer", &firewall).await;
+    let mut tunnel = as_responder();
+    tunnel.remote.address = None;
+    world.want(&tunnel);
+    world.reconcile().await;
+    let (said, succeeded) = world.peer.swanctl("--initiate --child lan --timeout 10");
+    assert!(succeeded, "{said}");
+    let up = world.child_up().await;
+    assert_eq!(up.connection, "privnet-dc");
+    assert!(up.nat.remote, "{up:#?}");
+    assert_eq!(
+        up.remote.map(|it| it.ip().to_string()).as_deref(),
+        Some("192.0.2.254")
+    );
+    sh(PING);
+}
+
 pub(crate) async fn kernel_esp_is_up_or_says_why_not() {
     let mut world = World::with("kernel-netlink", FIREWALL).await;
     let plugins = world.charon.stats().await.unwrap().plugins;

@@ -9,7 +9,7 @@ use privnet_model::ipsec::{
     Authentication, ConnectionName, Encapsulation, EspBackEnd, IkeRole, Proposals, UniqueId,
 };
 
-use crate::world::{Daemon, PATIENCE, USERSPACE, World, refused, sh, tunnel};
+use crate::world::{Daemon, PATIENCE, USERSPACE, World, as_responder, note, refused, sh, tunnel};
 
 pub(crate) async fn every_kind_of_connection_is_understood() {
     let world = World::new().await;
@@ -54,6 +54,28 @@ pub(crate) async fn every_kind_of_connection_is_understood() {
     assert!(stats.plugins.contains("kernel-libipsec"), "{stats:?}");
     assert_eq!(stats.ike_sas, 0);
     world.charon.reload_settings().await.unwrap();
+}
+
+pub(crate) async fn a_thousand_connections_are_loaded_and_fetched_in_seconds() {
+    let mut world = World::new().await;
+    for number in 0..1000_u32 {
+        let mut tunnel = as_responder();
+        tunnel.name = ConnectionName::of(&format!("i-{number:017x}")).unwrap();
+        tunnel.remote.id = format!("{number}.test").parse().unwrap();
+        let subnet = format!("10.{}.{}.0/24", 16 + number / 256, number % 256);
+        tunnel.remote.selectors = BTreeSet::from([subnet.parse().unwrap()]);
+        world.want(&tunnel);
+    }
+    let began = Instant::now();
+    assert_eq!(world.reconcile().await.len(), 2000);
+    let loaded = began.elapsed();
+    let began = Instant::now();
+    assert_eq!(world.reconcile().await, [""; 0]);
+    let fetched = began.elapsed();
+    note(&format!(
+        "1000 connections with keys: loaded in {loaded:?}, fetched and planned in {fetched:?}"
+    ));
+    assert!(loaded < PATIENCE && fetched < Duration::from_secs(5));
 }
 
 pub(crate) async fn what_charon_refuses_is_told_in_its_words() {

@@ -8,8 +8,8 @@
 //!
 //! The peer's configuration is written as the administrator of a firewall would, and
 //! never by our generator. Both do ESP in userspace (`kernel-libipsec`), unless a
-//! case says otherwise. Needs root or user namespaces, `unshare`, `ip`, `ping`,
-//! `openssl`, `swanctl` and `charon-systemd`; without them it fails and says so.
+//! case says otherwise. Needs root or user namespaces, `unshare`, `ip`, `nft`,
+//! `ping`, `openssl`, `swanctl` and `charon-systemd`; without them it fails and says so.
 //! Nothing outside the namespaces is touched, and all of it is gone when the case
 //! ends.
 
@@ -46,6 +46,8 @@ const CASES: &[Case] = cases![
     associations::a_tunnel_comes_up_from_the_peers_side,
     associations::an_old_firewall_is_reached_with_legacy_proposals_only,
     associations::rekeys_are_told_and_lose_no_packet,
+    associations::we_may_be_behind_a_nat,
+    associations::a_peer_behind_a_nat_is_known_by_its_identity,
     associations::kernel_esp_is_up_or_says_why_not,
     failures::a_wrong_key_is_told_on_both_sides,
     failures::proposals_that_differ_are_told_on_both_sides,
@@ -60,6 +62,7 @@ const CASES: &[Case] = cases![
     changes::a_changed_connection_leaves_the_others_counters_running,
     changes::what_others_loaded_is_left_alone,
     commands::every_kind_of_connection_is_understood,
+    commands::a_thousand_connections_are_loaded_and_fetched_in_seconds,
     commands::what_charon_refuses_is_told_in_its_words,
     commands::charon_killed_under_a_command_and_a_stream_of_events,
 ];

@@ -1,6 +1,7 @@
 //! What every case needs: the two hosts, their charons, and patience.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
@@ -91,6 +92,11 @@ pub(crate) fn sh(script: &str) -> String {
 
 pub(crate) fn shell(script: &str) -> Output {
     Command::new("sh").args(["-euc", script]).output().unwrap()
+}
+
+/// A figure for whoever reads the test's output.
+pub(crate) fn note(figure: &str) {
+    let _ = writeln!(std::io::stderr(), "{figure}");
 }
 
 /// A charon, killed by its id when dropped.
@@ -188,7 +194,7 @@ impl Drop for Daemon {
             for line in lines.iter().rev() {
                 text.push_str(&format!("{line}\n"));
             }
-            let _ = std::io::Write::write_all(&mut std::io::stderr(), text.as_bytes());
+            let _ = std::io::stderr().write_all(text.as_bytes());
         }
         let _ = self.process.kill();
         let _ = self.process.wait();
@@ -223,9 +229,43 @@ impl World {
         sh("ip netns add peer
             ip link add wan type veth peer name wan netns peer
             ip address add 192.0.2.1/24 dev wan
-            ip address add 10.1.0.1/32 dev lo
+            ip -n peer address add 192.0.2.2/24 dev wan");
+        Self::on_the_network(back_ends, firewall).await
+    }
+
+    /// With a router between that hides the host of that namespace (`us` or
+    /// `peer`) behind its own address:
+    ///
+    /// ```text
+    ///   us 192.0.2.1 ──── 192.0.2.254  router  198.51.100.254 ──── 198.51.100.2 peer
+    /// ```
+    pub(crate) async fn with_nat(hidden: &str, firewall: &str) -> Self {
+        sh("ip netns add peer
+            ip netns add router
+            ip link add wan type veth peer name us netns router
+            ip -n peer link add wan type veth peer name peer netns router
+            ip address add 192.0.2.1/24 dev wan
+            ip -n peer address add 198.51.100.2/24 dev wan
+            ip -n router address add 192.0.2.254/24 dev us
+            ip -n router address add 198.51.100.254/24 dev peer
+            for end in us peer; do ip -n router link set $end up; done
             ip link set wan up
-            ip -n peer address add 192.0.2.2/24 dev wan
+            ip -n peer link set wan up
+            ip route add 198.51.100.0/24 via 192.0.2.254
+            ip -n peer route add 192.0.2.0/24 via 198.51.100.254
+            ip netns exec router sysctl -qw net.ipv4.ip_forward=1");
+        let out = if hidden == "us" { "peer" } else { "us" };
+        sh(&format!(
+            "ip netns exec router nft 'add table ip nat
+                add chain ip nat out {{ type nat hook postrouting priority 100; }}
+                add rule ip nat out oifname {out} masquerade'"
+        ));
+        Self::on_the_network(USERSPACE, firewall).await
+    }
+
+    async fn on_the_network(back_ends: &str, firewall: &str) -> Self {
+        sh("ip address add 10.1.0.1/32 dev lo
+            ip link set wan up
             ip -n peer address add 10.2.0.1/32 dev lo
             ip -n peer address add 10.3.0.1/32 dev lo
             ip -n peer link set wan up

@@ -68,9 +68,7 @@ impl LogReader {
     /// Takes in a line; gives what it says about a failure.
     pub fn read(&mut self, line: &LogLine) -> Option<Diagnosis> {
         let text = line.text.trim();
-        let Some(sa) = line.sa else {
-            return None;
-        };
+        let sa = line.sa?;
         let memory = self.sas.entry(sa).or_default();
         let failure = memory.read(text);
         let named = line.connection.as_deref();
