@@ -1,6 +1,7 @@
 //! charon's commands, typed.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 use std::path::Path;
 use std::time::Duration;
 
@@ -36,8 +37,7 @@ pub struct Version {
 /// What it tells of itself.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Stats {
-    /// When it started, in its words. Another time is another process, which knows
-    /// nothing of what was loaded into the one before.
+    /// When it started, in its words, to the second.
     pub since: String,
     /// IKE SAs.
     pub ike_sas: u64,
@@ -74,6 +74,25 @@ pub enum Rekey {
     Ike(UniqueId),
     /// Those of a child SA.
     Child(UniqueId),
+}
+
+impl fmt::Display for Which {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Ike(id) => write!(f, "IKE SA {id}"),
+            Self::Child(id) => write!(f, "child SA {id}"),
+            Self::Connection(name) => write!(f, "all IKE SAs of {name}"),
+        }
+    }
+}
+
+impl fmt::Display for Rekey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Ike(id) => write!(f, "IKE SA {id}"),
+            Self::Child(id) => write!(f, "child SA {id}"),
+        }
+    }
 }
 
 impl Charon {
@@ -123,6 +142,9 @@ impl Charon {
 
     /// Loads a connection, or puts it in the place of the one of that name. SAs
     /// that there are go on as they are.
+    ///
+    /// Certificates that it names stay known to charon until that ends, also when
+    /// the connection is unloaded; but each connection keeps to its own authority.
     pub async fn load_connection(&self, connection: &Connection) -> Result<(), ViciError> {
         let operation = || format!("to load connection {}", connection.name());
         self.change("load-conn", connection.message(), operation)
@@ -283,7 +305,7 @@ impl Charon {
         let matches = answer
             .text("matches")
             .and_then(|matches| matches.parse().ok());
-        succeeded(answer, || format!("to terminate {which:?}"))?;
+        succeeded(answer, || format!("to terminate {which}"))?;
         Ok(matches.unwrap_or(1))
     }
 
@@ -299,7 +321,7 @@ impl Charon {
             .and_then(|matches| matches.parse().ok());
         match matches {
             Some(matches) => Ok(matches),
-            None => succeeded(answer, || format!("to rekey {rekey:?}")).map(|_| 1),
+            None => succeeded(answer, || format!("to rekey {rekey}")).map(|_| 1),
         }
     }
 

@@ -6,6 +6,31 @@
 //! touches neither routes nor interfaces. In charon it touches only what carries
 //! our mark: connections and preshared keys whose names begin with `privnet-`.
 //!
+//! ```no_run
+//! use std::collections::{BTreeMap, BTreeSet};
+//! use std::path::Path;
+//!
+//! use privnet_ipsec::{Charon, Configured, ViciError};
+//! use privnet_model::ipsec::ConnectionName;
+//! use privnet_reconcile::ipsec::plan;
+//!
+//! # async fn reconcile(configured: BTreeMap<ConnectionName, Configured>) -> Result<(), ViciError> {
+//! let charon = Charon::connect(Path::new("/run/charon.vici")).await?;
+//! // Of a charon just connected to, no preshared key is known to be the wanted one.
+//! let mut current_secrets = BTreeSet::new();
+//! let actual = charon.fetch(&current_secrets).await?;
+//! let wanted = configured.iter();
+//! let wanted = wanted.map(|(name, it)| (name.clone(), it.connection.wanted())).collect();
+//! let changes = plan(&wanted, &actual);
+//! for (change, result) in charon.apply(&changes, &configured, &mut current_secrets).await {
+//!     if let Err(error) = result {
+//!         eprintln!("did not {change}: {error}");
+//!     }
+//! }
+//! # Ok(())
+//! # }
+//! ```
+//!
 //! # How one learns why an IKE SA failed
 //!
 //! Tried with strongSwan 5.9.8 as Debian 12 has it:

@@ -55,9 +55,8 @@ impl Charon {
         wanted: &BTreeMap<ConnectionName, Configured>,
         current_secrets: &mut BTreeSet<ConnectionName>,
     ) -> Result<(), ViciError> {
-        let missing = || ViciError::Refused {
-            operation: format!("nothing, but cannot {change}"),
-            message: "it is not among the wanted connections".to_owned(),
+        let missing = || ViciError::NotWanted {
+            change: change.to_string(),
         };
         match change {
             IpsecChange::UnloadConnection(name) => self.unload_connection(name).await,

@@ -97,6 +97,12 @@ pub enum ViciError {
         /// charon's `errmsg`.
         message: String,
     },
+    /// A plan that was made for other connections than it is carried out with.
+    #[error("cannot {change}: it is not among the wanted connections")]
+    NotWanted {
+        /// What the plan says.
+        change: String,
+    },
     /// An answer that lacks what it should have, or has it otherwise.
     #[error("the IKE daemon's (charon's) {answer} has {key} = {found:?}, expected {expected}")]
     Unexpected {
@@ -127,6 +133,7 @@ impl ViciError {
             | Self::UnknownEvent { .. }
             | Self::TooLarge { .. }
             | Self::Refused { .. }
+            | Self::NotWanted { .. }
             | Self::Unexpected { .. } => false,
         }
     }

@@ -113,7 +113,6 @@ pub(crate) async fn charon_killed_under_a_command_and_a_stream_of_events() {
     world.want(&tunnel());
     world.reconcile().await;
     world.child_up().await;
-    let before = world.charon.stats().await.unwrap().since;
     // A command that takes long: to a peer that does not answer.
     let mut silent = tunnel();
     silent.name = ConnectionName::of("silent").unwrap();
@@ -166,6 +165,5 @@ pub(crate) async fn charon_killed_under_a_command_and_a_stream_of_events() {
     assert_eq!(world.reconcile().await.len(), 3);
     world.child_up().await;
     sh("ping -c 1 -W 5 -I 10.1.0.1 10.2.0.1");
-    let after = world.charon.stats().await.unwrap().since;
-    assert_ne!(before, after);
+    assert_eq!(world.charon.stats().await.unwrap().ike_sas, 1);
 }

@@ -161,6 +161,29 @@ async fn parts_of_an_answer_are_collected_and_kept_from_subscribers() {
     assert_eq!(rounds[1], [told("b"), told("last")]);
 }
 
+#[tokio::test]
+async fn an_event_that_two_ask_for_at_once_is_registered_once() {
+    let (client, mut daemon) = pair();
+    let asked = async {
+        tokio::join!(
+            client.list("list-sas", "list-sa", NOTHING),
+            client.list("list-sas", "list-sa", NOTHING)
+        )
+    };
+    let serving = async {
+        // A second registration would fail here: charon would send all twice.
+        daemon.takes_registration("list-sa").await;
+        for round in ["a", "b"] {
+            daemon.takes_command("list-sas").await;
+            daemon.sends(event("list-sa", round)).await;
+            daemon.sends(Incoming::Response(Section::new())).await;
+        }
+    };
+    let ((first, second), ()) = tokio::join!(asked, serving);
+    assert_eq!(first.unwrap(), [told("a")]);
+    assert_eq!(second.unwrap(), [told("b")]);
+}
+
 #[test]
 fn an_answer_of_too_many_bytes_is_dropped_and_said_to_be() {
     let mut parts = Parts::default();
