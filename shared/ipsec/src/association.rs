@@ -206,3 +206,98 @@ impl<'a> Fields<'a> {
         parts.into_iter().flatten().collect::<Vec<_>>().join("/")
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "a test that fails should panic")]
+    use super::*;
+
+    fn child() -> Section {
+        Section::new()
+            .with("name", "lan")
+            .with("uniqueid", "14")
+            .with("state", "INSTALLED")
+            .with("spi-in", "dab2b04e")
+            .with("if-id-in", "0000002a")
+            .with("bytes-in", "18446744073709551615")
+            .with("use-in", "2")
+    }
+
+    fn ike(change: impl Fn(Section) -> Section) -> Section {
+        let ike = Section::new()
+            .with("uniqueid", "18")
+            .with("state", "ESTABLISHED")
+            .with("local-host", "%any")
+            .with("remote-host", "2001:db8::2")
+            .with("remote-port", "4500")
+            .with("remote-id", "%any");
+        Section::new().with_section("privnet-dc", change(ike))
+    }
+
+    #[test]
+    fn what_charon_leaves_out_is_unknown_and_no_error() {
+        let with_child = |ike: Section| {
+            ike.with_section("child-sas", Section::new().with_section("lan-14", child()))
+        };
+        let sa = ike_sa(&ike(with_child)).unwrap();
+        assert_eq!(
+            (sa.connection.as_str(), sa.id),
+            ("privnet-dc", UniqueId(18))
+        );
+        assert_eq!((sa.local, sa.remote_id, sa.initiated), (None, None, false));
+        assert_eq!(sa.remote.unwrap().to_string(), "[2001:db8::2]:4500");
+        assert_eq!((sa.proposal.as_str(), sa.rekey_in), ("", None));
+        let child = &sa.children[0];
+        assert_eq!(child.spi_in, Some(0xdab2_b04e));
+        assert_eq!((child.if_id_in, child.if_id_out), (Some(42), None));
+        assert_eq!(child.received.bytes, u64::MAX);
+        assert_eq!(child.received.idle, Some(Duration::from_secs(2)));
+        assert_eq!(child.sent, Traffic::default());
+    }
+
+    #[test]
+    fn a_time_that_is_over_is_now() {
+        for overdue in ["-3", "18446744073709551613"] {
+            let sa = ike_sa(&ike(|ike| ike.with("rekey-time", overdue))).unwrap();
+            assert_eq!(sa.rekey_in, Some(Duration::ZERO), "{overdue}");
+        }
+    }
+
+    #[test]
+    fn what_makes_no_sense_is_named_with_its_key_and_value() {
+        let cases: [(&str, &str, &str); 4] = [
+            ("uniqueid", "x", r#"has uniqueid = "x", expected a number"#),
+            (
+                "local-host",
+                "here",
+                r#"has local-host = "here", expected an address"#,
+            ),
+            (
+                "remote-port",
+                "99999",
+                r#"has remote-port = "99999", expected a port"#,
+            ),
+            (
+                "rekey-time",
+                "soon",
+                r#"has rekey-time = "soon", expected a number of seconds"#,
+            ),
+        ];
+        for (key, value, words) in cases {
+            let wrong = ike(|ike| {
+                let mut changed = Section::new();
+                for (name, element) in ike.iter().filter(|(name, _)| *name != key) {
+                    changed.push(name, element.clone());
+                }
+                changed.with(key, value)
+            });
+            let error = ike_sa(&wrong).unwrap_err().to_string();
+            assert!(error.contains(words), "{error}");
+            assert!(
+                error.contains("security association of privnet-dc"),
+                "{error}"
+            );
+        }
+        assert!(ike_sa(&Section::new()).is_err());
+    }
+}

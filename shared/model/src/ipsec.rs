@@ -296,6 +296,19 @@ pub enum TunnelError {
         /// The CIDR.
         remote: IpNet,
     },
+    /// Addresses of a family that only one end has: nothing can be sent between.
+    #[error(
+        "{name}: {end} selector {selector}: expected one of the same family (IPv4 or IPv6) at the \
+         other end, too"
+    )]
+    FamilyAlone {
+        /// The tunnel.
+        name: ConnectionName,
+        /// "local" or "remote".
+        end: &'static str,
+        /// The CIDR.
+        selector: IpNet,
+    },
     /// ESP's own packets would go into the tunnel: charon refuses to install that
     /// ("can't install route for …, conflicts with IKE traffic").
     #[error(
@@ -343,6 +356,24 @@ impl IpsecTunnel {
                 name: name(),
                 remote: *remote,
             });
+        }
+        let ends = [
+            ("local", &self.local, &self.remote),
+            ("remote", &self.remote, &self.local),
+        ];
+        for (end, it, other) in ends
+            .iter()
+            .filter(|(_, _, other)| !other.selectors.is_empty())
+        {
+            let is_v4 = |net: &IpNet| matches!(net, IpNet::V4(_));
+            let alone = |net: &&IpNet| !other.selectors.iter().any(|far| is_v4(far) == is_v4(net));
+            errors.extend(it.selectors.iter().filter(alone).map(|selector| {
+                TunnelError::FamilyAlone {
+                    name: name(),
+                    end,
+                    selector: *selector,
+                }
+            }));
         }
         if let (EspBackEnd::Userspace, Some(address)) = (self.esp, self.remote.address) {
             let inside = self.remote.selectors.iter();

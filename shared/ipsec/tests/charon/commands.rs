@@ -32,11 +32,19 @@ pub(crate) async fn every_kind_of_connection_is_understood() {
                     tunnel.authentication = authentication.clone();
                     tunnel.esp = esp;
                     tunnel.role = role;
-                    tunnel.encapsulation = Encapsulation::Always;
-                    tunnel.remote.selectors.insert("fd00::/64".parse().unwrap());
                     if role == IkeRole::Responder {
                         tunnel.remote.address = None;
                     }
+                    tunnel.encapsulation = Encapsulation::Always;
+                    tunnel
+                        .local
+                        .selectors
+                        .insert("fd00:1::/64".parse().unwrap());
+                    tunnel
+                        .remote
+                        .selectors
+                        .insert("fd00:2::/64".parse().unwrap());
+                    assert_eq!(tunnel.errors(), []);
                     let connection = Connection::new(&tunnel).unwrap();
                     world.charon.load_connection(&connection).await.unwrap();
                     let child = BTreeSet::from([connection.child().to_owned()]);

@@ -5,6 +5,13 @@ use std::fmt;
 
 use zeroize::{Zeroize, ZeroizeOnDrop};
 
+use super::IkeId;
+use crate::secret::FleetSecret;
+
+/// What the fleet's secret is expanded for here. Another way to derive gets another
+/// number.
+const SALT: &[u8] = b"privnet IPsec preshared key v1";
+
 /// The fewest bytes that are taken. Whoever records one handshake as an attacker
 /// in the middle can try keys at his leisure; AWS takes no fewer either.
 const LEAST_BYTES: usize = 8;
@@ -59,10 +66,31 @@ impl IkeSecret {
         Ok(Self(text.to_owned()))
     }
 
+    /// The keys of one spoke's tunnel to one hub, from the secret that the fleet has
+    /// in common: the one to use first, and while the secret is changed the one
+    /// before. No two tunnels share one, so that a spoke's key opens nobody else's.
+    pub fn derive(fleet: &FleetSecret, spoke: &IkeId, hub: &IkeId) -> Vec<Self> {
+        // Identities are printable: the byte between them is in neither.
+        let tunnel = [spoke.as_str().as_bytes(), b"\0", hub.as_str().as_bytes()];
+        let keys = fleet.keys(SALT, &tunnel);
+        keys.iter().map(|key| Self(hex(&**key))).collect()
+    }
+
     /// Its bytes, for charon.
     pub fn as_bytes(&self) -> &[u8] {
         self.0.as_bytes()
     }
+}
+
+fn hex(key: &[u8; 32]) -> String {
+    // Enough from the start: growing would leave copies behind.
+    let mut text = String::with_capacity(2 * key.len());
+    for byte in key {
+        for digit in [byte >> 4, byte & 15] {
+            text.extend(char::from_digit(u32::from(digit), 16));
+        }
+    }
+    text
 }
 
 impl fmt::Debug for IkeSecret {
@@ -81,6 +109,37 @@ mod tests {
         let secret = IkeSecret::new("correct horse battery\r\n").unwrap();
         assert_eq!(secret.as_bytes(), b"correct horse battery");
         assert_eq!(format!("{secret:?}"), "IkeSecret(…)");
+    }
+
+    /// By Python's `hmac`, after RFC 5869, as in `crate::secret`.
+    #[test]
+    fn a_spokes_key_is_the_one_that_another_implementation_derives() {
+        let now = "correct horse battery staple, and some more";
+        let before = "what the fleet had in common before today";
+        let id = |text: &str| text.parse::<IkeId>().unwrap();
+        let derive = |fleet: &str, spoke: &str, hub: &str| {
+            IkeSecret::derive(&fleet.parse().unwrap(), &id(spoke), &id(hub))
+        };
+        let keys = derive(now, "i-0123456789abcdef0", "hub.example");
+        let expected = "0141c1570a9aee420f61800ac8d7a5d656012f8a92c9ba7ddd0fd2066eedec4c";
+        assert_eq!(keys.len(), 1);
+        assert_eq!(keys[0].as_bytes(), expected.as_bytes());
+        assert_eq!(IkeSecret::new(expected).as_ref(), Ok(&keys[0]));
+        let changing = derive(
+            &format!("{now}\n{before}"),
+            "i-0123456789abcdef0",
+            "hub.example",
+        );
+        assert_eq!((changing.len(), &changing[0]), (2, &keys[0]));
+        assert_ne!(changing[0], changing[1]);
+        // Which of the two is the spoke counts, and where one name ends.
+        for (spoke, hub) in [
+            ("hub.example", "i-0123456789abcdef0"),
+            ("i-0123456789abcdef", "0hub.example"),
+            ("i-0123456789abcdef1", "hub.example"),
+        ] {
+            assert_ne!(derive(now, spoke, hub), keys, "{spoke} {hub}");
+        }
     }
 
     #[test]

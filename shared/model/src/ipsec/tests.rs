@@ -94,6 +94,24 @@ fn every_error_of_a_tunnel_is_told_at_once() {
 }
 
 #[test]
+fn both_ends_have_the_same_families() {
+    let mut wrong = tunnel();
+    wrong
+        .remote
+        .selectors
+        .insert("fd00:200::/64".parse().unwrap());
+    assert_eq!(
+        words(&wrong.errors()),
+        [
+            "privnet-dc-east: remote selector fd00:200::/64: expected one of the same family (IPv4 or \
+          IPv6) at the other end, too"
+        ]
+    );
+    wrong.local.selectors.insert("fd00:1::/64".parse().unwrap());
+    assert_eq!(wrong.errors(), []);
+}
+
+#[test]
 fn the_kernel_may_have_a_peer_inside_its_selectors() {
     let mut tunnel = tunnel();
     tunnel.remote.selectors = BTreeSet::from(["203.0.113.0/24".parse().unwrap()]);
