@@ -73,7 +73,7 @@ impl IkeSecret {
         // Identities are printable: the byte between them is in neither.
         let tunnel = [spoke.as_str().as_bytes(), b"\0", hub.as_str().as_bytes()];
         let keys = fleet.keys(SALT, &tunnel);
-        keys.iter().map(|key| Self(hex(&**key))).collect()
+        keys.iter().map(|key| Self(hex(key))).collect()
     }
 
     /// Its bytes, for charon.
