@@ -274,6 +274,8 @@ pub enum RouteOutcome {
     },
     /// Nothing was changed: EC2 knows no such table.
     NoTable,
+    /// Nothing was changed: when its turn came it was not wanted any more.
+    Withdrawn,
 }
 
 /// An Elastic IP address of the account.

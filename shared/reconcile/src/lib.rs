@@ -6,6 +6,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod address;
 pub mod alive;
 pub mod conntrack;
 pub mod explain;

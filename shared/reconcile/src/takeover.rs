@@ -22,6 +22,7 @@
 //!
 //! Nothing here changes anything; `vpc_route` alone says whose a route is.
 
+mod around;
 mod decide;
 mod own;
 mod sibling;
@@ -199,8 +200,8 @@ impl fmt::Display for Reason {
 /// What follows from a look at the tables.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Decision {
-    /// What to change, at once and in this order. Before each ask [`Takeover::still`];
-    /// the end of each is to be told.
+    /// What to change, at once and in this order. Before each ask [`Takeover::still`], or
+    /// [`Takeover::is_wanted`] if several are under way; the end of each is to be told.
     pub moves: Vec<Move>,
     /// Which of the routes that this spoke should have are somebody else's.
     pub conflicts: Vec<Conflict>,
@@ -214,7 +215,8 @@ pub struct Takeover {
     setup: Setup,
     own: Own,
     siblings: BTreeMap<InstanceId, Sibling>,
-    leaving: bool,
+    /// Since when it is about to stop.
+    leaving: Option<Instant>,
     /// Whether it was killed before it started, and what became of its tables then is
     /// not known yet.
     killed: bool,
@@ -228,12 +230,26 @@ pub struct Takeover {
     /// When a look was asked for of which the end is not known.
     looking: Option<Instant>,
     looked: Option<Instant>,
+    /// When the last look that succeeded was asked for.
+    seen: Option<Instant>,
     tried: Option<Instant>,
     sees: bool,
     unable: Option<Instant>,
     /// Changes of which the end is not known, and why they are made.
     moving: Vec<(Move, Instant)>,
     failures: BTreeMap<Place, (u32, Instant)>,
+    keeps: Keeps,
+    /// Whether somebody waits for the next look.
+    hastened: bool,
+}
+
+/// Who is worth knowing though no route leads there and EC2 does not describe it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Keeps {
+    Nobody,
+    /// Who that is will be told.
+    Untold,
+    One(InterfaceId),
 }
 
 impl Takeover {
@@ -255,7 +271,7 @@ impl Takeover {
             setup,
             own,
             siblings,
-            leaving: false,
+            leaving: None,
             killed: memory.running,
             tables: Vec::new(),
             home: BTreeSet::new(),
@@ -263,11 +279,14 @@ impl Takeover {
             missed: BTreeMap::new(),
             looking: None,
             looked: None,
+            seen: None,
             tried: None,
             sees: true,
             unable: None,
             moving: Vec::new(),
             failures: BTreeMap::new(),
+            keeps: Keeps::Nobody,
+            hastened: false,
         }
     }
 
@@ -278,7 +297,7 @@ impl Takeover {
             spokes: self.siblings.values().map(Sibling::remember).collect(),
             hold_seconds: self.own.hold().as_secs(),
             lost,
-            running: !self.leaving,
+            running: self.leaving.is_none(),
         }
     }
 
@@ -341,22 +360,31 @@ impl Takeover {
     /// The spoke is about to stop: it takes nothing more, and gives away what it has.
     pub fn leave(&mut self, now: Instant) {
         self.wake(now);
-        self.leaving = true;
+        self.leaving.get_or_insert(now);
     }
 
     /// It does not stop after all.
     pub fn stay(&mut self) {
-        self.leaving = false;
+        self.leaving = None;
     }
 
-    /// Whether nothing is left to hand over: no route leads here, or nobody is there to
-    /// take it.
+    /// Whether nothing is left to hand over: no route leads here by tables described
+    /// since it was told to leave, or nobody is there to take it.
     pub fn has_left(&self) -> bool {
         let mine = |place: &Place| self.holders.get(place) == Some(&self.setup.me.instance);
         let heir = |place: &Place| self.heir(&place.table).is_some();
-        self.leaving
+        let alone = !self.setup.takeover || self.siblings.is_empty();
+        self.leaving.is_some()
             && self.moving.is_empty()
+            && (alone || self.has_seen_since_leaving())
             && !self.holders.keys().any(|place| mine(place) && heir(place))
+    }
+
+    /// A sibling that left a moment before may have handed its routes over to us since
+    /// the last calm look.
+    fn has_seen_since_leaving(&self) -> bool {
+        self.leaving
+            .is_some_and(|since| self.seen.is_some_and(|seen| seen >= since))
     }
 
     /// Judges. To be called at least four times a second. `true` asks for a look at the
@@ -383,9 +411,19 @@ impl Takeover {
 
     /// How long after the last look the next one is due.
     fn pause(&self, now: Instant) -> Duration {
+        if self.leaving.is_some() && !self.has_seen_since_leaving() {
+            return match self.sees {
+                true => Duration::ZERO,
+                false => HASTY_LOOK,
+            };
+        }
+        if self.hastened {
+            return HASTY_LOOK;
+        }
         let bad = self.siblings.values().any(|one| one.bad_since().is_some());
-        let may_act = (self.own.is_well() || self.leaving) && self.looked.is_some();
-        let reason = bad || self.leaving || !self.missed.is_empty();
+        let leaving = self.leaving.is_some();
+        let may_act = (self.own.is_well() || leaving) && self.looked.is_some();
+        let reason = bad || leaving || !self.missed.is_empty();
         if may_act && reason && !self.decide(&self.tables, now).moves.is_empty() {
             // What we would do by what we saw last. Looks that failed are not repeated
             // faster for it.
@@ -411,8 +449,9 @@ impl Takeover {
     pub fn looked(&mut self, tables: Vec<RouteTable>, now: Instant) -> Decision {
         self.wake(now);
         let before = self.looked.replace(now);
-        self.looking = None;
+        self.seen = self.looking.take().or(Some(now));
         self.tried = Some(now);
+        self.hastened = false;
         self.sees = true;
         self.tables = tables;
         self.home = home_tables(&self.setup.tables, &self.tables, &self.setup.me.zone);
@@ -438,27 +477,28 @@ impl Takeover {
     }
 
     /// Whether a change that [`Self::looked`] asked for may still be made: to be asked
-    /// just before each, as those before it take their time. If not, it is off.
+    /// before any of them is begun. If not, it is off.
     pub fn still(&mut self, change: &RouteChange, now: Instant) -> bool {
         self.wake(now);
         self.own.judge(now);
-        let Some(at) = self
-            .moving
-            .iter()
-            .position(|(one, _)| one.change == *change)
-        else {
-            return false;
-        };
-        let still = match &self.moving[at].0.why {
-            Reason::HandOver { to } => self.siblings.get(to).is_some_and(Sibling::is_sure),
-            Reason::Missing | Reason::Takeover { .. } | Reason::GiveBack { .. } => {
-                self.own.is_well() && !self.leaving
-            }
-        };
+        let still = self.is_wanted(change);
         if !still {
-            self.moving.remove(at);
+            self.moving.retain(|(one, _)| one.change != *change);
         }
         still
+    }
+
+    /// The same by what is known so far, of a change that was begun: to be asked just
+    /// before EC2 is, as those before it take their time.
+    pub fn is_wanted(&self, change: &RouteChange) -> bool {
+        let mut moving = self.moving.iter();
+        let found = moving.find(|(one, _)| one.change == *change);
+        found.is_some_and(|(one, _)| match &one.why {
+            Reason::HandOver { to } => self.siblings.get(to).is_some_and(Sibling::is_sure),
+            Reason::Missing | Reason::Takeover { .. } | Reason::GiveBack { .. } => {
+                self.own.is_well() && self.leaving.is_none()
+            }
+        })
     }
 
     /// How a change ended that [`Self::looked`] asked for; `None` is an error of EC2's.
@@ -483,7 +523,9 @@ impl Takeover {
                 self.done(done, place, now);
             }
             // Somebody was faster: the next look tells what is there now.
-            Some(RouteOutcome::Conflict { .. } | RouteOutcome::NoTable) => {}
+            Some(
+                RouteOutcome::Conflict { .. } | RouteOutcome::NoTable | RouteOutcome::Withdrawn,
+            ) => {}
             None => {
                 self.unable = Some(now);
                 let (count, _) = self.failures.get(&place).copied().unwrap_or((0, now));
@@ -521,7 +563,7 @@ impl Takeover {
     pub fn report(&self, now: Instant) -> HealthReport {
         let unable = self.unable.is_some_and(|at| now - at < UNABLE);
         HealthReport {
-            condition: match self.leaving {
+            condition: match self.leaving.is_some() {
                 true => Condition::Leaving,
                 false => self.own.condition(),
             },
@@ -648,8 +690,15 @@ impl Takeover {
             return;
         }
         let holds: BTreeSet<&InstanceId> = self.holders.values().collect();
-        self.siblings
-            .retain(|id, one| one.running || holds.contains(id));
+        let keeps = &self.keeps;
+        self.siblings.retain(|id, one| {
+            let kept = match keeps {
+                Keeps::Nobody => false,
+                Keeps::Untold => true,
+                Keeps::One(interface) => one.interface == *interface,
+            };
+            one.running || kept || holds.contains(id)
+        });
     }
 }
 

@@ -124,7 +124,7 @@ impl World {
     }
 
     async fn made(&self, change: RouteChange) -> RouteOutcome {
-        let outcomes = self.vpc.change_routes(&[change]).await;
+        let outcomes = self.vpc.change_routes(&[change], |_| true).await;
         let [outcome] = <[_; 1]>::try_from(outcomes).unwrap();
         outcome.unwrap()
     }
@@ -292,7 +292,7 @@ async fn several_changes_are_made_at_once_and_told_in_their_order() {
         world.create("b", 2),
         world.replace("c", world.target(0), 2),
     ];
-    let outcomes = world.vpc.change_routes(&changes).await;
+    let outcomes = world.vpc.change_routes(&changes, |_| true).await;
     let outcomes: Vec<_> = outcomes.into_iter().map(Result::unwrap).collect();
     let igw = RouteTarget::InternetGateway(world.gateway.clone());
     assert_eq!(
@@ -307,7 +307,7 @@ async fn several_changes_are_made_at_once_and_told_in_their_order() {
     assert_eq!(world.default_route("a").await, Some(world.target(2)));
     assert_eq!(world.default_route("b").await, Some(world.target(2)));
     assert_eq!(world.default_route("c").await, None);
-    assert_eq!(world.vpc.change_routes(&[]).await, []);
+    assert_eq!(world.vpc.change_routes(&[], |_| true).await, []);
 }
 
 #[tokio::test]

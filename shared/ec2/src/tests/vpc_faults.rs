@@ -2,7 +2,8 @@
 //! is told then, and that nothing is changed that was not to be.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use privnet_model::id::{AllocationId, InterfaceId};
@@ -139,7 +140,7 @@ fn refuse(code: &'static str) -> impl Fn(&Request) -> Reply + Send + Sync {
 }
 
 async fn changed(vpc: &Vpc, change: RouteChange) -> Result<RouteOutcome, Ec2Error> {
-    let outcomes = vpc.change_routes(&[change]).await;
+    let outcomes = vpc.change_routes(&[change], |_| true).await;
     let [outcome] = <[_; 1]>::try_from(outcomes).unwrap();
     outcome
 }
@@ -582,7 +583,7 @@ async fn when_the_look_fails_no_change_is_made() {
     });
     let outcomes = vpc(&memory, LONG)
         .await
-        .change_routes(&[create(), replace()])
+        .change_routes(&[create(), replace()], |_| true)
         .await;
     assert_eq!(outcomes.len(), 2);
     for outcome in outcomes {
@@ -592,6 +593,23 @@ async fn when_the_look_fails_no_change_is_made() {
             "{error}"
         );
     }
+}
+
+/// The spoke becomes sick while EC2 describes the table.
+#[tokio::test]
+async fn a_change_that_is_not_wanted_any_more_is_not_asked_for() {
+    let well = Arc::new(AtomicBool::new(true));
+    let still_well = Arc::clone(&well);
+    let memory = Memory::new(move |request| {
+        assert!(request.is("DescribeRouteTables"), "{}", request.body);
+        still_well.store(false, Ordering::Relaxed);
+        tables(Some(&made_to(OTHERS)))
+    });
+    let vpc = vpc(&memory, LONG).await;
+    let wanted = |_: &RouteChange| well.load(Ordering::Relaxed);
+    let [outcome] = <[_; 1]>::try_from(vpc.change_routes(&[replace()], wanted).await).unwrap();
+    assert_eq!(outcome.unwrap(), RouteOutcome::Withdrawn);
+    assert!(!well.load(Ordering::Relaxed), "it looked");
 }
 
 /// A whole answer from which the end was cut: half a table looks like one that lacks

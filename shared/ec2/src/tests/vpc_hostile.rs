@@ -236,7 +236,7 @@ fn changes(tables: &[Table], action: RouteAction) -> Result<Vec<Request>, String
     };
     let (outcomes, requests) = asked(
         move |_| xml.clone(),
-        async |vpc| vpc.change_routes(&[change]).await,
+        async |vpc| vpc.change_routes(&[change], |_| true).await,
     );
     let [outcome] = <[_; 1]>::try_from(outcomes).unwrap();
     match outcome {

@@ -23,10 +23,12 @@ impl Vpc {
     /// order. The tables are described once before, so no two of them may be about the
     /// same route. A route that leads to anything else than an interface or an
     /// instance, or that nobody made by hand, is left alone whatever the
-    /// change says.
+    /// change says. Just before each is asked for, `wanted` tells whether it still is:
+    /// the look and the changes before it may have taken seconds.
     pub async fn change_routes(
         &self,
         changes: &[RouteChange],
+        wanted: impl Fn(&RouteChange) -> bool + Sync,
     ) -> Vec<Result<RouteOutcome, Ec2Error>> {
         let asking = self.asking();
         let ids: BTreeSet<_> = changes.iter().map(|change| &change.table).collect();
@@ -38,7 +40,7 @@ impl Vpc {
         // from being sent to another thread.
         let changes: Vec<_> = changes
             .iter()
-            .map(|change| self.change(&asking, change, tables.get(&change.table)))
+            .map(|change| self.change(&asking, change, tables.get(&change.table), &wanted))
             .collect();
         stream::iter(changes).buffered(CONCURRENT).collect().await
     }
@@ -65,6 +67,7 @@ impl Vpc {
         asking: &Asking<'_>,
         change: &RouteChange,
         table: Option<&RouteTable>,
+        wanted: &(impl Fn(&RouteChange) -> bool + Sync),
     ) -> Result<RouteOutcome, Ec2Error> {
         let Some(table) = table else {
             return Ok(RouteOutcome::NoTable);
@@ -73,6 +76,7 @@ impl Vpc {
         match step(&change.action, now) {
             Step::Nothing => Ok(RouteOutcome::Done),
             Step::Conflict => Ok(conflict(now)),
+            Step::Ask if !wanted(change) => Ok(RouteOutcome::Withdrawn),
             Step::Ask => match self.ask(asking, change).await {
                 Ok(()) => Ok(RouteOutcome::Done),
                 Err(error) => self.after_refusal(asking, change, error).await,

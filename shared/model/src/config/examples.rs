@@ -48,7 +48,7 @@ fn written(text: &str) -> BTreeSet<String> {
     let mut found = BTreeSet::new();
     visit(&text.parse().unwrap(), "", &mut found);
     let is_tag = |path: &str| {
-        ["discovery.tags.", "routes.siblings."]
+        ["discovery.tags.", "routes.siblings.", "address.tag."]
             .iter()
             .any(|tags| path.starts_with(tags))
     };
@@ -62,7 +62,10 @@ fn known<T>(text: &str, read: impl FnOnce(&mut Section<'_>) -> Option<T>) -> BTr
     // A secret is in one of two places, so an example shows one of them.
     let other = |path: &str| known.contains(&path.replace(".file", ".ssm"));
     let shown = |path: &&String| !(path.ends_with(".file") && other(path));
-    known.iter().filter(shown).cloned().collect()
+    // So are an address and the pool that it may be of.
+    let mut shown: BTreeSet<String> = known.iter().filter(shown).cloned().collect();
+    shown.remove("address.tag");
+    shown
 }
 
 #[test]
@@ -133,6 +136,7 @@ fn what_the_examples_show_as_default_is_the_default() {
     full.preshared_key = None;
     full.hubs[0].next_public_key = None;
     full.routes = None;
+    full.address = None;
     full.self_test.targets.clear();
     full.nat = spoke::NatConfig {
         egress: full.nat.egress,

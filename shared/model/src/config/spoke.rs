@@ -15,9 +15,11 @@ use crate::key::PublicKey;
 use crate::net::Supernet;
 use crate::offload::Offloads;
 
+mod address;
 mod nat;
 mod routes;
 
+pub use address::AddressConfig;
 pub use nat::{Forward, NatConfig, PortRange, Protocol, Redirect};
 pub use routes::{
     OWN_ZONE, RoutesConfig, SelfTestConfig, SourceDestCheck, TableSelection, TakeoverConfig,
@@ -58,6 +60,8 @@ pub struct SpokeConfig {
     pub nat: NatConfig,
     /// The VPC routes that it serves; `None` is none.
     pub routes: Option<RoutesConfig>,
+    /// The Elastic IP that it takes; `None` is none.
+    pub address: Option<AddressConfig>,
     /// How it knows that it works.
     pub self_test: SelfTestConfig,
     /// Whether to publish key, port and transport as tags on the own instance.
@@ -128,7 +132,11 @@ pub(super) fn read(top: &mut Section<'_>) -> Option<SpokeConfig> {
     let self_test = top.table("self_test", "a [self_test] section", |section| {
         targets = section.has("targets");
         tested = Some(section.place().clone());
-        Some(routes::read_self_test(section, privnet.as_ref()))
+        Some(routes::read_self_test(
+            section,
+            privnet.as_ref(),
+            &nat.exclude,
+        ))
     });
     if let Some(place) = tested.filter(|_| !top.has("routes")) {
         let expected = "a [routes] section, for which it is, or no [self_test]".to_owned();
@@ -148,6 +156,9 @@ pub(super) fn read(top: &mut Section<'_>) -> Option<SpokeConfig> {
     let routes = top.table("routes", "a [routes] section", |section| {
         routes::read(section, &rest)
     });
+    let address = top.table("address", "an [address] section", |section| {
+        address::read(section, &rest)
+    });
 
     Some(SpokeConfig {
         privnet: privnet?,
@@ -166,6 +177,7 @@ pub(super) fn read(top: &mut Section<'_>) -> Option<SpokeConfig> {
         hubs,
         nat,
         routes,
+        address,
         self_test: self_test.unwrap_or_default(),
         publish,
     })

@@ -92,12 +92,16 @@ impl Takeover {
         }
         match there {
             Holder::Spoke { instance, .. } if *instance == self.setup.me.instance => {
-                let heir = self.heir(&place.table).filter(|_| self.leaving)?;
+                let heir = self.heir(&place.table).filter(|_| self.leaving.is_some())?;
                 let to = heir.instance.clone();
                 Some(Reason::HandOver { to })
             }
             Holder::Foreign { .. } => None,
-            Holder::Nobody | Holder::Spoke { .. } if !self.own.is_well() || self.leaving => None,
+            Holder::Nobody | Holder::Spoke { .. }
+                if !self.own.is_well() || self.leaving.is_some() =>
+            {
+                None
+            }
             Holder::Nobody => self
                 .is_my_turn_to_create(place, now)
                 .then_some(Reason::Missing),

@@ -106,6 +106,20 @@ fn a_planned_stop_hands_over_before_it_ends() {
     );
 }
 
+/// The second got routes from the first that it has not seen at any look.
+#[test]
+fn who_stops_soon_after_another_hands_over_what_it_just_got() {
+    for tenths in 20..60 {
+        let mut world = calm_world(3);
+        let events = [Event::Stop(1), Event::Wait { tenths }, Event::Stop(0)];
+        live(&mut world, &events);
+        live(&mut world, &[seconds(3)]);
+        assert_eq!(holder(&world, 0), 3, "{tenths}");
+        assert_eq!(holder(&world, 1), 3, "{tenths}");
+        assert_eq!(world.check.longest, Duration::ZERO, "{tenths}");
+    }
+}
+
 #[test]
 fn flapping_every_ten_seconds_for_five_minutes_moves_little() {
     for (fault, end) in [

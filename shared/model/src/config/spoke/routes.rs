@@ -2,7 +2,7 @@
 //! for others, and how it knows that it works.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -279,33 +279,51 @@ fn read_takeover(section: &mut Section<'_>, rest: &Context) -> Option<Option<Tak
 pub(super) fn read_self_test(
     section: &mut Section<'_>,
     privnet: Option<&Supernet>,
+    excluded: &[IpNet],
 ) -> SelfTestConfig {
     let listed = section.nonempty_list("targets", &value::ENDPOINT);
     let interval = section.with_default("interval", &INTERVAL, DEFAULT_INTERVAL);
     let mut targets = Vec::new();
     for target in listed.unwrap_or_default() {
-        let address = target.value.ip();
-        let (problem, expected) = if address.is_ipv6() {
-            (
-                "IPv6, which is never masqueraded",
-                "an IPv4 address and port",
-            )
-        } else if privnet.is_some_and(|privnet| privnet.contains_address(address)) {
-            (
-                "inside the privnet, which is not masqueraded",
-                "an address of the internet",
-            )
-        } else if address.is_loopback() {
-            ("this host itself", "an address of the internet")
-        } else if targets.contains(&target.value) {
-            ("named twice", "each once")
-        } else {
-            targets.push(target.value);
-            continue;
-        };
-        section.reject(&target.place, problem, Some(expected.to_owned()));
+        let known = targets.contains(&target.value);
+        match unfit(target.value.ip(), privnet, excluded) {
+            Some(problem) => {
+                let expected = "an IPv4 address of the internet, and a TCP port".to_owned();
+                section.reject(&target.place, &problem, Some(expected));
+            }
+            None if known => {
+                section.reject(&target.place, "named twice", Some("each once".to_owned()));
+            }
+            None => targets.push(target.value),
+        }
     }
     SelfTestConfig { targets, interval }
+}
+
+/// Why a connection to this address would not tell whether the internet is reached
+/// through the NAT. Whether it is in the VPC is not known before the spoke runs.
+fn unfit(target: IpAddr, privnet: Option<&Supernet>, excluded: &[IpNet]) -> Option<String> {
+    let IpAddr::V4(address) = target else {
+        return Some("IPv6, which is never masqueraded".to_owned());
+    };
+    if privnet.is_some_and(|privnet| privnet.contains_address(target)) {
+        return Some("inside the privnet, which is not masqueraded".to_owned());
+    }
+    if let Some(net) = excluded.iter().find(|net| net.contains(&target)) {
+        return Some(format!(
+            "inside {net} of nat.exclude, which is not masqueraded"
+        ));
+    }
+    let problem = if address.is_loopback() {
+        "this host itself"
+    } else if address.is_link_local() {
+        "link-local, which no NAT forwards"
+    } else if address.is_broadcast() {
+        "broadcast, to which nobody connects"
+    } else {
+        return None;
+    };
+    Some(problem.to_owned())
 }
 
 impl Default for SelfTestConfig {

@@ -263,13 +263,23 @@ fn each_value_has_its_own_words() {
             "targets = ['10.1.2.3:443']",
             "inside the privnet, which is not masqueraded",
         ),
+        (
+            "targets = ['192.168.7.1:443']",
+            "inside 192.168.0.0/16 of nat.exclude, which is not masqueraded; expected an IPv4 \
+             address of the internet",
+        ),
         ("targets = ['127.0.0.1:443']", "this host itself"),
+        ("targets = ['0.0.0.0:443']", "not the address of a host"),
+        ("targets = ['169.254.169.254:80']", "link-local"),
+        ("targets = ['224.0.0.1:80']", "not the address of a host"),
+        ("targets = ['255.255.255.255:80']", "broadcast"),
         ("targets = ['192.0.2.1:1', '192.0.2.1:1']", "named twice"),
         ("interval = '100ms'", "less than 500ms"),
         ("interval = '1m'", "more than 10s"),
     ] {
         let routes = format!("[routes]\ntables = 'zone'\ndefault = false\n{TAGS}");
-        let told = said(&file(&format!("[self_test]\n{line}\n{routes}")));
+        let nat = "[nat]\nexclude = ['192.168.0.0/16']\n";
+        let told = said(&file(&format!("[self_test]\n{line}\n{routes}{nat}")));
         assert_eq!(told.len(), 1, "{told:?}");
         assert!(told[0].contains(problem), "{told:?}");
         assert!(told[0].starts_with("spoke.toml:7: self_test."), "{told:?}");
