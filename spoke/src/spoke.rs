@@ -14,6 +14,7 @@ use privnet_model::inventory::{Identity, Transport};
 use privnet_model::key::PublicKey;
 use privnet_model::status::{Role, Status};
 use privnet_reconcile::fleet::PlannedTunnel;
+use privnet_reconcile::self_test;
 use privnet_runtime::command::{ConfigFile, Daemon};
 use privnet_runtime::events::{Answer, Event, Events};
 use privnet_runtime::fleet_secret::Preshared;
@@ -196,6 +197,11 @@ impl Daemon for Spoke {
                     if self.tunnel_proved {
                         self.tell_serving();
                     }
+                }
+                () = has_roamed(&self.serving) => {
+                    // What goes through the tunnel tells the hub where it ends now.
+                    self.enrolment.iter().for_each(Enrolment::again);
+                    self.ask_metadata();
                 }
                 () = needs_mending(&self.serving) => {
                     self.router.reconcile().await;
@@ -384,6 +390,10 @@ impl Spoke {
                 .chain(self.preshared.problem())
                 .chain(self.enrolment.as_ref().and_then(Enrolment::problem))
                 .chain(self.serving.iter().flat_map(Serving::problems))
+                .chain(self_test::inside_vpc(
+                    &self.config.self_test.targets,
+                    &self.router.identity().vpc_cidrs,
+                ))
                 .collect(),
         }
     }
@@ -435,6 +445,13 @@ async fn needs_mending(serving: &Option<Serving>) {
     }
 }
 
+async fn has_roamed(serving: &Option<Serving>) {
+    match serving {
+        Some(serving) => serving.has_roamed().await,
+        None => std::future::pending().await,
+    }
+}
+
 /// The keys whose change the running spoke cannot take.
 fn needs_restart(old: &SpokeConfig, new: &SpokeConfig) -> Vec<&'static str> {
     [
@@ -451,6 +468,7 @@ fn needs_restart(old: &SpokeConfig, new: &SpokeConfig) -> Vec<&'static str> {
         ("publish", old.publish != new.publish),
         ("nat.interface", old.nat.interface != new.nat.interface),
         ("routes", old.routes != new.routes),
+        ("address", old.address != new.address),
         ("self_test", old.self_test != new.self_test),
     ]
     .into_iter()

@@ -8,6 +8,7 @@
 #![forbid(unsafe_code)]
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "a test reports")]
 
+mod addresses;
 mod bad_input;
 mod demo_network;
 mod dropin;
@@ -166,6 +167,9 @@ const TESTS: &[Test] = tests![
     wireguard_interop::garbage_at_the_port_is_dropped_and_harms_nothing,
     wireguard_interop::a_peer_that_is_removed_is_cut_off_at_once,
     wireguard_interop::the_program_ends_when_its_interface_is_deleted,
+    addresses::the_address_that_two_spokes_name_goes_along_with_their_routes,
+    addresses::of_a_pool_each_spoke_takes_one_and_keeps_it,
+    addresses::what_is_in_the_way_is_named_and_everything_else_works,
     vpc_routes::a_spoke_that_hangs_or_dies_is_stood_in_for,
     vpc_routes::a_spoke_without_egress_serves_nothing_until_it_has_it_again,
     vpc_routes::a_spoke_that_stops_hands_its_routes_over_first,

@@ -33,17 +33,26 @@ const HOSTS: [Follower; 2] = [
 ];
 
 /// The world, with both spokes serving their own zone.
-struct Running {
-    world: World,
-    fabric: Fabric,
+pub(crate) struct Running {
+    pub(crate) world: World,
+    pub(crate) fabric: Fabric,
 }
 
 impl Running {
     fn start() -> Result<Self> {
+        let running = Self::start_with(|_| Ok(String::new()))?;
+        running.is_seen_as("host-d1", "spoke-d1")?;
+        running.is_seen_as("host-d2", "spoke-d2")?;
+        Ok(running)
+    }
+
+    /// With more at the end of the spokes' config files.
+    pub(crate) fn start_with(more: impl FnOnce(&World) -> Result<String>) -> Result<Self> {
         let mut network = topology::demo();
         network.vpcs.push(topology::two_gateways());
         let mut world = World::build(&network)?;
         let fabric = Fabric::start(&world, "vpc-d", &HOSTS, &["spoke-d1", "spoke-d2"])?;
+        let more = more(&world)?;
         for name in ["hub", "spoke-d1", "spoke-d2"] {
             let secret = world.namespace(name)?.directory().join("fleet.secret");
             std::fs::write(&secret, SECRET)?;
@@ -57,7 +66,7 @@ impl Running {
                     format!(
                         "{secret}{config}\n[routes]\ntables = \"zone\"\nsource_dest_check = \"off\"\n\
                          siblings = {{ service = \"nat\", env = \"prod\" }}\n\
-                         [self_test]\ntargets = [\"{WEB}:80\"]\n"
+                         [self_test]\ntargets = [\"{WEB}:80\"]\n{more}"
                     )
                 }
             };
@@ -67,12 +76,10 @@ impl Running {
         let running = Self { world, fabric };
         running.wait_until_led("host-d1", "spoke-d1")?;
         running.wait_until_led("host-d2", "spoke-d2")?;
-        running.is_seen_as("host-d1", "spoke-d1")?;
-        running.is_seen_as("host-d2", "spoke-d2")?;
         Ok(running)
     }
 
-    fn wait_until_led(&self, host: &str, spoke: &str) -> Result<()> {
+    pub(crate) fn wait_until_led(&self, host: &str, spoke: &str) -> Result<()> {
         wait_until(
             &format!("{host} to be led to {spoke}"),
             PATIENCE * 3,
@@ -88,13 +95,13 @@ impl Running {
         sees(&self.world, host, WEB, public_address(&self.world, spoke)?)
     }
 
-    fn routes(&self, spoke: &str) -> Result<RoutesStatus> {
+    pub(crate) fn routes(&self, spoke: &str) -> Result<RoutesStatus> {
         let status = self.world.daemon(spoke)?.status()?;
         Ok(status.routes.unwrap_or_default())
     }
 
     /// Every spoke knows that the other is well.
-    fn wait_until_all_is_well(&self) -> Result<()> {
+    pub(crate) fn wait_until_all_is_well(&self) -> Result<()> {
         for spoke in ["spoke-d1", "spoke-d2"] {
             wait_until(&format!("all to be well for {spoke}"), PATIENCE, || {
                 let routes = self.routes(spoke)?;

@@ -10,6 +10,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod address_fabric;
 pub mod cpu;
 pub mod daemon;
 pub mod deployment;

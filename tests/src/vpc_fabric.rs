@@ -49,6 +49,7 @@ type Routes = BTreeMap<(&'static str, String), String>;
 pub struct Fabric {
     stop: Arc<AtomicBool>,
     moves: Arc<Mutex<Vec<Moved>>>,
+    first: &'static str,
     thread: Option<JoinHandle<Result<()>>>,
 }
 
@@ -101,7 +102,7 @@ impl Fabric {
             ],
         )?;
         let router = world.router(vpc)?;
-        let mut tables = BTreeMap::new();
+        let mut tables: BTreeMap<String, Follower> = BTreeMap::new();
         for follower in followers {
             let table = ec2.call(region, "CreateRouteTable", &[("VpcId", id.as_str())])?;
             let table = crate::moto::text_of(&table, "routeTableId")?;
@@ -126,6 +127,7 @@ impl Fabric {
             .collect::<Result<_>>()?;
         let stop = Arc::new(AtomicBool::new(false));
         let moves = Arc::new(Mutex::new(Vec::new()));
+        let first = tables.values().next().context("nobody to follow")?.host;
         let following = Following {
             ec2,
             region: region.clone(),
@@ -139,6 +141,7 @@ impl Fabric {
         Ok(Self {
             stop,
             moves,
+            first,
             thread: Some(thread),
         })
     }
@@ -156,6 +159,11 @@ impl Fabric {
             .iter()
             .rfind(|moved| moved.host == host && moved.destination == "0.0.0.0/0");
         last.map(|moved| moved.to)
+    }
+
+    /// The follower whose route table has the lowest id.
+    pub fn first(&self) -> &'static str {
+        self.first
     }
 
     /// Stops following, and tells whether anything went wrong.

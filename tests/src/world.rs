@@ -306,6 +306,11 @@ impl World {
         Ok(&self.vpc(vpc)?.router)
     }
 
+    /// Where the internet finds a VPC's router.
+    pub fn uplink(&self, vpc: &str) -> Result<Ipv4Addr> {
+        Ok(self.vpc(vpc)?.uplink.far())
+    }
+
     /// The namespace of the internet.
     pub const fn internet(&self) -> &Namespace {
         &self.internet.namespace

@@ -90,6 +90,16 @@ impl SdkContext {
         Self { config }
     }
 
+    /// The same by new connections: those that were made from an address that this host
+    /// has no more end nowhere, and each is found out only by waiting.
+    #[must_use]
+    pub fn with_new_connections(&self) -> Self {
+        let config = self.config.to_builder().http_client(http_client());
+        Self {
+            config: config.build(),
+        }
+    }
+
     /// What other services of AWS are asked with, by their FIPS 140 endpoints if
     /// so wanted; a request may take `timeout` with all its retries.
     pub(crate) fn sdk(&self, fips: bool, timeout: Duration) -> SdkConfig {

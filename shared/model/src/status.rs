@@ -11,7 +11,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::config::spoke::Protocol;
-use crate::id::{AccountId, InstanceId, Region, RouteTableId, VpcId, Zone};
+use crate::id::{AccountId, AllocationId, InstanceId, Region, RouteTableId, VpcId, Zone};
 use crate::inventory::{Fate, HeldRemovals, Partition, TagProblem, Transport};
 use crate::key::PublicKey;
 use crate::net::Supernet;
@@ -90,6 +90,28 @@ pub struct RoutesStatus {
     pub moved: u64,
     /// Those of them that were taken over from another.
     pub taken_over: u64,
+    /// The Elastic IP; `None` when the config names none.
+    #[serde(default)]
+    pub address: Option<AddressStatus>,
+}
+
+/// The Elastic IP that a spoke has, or is to have.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AddressStatus {
+    /// Which the config names, in words.
+    pub wanted: String,
+    /// The one that is here.
+    pub allocation: Option<AllocationId>,
+    /// The address itself.
+    pub address: Option<IpAddr>,
+    /// Since when it is known to be here.
+    pub since: Option<Timestamp>,
+    /// The instance that has the one address that several spokes name.
+    pub at: Option<InstanceId>,
+    /// What is in the way.
+    pub problem: Option<String>,
+    /// How often this spoke took one or gave one away since it started.
+    pub moved: u64,
 }
 
 /// Another spoke of the VPC.

@@ -254,8 +254,17 @@ impl Address {
                 self.moving = Some((one.clone(), now));
                 Some(one)
             }
-            Choice::Nothing | Choice::Wait | Choice::SeeRoutes => None,
+            Choice::Nothing => {
+                self.failures.clear();
+                None
+            }
+            Choice::Wait | Choice::SeeRoutes => None,
         }
+    }
+
+    /// Whether a move that failed is still to be made.
+    pub fn is_failing(&self) -> bool {
+        !self.failures.is_empty()
     }
 
     /// EC2 did not tell where they are.

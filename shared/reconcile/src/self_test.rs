@@ -19,8 +19,10 @@
 
 use std::collections::VecDeque;
 use std::fmt;
-use std::net::{Ipv4Addr, SocketAddrV4};
+use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
 use std::time::{Duration, Instant};
+
+use ipnet::IpNet;
 
 use self::packet::{Answer, Connection};
 use crate::interface::InterfaceName;
@@ -41,6 +43,20 @@ pub fn interface() -> InterfaceName {
         Ok(name) => name,
         Err(error) => unreachable!("{error}"),
     }
+}
+
+/// Targets that prove nothing, in words: the VPC's own addresses, which no NAT leads
+/// to. The config file cannot be asked that, as it does not name the VPC.
+pub fn inside_vpc(targets: &[SocketAddr], vpc_cidrs: &[IpNet]) -> Vec<String> {
+    let inside = targets.iter().filter_map(|target| {
+        let mut cidrs = vpc_cidrs.iter();
+        let cidr = cidrs.find(|cidr| cidr.contains(&target.ip()))?;
+        Some(format!(
+            "self_test.targets: {target} is inside {cidr} of the VPC, which is not masqueraded; \
+             expected an address of the internet"
+        ))
+    });
+    inside.collect()
 }
 
 /// A target that takes longer does not answer.

@@ -479,9 +479,7 @@ impl Takeover {
     /// Whether a change that [`Self::looked`] asked for may still be made: to be asked
     /// before any of them is begun. If not, it is off.
     pub fn still(&mut self, change: &RouteChange, now: Instant) -> bool {
-        self.wake(now);
-        self.own.judge(now);
-        let still = self.is_wanted(change);
+        let still = self.is_wanted(change, now);
         if !still {
             self.moving.retain(|(one, _)| one.change != *change);
         }
@@ -490,7 +488,9 @@ impl Takeover {
 
     /// The same by what is known so far, of a change that was begun: to be asked just
     /// before EC2 is, as those before it take their time.
-    pub fn is_wanted(&self, change: &RouteChange) -> bool {
+    pub fn is_wanted(&mut self, change: &RouteChange, now: Instant) -> bool {
+        self.wake(now);
+        self.own.judge(now);
         let mut moving = self.moving.iter();
         let found = moving.find(|(one, _)| one.change == *change);
         found.is_some_and(|(one, _)| match &one.why {

@@ -284,6 +284,24 @@ fn routes(page: &mut Page, status: &Status, routes: &RoutesStatus) {
         "Those of them that it took over from a spoke that was lost or sick.",
         one(number(routes.taken_over)),
     );
+    let Some(address) = &routes.address else {
+        return;
+    };
+    page.gauge(
+        "privnet_address_held",
+        "Whether the Elastic IP that the config names, or one of its pool, is here.",
+        one(truth(address.address.is_some())),
+    );
+    page.gauge(
+        "privnet_address_problem",
+        "Whether something keeps this spoke from having its Elastic IP, or from giving it away.",
+        one(truth(address.problem.is_some())),
+    );
+    page.counter(
+        "privnet_addresses_moved_total",
+        "Elastic IPs that this spoke took, or gave away.",
+        one(number(address.moved)),
+    );
 }
 
 /// What only a hub has to tell: what it keeps back, and who may talk.

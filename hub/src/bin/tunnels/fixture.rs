@@ -12,10 +12,10 @@ use privnet_model::key::PublicKey;
 use privnet_model::net::Supernet;
 use privnet_model::offload::{Offload, OffloadObstacle, OffloadReport, OffloadState};
 use privnet_model::status::{
-    ConnectionUse, DestinationUse, ExcludedCidr, Exclusion, FlowtableState, GatewayHealth,
-    GatewayRole, GatewayStatus, InterfaceStatus, Kept, NatStatus, Note, Origin, PartitionStatus,
-    Reason, Role, RouteStatus, RoutesStatus, RuleStatus, SiblingStatus, Status, Tunnel,
-    TunnelState,
+    AddressStatus, ConnectionUse, DestinationUse, ExcludedCidr, Exclusion, FlowtableState,
+    GatewayHealth, GatewayRole, GatewayStatus, InterfaceStatus, Kept, NatStatus, Note, Origin,
+    PartitionStatus, Reason, Role, RouteStatus, RoutesStatus, RuleStatus, SiblingStatus, Status,
+    Tunnel, TunnelState,
 };
 
 pub(crate) fn now() -> Timestamp {
@@ -394,6 +394,15 @@ pub(crate) fn nat_gateway() -> Status {
             }],
             moved: 3,
             taken_over: 1,
+            address: Some(AddressStatus {
+                wanted: "eipalloc-0123456789abcdef0".to_owned(),
+                allocation: None,
+                address: None,
+                since: None,
+                at: Some("i-0123456789abcdef2".parse().unwrap()),
+                problem: None,
+                moved: 1,
+            }),
         }),
         policy: Vec::new(),
         ..spoke

@@ -8,8 +8,8 @@ use jiff::Timestamp;
 use privnet_model::inventory::Transport;
 use privnet_model::offload::OffloadReport;
 use privnet_model::status::{
-    ConnectionUse, DestinationUse, GatewayStatus, InterfaceStatus, NatStatus, Origin,
-    PartitionStatus, RoutesStatus, RuleStatus, Status, Tunnel,
+    AddressStatus, ConnectionUse, DestinationUse, GatewayStatus, InterfaceStatus, NatStatus,
+    Origin, PartitionStatus, RoutesStatus, RuleStatus, Status, Tunnel,
 };
 use serde::Serialize;
 
@@ -297,12 +297,29 @@ fn routes(routes: &RoutesStatus) -> Vec<(&'static str, Vec<String>)> {
         moved => vec![format!("{moved}, {} taken over", routes.taken_over)],
     };
     let escaped = |text: String| escape(&text).into_owned();
+    let address = routes.address.iter().map(address);
     vec![
         ("self-test", vec![escaped(well)]),
+        ("address", address.map(escaped).collect()),
         ("siblings", siblings.map(escaped).collect()),
         ("routes", led.collect()),
         ("routes moved", moved),
     ]
+}
+
+/// The Elastic IP, or where it is and why it is not here.
+fn address(address: &AddressStatus) -> String {
+    if let (Some(here), Some(allocation), Some(since)) =
+        (address.address, &address.allocation, address.since)
+    {
+        return format!("{here} ({allocation}) since {since:.0}");
+    }
+    let wanted = &address.wanted;
+    match (&address.at, &address.problem) {
+        (Some(at), None) => format!("none: {wanted} is at {at}"),
+        (_, Some(problem)) => format!("none: {problem}"),
+        (None, None) => format!("none yet of {wanted}"),
+    }
 }
 
 fn nat(nat: &NatStatus) -> Vec<(&'static str, Vec<String>)> {

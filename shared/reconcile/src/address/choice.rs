@@ -84,11 +84,15 @@ impl Address {
         if !around.may_take || self.seen.iter().any(mine) {
             return Choice::Nothing;
         }
-        let mut free = self.seen.iter().filter(|one| one.holder.is_none());
-        let free = free.find(|one| !self.has_failed(one, now));
-        free.map_or(Choice::Nothing, |one| {
-            Choice::Move(moved(one, &around.interface, AddressReason::Free))
-        })
+        let free = self.seen.iter().filter(|one| one.holder.is_none());
+        let mut choice = Choice::Nothing;
+        for one in free {
+            choice = Choice::Wait;
+            if !self.has_failed(one, now) {
+                return Choice::Move(moved(one, &around.interface, AddressReason::Free));
+            }
+        }
+        choice
     }
 
     fn the_one(&self, around: &Around, now: Instant) -> Choice {

@@ -380,6 +380,19 @@ fn an_answer_that_does_not_know_the_connection_counts_for_nothing() {
     assert_eq!(simulation.test.report().verdict, Verdict::Well);
 }
 
+#[test]
+fn a_target_inside_the_vpc_is_told() {
+    let targets = [NEAR, "100.64.7.1:443"].map(|target| target.parse().unwrap());
+    let cidrs = ["10.1.0.0/16", "100.64.0.0/16"].map(|cidr| cidr.parse().unwrap());
+    assert_eq!(
+        inside_vpc(&targets, &cidrs),
+        [
+            "self_test.targets: 100.64.7.1:443 is inside 100.64.0.0/16 of the VPC, which is not \
+             masqueraded; expected an address of the internet"
+        ]
+    );
+}
+
 proptest! {
     #[test]
     fn nothing_that_comes_in_panics_or_counts(

@@ -10,7 +10,7 @@ use privnet_model::inventory::{Fate, HeldRemovals, Partition};
 use privnet_model::key::PublicKey;
 use privnet_model::net::Supernet;
 use privnet_model::offload::{Offload, OffloadObstacle};
-use privnet_model::status::{Kept, Reason, RouteStatus, RuleStatus, SiblingStatus};
+use privnet_model::status::{AddressStatus, Kept, Reason, RouteStatus, RuleStatus, SiblingStatus};
 
 use super::*;
 
@@ -219,7 +219,47 @@ fn serving() -> RoutesStatus {
         ],
         moved: 5,
         taken_over: 2,
+        address: None,
     }
+}
+
+#[test]
+fn a_spoke_with_an_address_of_its_own_tells_whether_it_has_it() {
+    let with = |address: Option<&str>| {
+        let address = AddressStatus {
+            wanted: "the pool service=nat".to_owned(),
+            allocation: address.map(|_| "eipalloc-00000001".parse().unwrap()),
+            address: address.map(|address| address.parse().unwrap()),
+            since: None,
+            at: None,
+            problem: address.is_none().then(|| "all are in use".to_owned()),
+            moved: 3,
+        };
+        let routes = RoutesStatus {
+            address: Some(address),
+            ..serving()
+        };
+        let page = render(&Status {
+            routes: Some(routes),
+            ..spoke()
+        });
+        let page = page.unwrap();
+        check(&page);
+        page
+    };
+    let page = with(Some("198.51.100.7"));
+    for line in [
+        "privnet_address_held 1",
+        "privnet_address_problem 0",
+        "privnet_addresses_moved_total 3",
+    ] {
+        assert!(page.lines().any(|it| it == line), "{line} in {page}");
+    }
+    let page = with(None);
+    for line in ["privnet_address_held 0", "privnet_address_problem 1"] {
+        assert!(page.lines().any(|it| it == line), "{line} in {page}");
+    }
+    assert!(!render(&spoke()).unwrap().contains("privnet_address"));
 }
 
 #[test]

@@ -1,0 +1,85 @@
+//! What is shown of it, and what is kept for the next start.
+
+use std::time::Instant;
+
+use jiff::Timestamp;
+use privnet_model::status::{RouteStatus, RoutesStatus, SiblingStatus};
+use privnet_reconcile::address::Around;
+use privnet_reconcile::takeover::Memory;
+
+use super::View;
+use super::server::Server;
+
+impl Server {
+    pub(super) fn save(&mut self) {
+        let memory = self.takeover.memory(Instant::now(), Timestamp::now());
+        let error = self.start.state.save(&memory, Timestamp::now()).err();
+        self.state_problem = error.map(|error| {
+            let path = self.start.state.path().display();
+            format!("{path}: {:#}", anyhow::Error::from(error))
+        });
+        self.saved = Some(memory);
+    }
+
+    /// Keeps what a restart must know, and shows the rest.
+    pub(super) fn show(&mut self) {
+        let now = Instant::now();
+        let memory = self.takeover.memory(now, Timestamp::now());
+        let same = |saved: &Memory| {
+            saved.spokes == memory.spokes
+                && saved.hold_seconds == memory.hold_seconds
+                && saved.running == memory.running
+        };
+        if !self.saved.as_ref().is_some_and(same) {
+            self.save();
+        }
+        let around = self.takeover.around(now);
+        let home = self.takeover.home();
+        let routes = self.takeover.holders().iter();
+        let routes = routes.map(|(place, spoke)| RouteStatus {
+            table: place.table.clone(),
+            destination: place.destination,
+            spoke: Some(spoke.clone()),
+            home: home.contains(&place.table),
+        });
+        let siblings = self.takeover.siblings();
+        let siblings = siblings.map(|(instance, state)| SiblingStatus {
+            instance: instance.clone(),
+            state: state.to_string(),
+        });
+        let view = View {
+            status: RoutesStatus {
+                sick: self.sick(),
+                siblings: siblings.collect(),
+                routes: routes.collect(),
+                moved: self.moved,
+                taken_over: self.taken_over,
+                address: self.addresses.as_ref().map(|one| one.status(&around)),
+            },
+            problems: self.problems(&around),
+        };
+        self.start.show.send_if_modified(|shown| {
+            let news = *shown != view;
+            *shown = view;
+            news
+        });
+    }
+
+    fn problems(&self, around: &Around) -> Vec<String> {
+        let addresses = self.addresses.iter();
+        let addresses = addresses.flat_map(|one| one.problems(around));
+        let sick = self.sick();
+        let sick = sick.map(|why| format!("serves no VPC routes: {why}"));
+        sick.iter()
+            .chain(&self.port_problem)
+            .chain(&self.siblings.problem)
+            .chain(&self.tables.problem)
+            .chain(&self.check.problem)
+            .chain(&self.state_problem)
+            .chain(self.failures.iter().map(|(_, problem)| problem))
+            .chain(&self.conflicts)
+            .cloned()
+            .chain(addresses)
+            .collect()
+    }
+}
