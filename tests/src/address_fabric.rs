@@ -1,7 +1,9 @@
 //! A VPC's internet gateway in force: which public address an instance has is what
-//! EC2's API says of its Elastic IP, a moment later, as in EC2. An instance without one
-//! has the address that it was launched with. What was said by an address that is gone
-//! is not answered, also in connections that are established.
+//! EC2's API says of its Elastic IP, a moment later, as in EC2. An instance from which
+//! one was taken has none at all for a while, then the one that it was launched with
+//! (EC2 gives it another, "within a few minutes"). What was said by an address that is
+//! gone is not answered: EC2 lets open connections go on for a time, which nobody may
+//! rely on.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -10,7 +12,7 @@ use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use privnet_model::id::Region;
@@ -22,6 +24,9 @@ use crate::world::World;
 
 /// How often the API is asked.
 const INTERVAL: Duration = Duration::from_millis(100);
+
+/// How long an instance has no public address after it lost its Elastic IP.
+const WITHOUT: Duration = Duration::from_secs(8);
 
 /// Public addresses by the name of the instance.
 type Public = BTreeMap<&'static str, Ipv4Addr>;
@@ -66,6 +71,8 @@ struct Following {
     /// By interface.
     spokes: BTreeMap<String, Spoke>,
     public: Arc<Mutex<Public>>,
+    /// When an instance lost its Elastic IP.
+    lost: BTreeMap<&'static str, Instant>,
     /// How often addresses were mapped: connections from before are another zone's.
     mapped: u32,
 }
@@ -96,6 +103,7 @@ impl AddressFabric {
             uplink: world.uplink(vpc)?,
             spokes: known,
             public: Arc::clone(&public),
+            lost: BTreeMap::new(),
             mapped: 0,
         };
         let stop = Arc::new(AtomicBool::new(false));
@@ -134,8 +142,19 @@ impl Drop for AddressFabric {
 impl Following {
     fn run(mut self, stop: &AtomicBool) -> Result<()> {
         while !stop.load(Ordering::Relaxed) {
-            let now = self.described()?;
             let before = self.mapped_now();
+            let mut now = self.described()?;
+            for spoke in self.spokes.values() {
+                if now.contains_key(spoke.name) {
+                    self.lost.remove(spoke.name);
+                } else if before.get(spoke.name).is_some_and(|old| *old != spoke.own) {
+                    self.lost.insert(spoke.name, Instant::now());
+                }
+                let lost = self.lost.get(spoke.name);
+                if lost.is_none_or(|lost| lost.elapsed() >= WITHOUT) {
+                    now.entry(spoke.name).or_insert(spoke.own);
+                }
+            }
             if now != before {
                 self.map(&before, &now)?;
                 *self.public.lock().unwrap_or_else(PoisonError::into_inner) = now;
@@ -150,16 +169,12 @@ impl Following {
         public.unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Who has which address by what the API says. moto lets an instance keep the one
+    /// Who has which Elastic IP by what the API says. moto lets an instance keep the one
     /// that it was launched with beside another, which EC2 would take away.
     fn described(&self) -> Result<Public> {
         let answer = self.ec2.call(&self.region, "DescribeAddresses", &[])?;
         let document = Document::parse(&answer)?;
-        let mut public: Public = self
-            .spokes
-            .values()
-            .map(|one| (one.name, one.own))
-            .collect();
+        let mut public = Public::new();
         let text = |node: &roxmltree::Node<'_, '_>, name: &str| {
             let mut children = node.children();
             let child = children.find(|child| child.tag_name().name() == name)?;
@@ -187,29 +202,35 @@ impl Following {
             let spokes = self.spokes.values();
             spokes.filter(|spoke| before.get(spoke.name) != now.get(spoke.name))
         };
-        for spoke in changed() {
-            let (old, private) = (before[spoke.name], spoke.private);
+        let having = |public: &Public| {
+            let each = changed().map(|spoke| Some((*public.get(spoke.name)?, spoke.private)));
+            each.flatten().collect::<Vec<_>>()
+        };
+        for (old, private) in having(before) {
             write!(
                 script,
                 "delete element ip igw public {{ {old} : {private} }};\
-                 delete element ip igw private {{ {private} : {old} }};"
+                 delete element ip igw private {{ {private} : {old} }};\
+                 delete element ip igw mapped {{ {private} }};"
             )?;
         }
-        for spoke in changed() {
-            let (new, private) = (now[spoke.name], spoke.private);
+        for (new, private) in having(now) {
             write!(
                 script,
                 "add element ip igw public {{ {new} : {private} }};\
-                 add element ip igw private {{ {private} : {new} }};"
+                 add element ip igw private {{ {private} : {new} }};\
+                 add element ip igw mapped {{ {private} }};"
             )?;
         }
         // An internet gateway remembers nothing; this one would go on to translate what
         // is established. In a zone of its own it is not found any more.
-        script += "table ip zones; delete table ip zones; table ip zones { chain zones { \
+        script += "add table ip zones; delete table ip zones; table ip zones { chain zones { \
                    type filter hook prerouting priority raw; ";
         for (number, spoke) in (1_u32..).zip(self.spokes.values()) {
-            let (private, public) = (spoke.private, now[spoke.name]);
-            let zone = self.mapped * 16 + number;
+            let Some(public) = now.get(spoke.name) else {
+                continue;
+            };
+            let (private, zone) = (spoke.private, self.mapped * 16 + number);
             write!(
                 script,
                 "iifname != \"uplink\" ip saddr {private} ct zone set {zone}; \

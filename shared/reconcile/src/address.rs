@@ -40,7 +40,7 @@ use choice::Choice;
 const CALM_LOOK: Duration = Duration::from_secs(30);
 /// While an address is missing, or is where it should not be.
 const UNEASY_LOOK: Duration = Duration::from_secs(5);
-/// Between looks that failed.
+/// Between looks that failed while there is no more time than that.
 const HASTY_LOOK: Duration = Duration::from_secs(1);
 /// A look or move of which nobody told the end for so long has none.
 const FORGOTTEN: Duration = Duration::from_secs(10);
@@ -210,7 +210,8 @@ impl Address {
         }
         let choice = self.choose(around, now);
         let pause = match &choice {
-            _ if !self.sees => HASTY_LOOK,
+            _ if !self.sees && around.leaving.is_some() => HASTY_LOOK,
+            _ if !self.sees => UNEASY_LOOK,
             _ if self.seen_at.is_none() || !self.has_seen_since_leaving(around) => Duration::ZERO,
             Choice::Move(_) => Duration::ZERO,
             Choice::Wait | Choice::SeeRoutes => UNEASY_LOOK,
