@@ -14,7 +14,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail, ensure};
 use privnet_model::id::Region;
 use roxmltree::Document;
 
@@ -52,7 +52,8 @@ pub fn allocate(
 pub struct AddressFabric {
     stop: Arc<AtomicBool>,
     public: Arc<Mutex<Public>>,
-    thread: Option<JoinHandle<Result<()>>>,
+    failure: Arc<Mutex<Option<String>>>,
+    thread: Option<JoinHandle<()>>,
 }
 
 struct Spoke {
@@ -108,27 +109,43 @@ impl AddressFabric {
         };
         let stop = Arc::new(AtomicBool::new(false));
         let stopped = Arc::clone(&stop);
-        let thread = std::thread::spawn(move || following.run(&stopped));
+        let failure = Arc::new(Mutex::new(None));
+        let failed = Arc::clone(&failure);
+        let thread = std::thread::spawn(move || {
+            if let Err(error) = following.run(&stopped) {
+                let mut failed = failed.lock().unwrap_or_else(PoisonError::into_inner);
+                *failed = Some(format!("{error:#}"));
+            }
+        });
         Ok(Self {
             stop,
             public,
+            failure,
             thread: Some(thread),
         })
     }
 
-    /// The address by which the internet knows a spoke.
-    pub fn of(&self, spoke: &str) -> Option<Ipv4Addr> {
+    /// The address by which the internet knows a spoke, if it has any.
+    pub fn of(&self, spoke: &str) -> Result<Option<Ipv4Addr>> {
+        self.check()?;
         let public = self.public.lock();
         let public = public.unwrap_or_else(PoisonError::into_inner);
-        public.get(spoke).copied()
+        Ok(public.get(spoke).copied())
     }
 
     /// Stops following, and tells whether anything went wrong.
     pub fn end(mut self) -> Result<()> {
         self.stop.store(true, Ordering::Relaxed);
-        match self.thread.take().map(JoinHandle::join) {
-            Some(Ok(result)) => result,
-            Some(Err(_)) | None => Ok(()),
+        let ended = self.thread.take().map(JoinHandle::join);
+        ensure!(ended.is_some_and(|ended| ended.is_ok()), "it panicked");
+        self.check()
+    }
+
+    fn check(&self) -> Result<()> {
+        let failure = self.failure.lock();
+        match failure.unwrap_or_else(PoisonError::into_inner).as_ref() {
+            Some(failure) => bail!("the internet gateway: {failure}"),
+            None => Ok(()),
         }
     }
 }
@@ -237,7 +254,7 @@ impl Following {
                  iifname \"uplink\" ip daddr {public} ct zone set {zone}; "
             )?;
         }
-        script += "} }";
+        script += "}; };";
         run(Command::new("ip")
             .args(["netns", "exec", &self.router, "nft"])
             .arg(script))?;

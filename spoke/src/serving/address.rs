@@ -61,12 +61,18 @@ impl Addresses {
 
     pub(super) fn status(&self, around: &Around) -> AddressStatus {
         let held = self.machine.held();
+        let holder = self.machine.holder();
+        let interface = holder.and_then(|holder| holder.interface.as_ref());
+        let at = match interface.and_then(|interface| around.spokes.get(interface)) {
+            Some(sibling) => Some(sibling.instance.clone()),
+            None => holder.and_then(|holder| holder.instance.clone()),
+        };
         AddressStatus {
             wanted: self.config.to_string(),
             allocation: held.map(|held| held.allocation.clone()),
             address: held.map(|held| held.address),
             since: held.map(|held| held.since),
-            at: self.machine.holder().and_then(|one| one.instance.clone()),
+            at,
             problem: self.problems(around).next(),
             moved: self.machine.moved(),
         }
