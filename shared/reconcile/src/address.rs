@@ -252,8 +252,8 @@ impl Address {
         });
         match self.choose(around, now) {
             Choice::Move(one) => {
-                self.moving = Some((one.clone(), now));
-                Some(one)
+                self.moving = Some(((*one).clone(), now));
+                Some(*one)
             }
             Choice::Nothing => {
                 self.failures.clear();

@@ -30,7 +30,7 @@ pub(super) enum News {
     /// Where the addresses are; nothing if it did not say.
     Looked(Option<Vec<ElasticAddress>>),
     /// What came of a move; nothing if that is not known.
-    Moved(Option<Moved>),
+    Moved(Option<Box<Moved>>),
 }
 
 impl Addresses {
@@ -88,7 +88,7 @@ impl Addresses {
     }
 }
 
-async fn moved(moving: &mut Option<JoinHandle<Moved>>) -> Option<Moved> {
+async fn moved(moving: &mut Option<JoinHandle<Moved>>) -> Option<Box<Moved>> {
     let Some(task) = moving else {
         return std::future::pending().await;
     };
@@ -97,6 +97,7 @@ async fn moved(moving: &mut Option<JoinHandle<Moved>>) -> Option<Moved> {
     result
         .inspect_err(|error| warn!(%error, "moving an Elastic IP broke off"))
         .ok()
+        .map(Box::new)
 }
 
 impl Server {
@@ -166,7 +167,8 @@ impl Server {
                 asked_to_move = true;
                 addresses.machine.applied(None, now, wall);
             }
-            News::Moved(Some((done, outcome))) => {
+            News::Moved(Some(moved)) => {
+                let (done, outcome) = *moved;
                 asked_to_move = true;
                 let told = outcome.as_ref().ok();
                 addresses.machine.applied(told, now, wall);

@@ -16,7 +16,7 @@ pub(super) enum Choice {
     Wait,
     /// It depends on where the routes lead now.
     SeeRoutes,
-    Move(AddressMove),
+    Move(Box<AddressMove>),
 }
 
 impl Address {
@@ -168,14 +168,14 @@ fn wanted(
     })
 }
 
-fn moved(one: &ElasticAddress, to: &InterfaceId, why: AddressReason) -> AddressMove {
-    AddressMove {
+fn moved(one: &ElasticAddress, to: &InterfaceId, why: AddressReason) -> Box<AddressMove> {
+    Box::new(AddressMove {
         allocation: one.allocation.clone(),
         address: one.address,
         to: to.clone(),
         from: one.holder.clone(),
         why,
-    }
+    })
 }
 
 fn describe(holder: &AddressHolder) -> String {
