@@ -24,11 +24,11 @@
 
 mod around;
 mod decide;
+mod memory;
 mod own;
 mod sibling;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fmt;
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
@@ -36,13 +36,17 @@ use ipnet::IpNet;
 use jiff::Timestamp;
 use privnet_model::config::spoke::TableSelection;
 use privnet_model::health::{Condition, HealthReport};
-use privnet_model::id::{InstanceId, InterfaceId, RouteTableId, Zone};
+use privnet_model::id::{InstanceId, InterfaceId, RouteTableId};
 use privnet_model::vpc::{self, RouteAction, RouteChange, RouteOutcome, RouteTable, Siblings};
-use serde::{Deserialize, Serialize};
 
-use crate::vpc_route::{Conflict, Holder, Place, Spokes, holder, home_tables};
+use crate::vpc_route::{Holder, Place, Spokes, holder, home_tables};
+use around::Keeps;
 use own::{CALM, Own};
 use sibling::Sibling;
+
+pub use decide::{Decision, Move, Reason};
+pub use memory::{Memory, Remembered};
+pub use sibling::SiblingState;
 
 /// How much later than the one before it the next in the order moves a route. A
 /// request to EC2 takes some tenths of a second, there are two of them, and two spokes
@@ -83,132 +87,6 @@ pub struct Setup {
     pub test_interval: Duration,
 }
 
-/// What must outlive a restart.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Memory {
-    /// Spokes to which routes may still lead.
-    #[serde(default)]
-    pub spokes: Vec<Remembered>,
-    /// How long this one has to be well before it takes its tables back, in seconds.
-    #[serde(default)]
-    pub hold_seconds: u64,
-    /// When it was lost or sick last.
-    #[serde(default)]
-    pub lost: Option<Timestamp>,
-    /// Whether it was running, and did not stop as planned.
-    #[serde(default)]
-    pub running: bool,
-}
-
-/// A spoke that EC2 may not describe any more.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Remembered {
-    /// The instance.
-    pub instance: InstanceId,
-    /// Its interface.
-    pub interface: InterfaceId,
-    /// Its zone.
-    pub zone: Zone,
-    /// When it was launched.
-    pub launched: Timestamp,
-    /// Its private address.
-    pub address: IpAddr,
-}
-
-/// How a sibling is.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case", tag = "state")]
-pub enum SiblingState {
-    /// It has not answered yet, and not failed to for long enough.
-    Unheard,
-    /// It can carry traffic.
-    Well,
-    /// It says that it cannot.
-    Sick {
-        /// Why.
-        why: String,
-    },
-    /// It says that it has just started, and cannot yet.
-    Starting {
-        /// Why not.
-        why: String,
-    },
-    /// It says that it is about to stop.
-    Leaving,
-    /// It does not answer.
-    Lost,
-}
-
-impl fmt::Display for SiblingState {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Unheard => f.pad("unheard"),
-            Self::Well => f.pad("well"),
-            Self::Sick { why } => f.pad(&format!("sick: {why}")),
-            Self::Starting { why } => f.pad(&format!("starting: {why}")),
-            Self::Leaving => f.pad("leaving"),
-            Self::Lost => f.pad("lost"),
-        }
-    }
-}
-
-/// A route to change now, and why.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Move {
-    /// The change.
-    pub change: RouteChange,
-    /// Why.
-    pub why: Reason,
-}
-
-/// Why a route is changed.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Reason {
-    /// A home table lacks it.
-    Missing,
-    /// It leads to a sibling that cannot carry it.
-    Takeover {
-        /// The sibling.
-        from: InstanceId,
-        /// How it is.
-        state: SiblingState,
-    },
-    /// A sibling stood in, and need not any more.
-    GiveBack {
-        /// The sibling.
-        from: InstanceId,
-    },
-    /// This spoke is about to stop.
-    HandOver {
-        /// Who has it from now on.
-        to: InstanceId,
-    },
-}
-
-impl fmt::Display for Reason {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Missing => f.write_str("it was missing"),
-            Self::Takeover { from, state } => write!(f, "it led to {from}, which is {state}"),
-            Self::GiveBack { from } => write!(f, "it is this spoke's own; {from} stood in"),
-            Self::HandOver { to } => write!(f, "this spoke is about to stop; {to} stands in"),
-        }
-    }
-}
-
-/// What follows from a look at the tables.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Decision {
-    /// What to change, at once and in this order. Before each ask [`Takeover::still`], or
-    /// [`Takeover::is_wanted`] if several are under way; the end of each is to be told.
-    pub moves: Vec<Move>,
-    /// Which of the routes that this spoke should have are somebody else's.
-    pub conflicts: Vec<Conflict>,
-    /// Home routes that lead here.
-    pub in_order: BTreeSet<Place>,
-}
-
 /// The state of one spoke. Every method takes the time; all are cheap.
 #[derive(Debug, Clone)]
 pub struct Takeover {
@@ -241,15 +119,6 @@ pub struct Takeover {
     keeps: Keeps,
     /// Whether somebody waits for the next look.
     hastened: bool,
-}
-
-/// Who is worth knowing though no route leads there and EC2 does not describe it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-enum Keeps {
-    Nobody,
-    /// Who that is will be told.
-    Untold,
-    One(InterfaceId),
 }
 
 impl Takeover {

@@ -5,12 +5,21 @@ use std::time::{Duration, Instant};
 
 use privnet_model::id::InterfaceId;
 
-use super::{Keeps, SiblingState, Takeover};
+use super::{SiblingState, Takeover};
 use crate::address::{Around, Other, OtherState};
 
 /// Tables described longer ago say nothing of where the routes lead now: what they say
 /// is looked up again first.
 const RECENT: Duration = Duration::from_secs(3);
+
+/// Who is worth knowing though no route leads there and EC2 does not describe it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Keeps {
+    Nobody,
+    /// Who that is will be told.
+    Untold,
+    One(InterfaceId),
+}
 
 impl Takeover {
     /// The routes and the siblings, as far as an address depends on them.

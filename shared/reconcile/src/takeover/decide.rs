@@ -2,16 +2,73 @@
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 use privnet_model::id::{InstanceId, RouteTableId, Zone};
-use privnet_model::vpc::RouteTable;
+use privnet_model::vpc::{RouteChange, RouteTable};
 
 use super::own::HOLD;
 use super::sibling::Sibling;
-use super::{Decision, Move, Reason, STEP, SiblingState, Takeover};
-use crate::vpc_route::{Holder, Place, Wanted, holder, plan};
+use super::{STEP, SiblingState, Takeover};
+use crate::vpc_route::{Conflict, Holder, Place, Wanted, holder, plan};
+
+/// A route to change now, and why.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Move {
+    /// The change.
+    pub change: RouteChange,
+    /// Why.
+    pub why: Reason,
+}
+
+/// Why a route is changed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Reason {
+    /// A home table lacks it.
+    Missing,
+    /// It leads to a sibling that cannot carry it.
+    Takeover {
+        /// The sibling.
+        from: InstanceId,
+        /// How it is.
+        state: SiblingState,
+    },
+    /// A sibling stood in, and need not any more.
+    GiveBack {
+        /// The sibling.
+        from: InstanceId,
+    },
+    /// This spoke is about to stop.
+    HandOver {
+        /// Who has it from now on.
+        to: InstanceId,
+    },
+}
+
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Missing => f.write_str("it was missing"),
+            Self::Takeover { from, state } => write!(f, "it led to {from}, which is {state}"),
+            Self::GiveBack { from } => write!(f, "it is this spoke's own; {from} stood in"),
+            Self::HandOver { to } => write!(f, "this spoke is about to stop; {to} stands in"),
+        }
+    }
+}
+
+/// What follows from a look at the tables.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Decision {
+    /// What to change, at once and in this order. Before each ask [`Takeover::still`], or
+    /// [`Takeover::is_wanted`] if several are under way; the end of each is to be told.
+    pub moves: Vec<Move>,
+    /// Which of the routes that this spoke should have are somebody else's.
+    pub conflicts: Vec<Conflict>,
+    /// Home routes that lead here.
+    pub in_order: BTreeSet<Place>,
+}
 
 /// Where a spoke stands in the order of those that could move a route: who has been
 /// well for long, whose home the table is, who is in the zone of the one that is to be

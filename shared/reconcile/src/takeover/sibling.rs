@@ -2,6 +2,7 @@
 //! its silence is to be believed.
 
 use std::collections::BTreeSet;
+use std::fmt;
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
@@ -9,9 +10,10 @@ use jiff::Timestamp;
 use privnet_model::health::{Condition, HealthReport};
 use privnet_model::id::{InstanceId, InterfaceId, RouteTableId, Zone};
 use privnet_model::vpc;
+use serde::{Deserialize, Serialize};
 
+use super::Remembered;
 use super::own::{CALM, HOLD};
-use super::{Remembered, SiblingState};
 
 /// So many questions in a row without an answer are a loss,
 const LOST: u32 = 3;
@@ -26,6 +28,43 @@ const DOUBT: Duration = Duration::from_secs(5);
 const MOST_DOUBT: Duration = Duration::from_secs(600);
 /// Reports tell whole seconds, and take some time on the way.
 const SKEW: Duration = Duration::from_secs(2);
+
+/// How a sibling is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "state")]
+pub enum SiblingState {
+    /// It has not answered yet, and not failed to for long enough.
+    Unheard,
+    /// It can carry traffic.
+    Well,
+    /// It says that it cannot.
+    Sick {
+        /// Why.
+        why: String,
+    },
+    /// It says that it has just started, and cannot yet.
+    Starting {
+        /// Why not.
+        why: String,
+    },
+    /// It says that it is about to stop.
+    Leaving,
+    /// It does not answer.
+    Lost,
+}
+
+impl fmt::Display for SiblingState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Unheard => f.pad("unheard"),
+            Self::Well => f.pad("well"),
+            Self::Sick { why } => f.pad(&format!("sick: {why}")),
+            Self::Starting { why } => f.pad(&format!("starting: {why}")),
+            Self::Leaving => f.pad("leaving"),
+            Self::Lost => f.pad("lost"),
+        }
+    }
+}
 
 #[derive(Debug, Clone)]
 pub(super) struct Sibling {
