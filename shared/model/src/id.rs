@@ -90,6 +90,10 @@ id!(
     InterfaceId, "a network interface id (eni-…)", |text| is_resource(text, "eni-")
 );
 id!(
+    /// A security group, `sg-0123456789abcdef0`.
+    SecurityGroupId, "a security group id (sg-…)", |text| is_resource(text, "sg-")
+);
+id!(
     /// An Elastic IP address that an account holds, `eipalloc-0123456789abcdef0`.
     AllocationId, "an Elastic IP's allocation id (eipalloc-…)",
     |text| is_resource(text, "eipalloc-")

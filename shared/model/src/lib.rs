@@ -10,9 +10,11 @@
 
 pub mod admin;
 pub mod config;
+pub mod doctor;
 pub mod enrol;
 pub mod health;
 pub mod id;
+pub mod instance;
 pub mod inventory;
 pub mod ipsec;
 pub mod key;

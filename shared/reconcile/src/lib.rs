@@ -9,6 +9,7 @@
 pub mod address;
 pub mod alive;
 pub mod conntrack;
+pub mod doctor;
 pub mod explain;
 pub mod fleet;
 pub mod gateway;
