@@ -13,11 +13,13 @@ use privnet_model::config::hub::HubConfig;
 use privnet_model::enrol::{HUB, HUB_ADDRESS};
 use privnet_model::inventory::{Identity, Inventory, Partition};
 use privnet_model::key::{PrivateKey, PublicKey};
+use privnet_model::status::Role;
 use privnet_reconcile::fleet::{Carried, Fleet, Obstacle, PlannedTunnel, Site};
 use privnet_reconcile::memory::Memory;
 use privnet_reconcile::pin;
 use privnet_reconcile::policy::Policy;
 use privnet_runtime::command::{ConfigFile, Daemon};
+use privnet_runtime::doctor::Examination;
 use privnet_runtime::events::{Event, Events};
 use privnet_runtime::fleet_secret::Preshared;
 use privnet_runtime::key_file;
@@ -31,6 +33,7 @@ use tracing::{debug, info, warn};
 
 use self::reload::load_sites;
 use crate::cache::{Cache, Cached};
+use crate::doctor;
 use crate::enrolment::{self, Enrolment, Judged};
 use crate::gateways::Gateways;
 use crate::journal::{Journal, View, Watch};
@@ -100,6 +103,7 @@ impl Daemon for Hub {
     const ABOUT: &'static str = "The hub of the private network: finds its spokes through EC2, \
          keeps a tunnel to each and routes between them";
     const CONFIG: &'static str = "/etc/privnet/hub.toml";
+    const ROLE: Role = Role::Hub;
 
     fn parse(file: &str, text: &str) -> Result<HubConfig, ConfigErrors> {
         HubConfig::parse(file, text)
@@ -115,6 +119,10 @@ impl Daemon for Hub {
 
     fn doors(config: &HubConfig) -> (&Path, Option<SocketAddr>) {
         (&config.admin_socket, config.metrics)
+    }
+
+    async fn examine(config: HubConfig) -> Examination {
+        doctor::examine(config).await
     }
 
     /// Brings everything up that needs no API: with a state cache all tunnels

@@ -9,6 +9,7 @@
 #![forbid(unsafe_code)]
 
 mod cache;
+mod doctor;
 mod enrolment;
 mod gateways;
 mod hub;

@@ -27,6 +27,7 @@ use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::timeout;
 use tracing::warn;
 
+pub(crate) use start::memory_path;
 use start::{Start, memory_file};
 
 /// How long handing over may take when the spoke stops.

@@ -16,6 +16,7 @@ use privnet_model::status::{Role, Status};
 use privnet_reconcile::fleet::PlannedTunnel;
 use privnet_reconcile::self_test;
 use privnet_runtime::command::{ConfigFile, Daemon};
+use privnet_runtime::doctor::Examination;
 use privnet_runtime::events::{Answer, Event, Events};
 use privnet_runtime::fleet_secret::Preshared;
 use privnet_runtime::key_file;
@@ -27,6 +28,7 @@ use tokio::time::{Instant, Interval, MissedTickBehavior};
 use tracing::{error, info, warn};
 
 use self::rotation::Rotation;
+use crate::doctor;
 use crate::enrol::Enrolment;
 use crate::publish::{Published, Publisher};
 use crate::serving::{Local, Serving};
@@ -75,6 +77,7 @@ impl Daemon for Spoke {
     const ABOUT: &'static str = "A spoke of the private network: NAT egress for its VPC, and the \
          tunnel to the hub";
     const CONFIG: &'static str = "/etc/privnet/spoke.toml";
+    const ROLE: Role = Role::Spoke;
 
     fn parse(file: &str, text: &str) -> Result<SpokeConfig, ConfigErrors> {
         SpokeConfig::parse(file, text)
@@ -90,6 +93,10 @@ impl Daemon for Spoke {
 
     fn doors(config: &SpokeConfig) -> (&Path, Option<SocketAddr>) {
         (&config.admin_socket, config.metrics)
+    }
+
+    async fn examine(config: SpokeConfig) -> Examination {
+        doctor::examine(config).await
     }
 
     async fn start(

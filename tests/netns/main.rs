@@ -11,6 +11,7 @@
 mod addresses;
 mod bad_input;
 mod demo_network;
+mod doctor;
 mod dropin;
 mod enrolment;
 mod failover;
@@ -79,6 +80,8 @@ const TESTS: &[Test] = tests![
     policy::sites_that_may_not_talk_do_not_and_the_operator_is_told_why,
     failover::each_zone_of_a_vpc_is_reached_through_its_own_spoke,
     failover::a_gateway_that_hangs_is_replaced_within_seconds_and_comes_back,
+    doctor::a_healthy_spoke_is_well_and_everything_that_breaks_is_named,
+    doctor::a_healthy_hub_is_well_and_everything_that_breaks_is_named,
     dropin::another_listen_port_takes_the_peers_along,
     dropin::a_port_that_is_taken_is_refused_and_the_old_one_stays,
     dropin::peers_endpoints_keepalives_and_allowed_ips_change_without_a_lost_packet,

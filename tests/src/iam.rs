@@ -23,6 +23,8 @@ pub const ROUTES: &str = include_str!("../../ami/iam/routes-policy.json");
 pub const SOURCE_DEST_CHECK: &str = include_str!("../../ami/iam/source-dest-check-policy.json");
 /// What it needs in addition to have an Elastic IP.
 pub const ADDRESS: &str = include_str!("../../ami/iam/address-policy.json");
+/// What hub and spokes need in addition for all that `doctor` looks at.
+pub const DOCTOR: &str = include_str!("../../ami/iam/doctor-policy.json");
 /// Who may have the hub's and the spokes' role.
 pub const TRUST: &str = include_str!("../../ami/iam/trust-policy.json");
 /// What the hub may do in another account.
@@ -405,6 +407,29 @@ mod tests {
             for action in ["ec2:CreateTags", "ec2:DescribeImages", "iam:ListRoles"] {
                 assert_eq!(judge(action, "us-west-2"), Verdict::Silent, "{action}");
             }
+        }
+    }
+
+    #[test]
+    fn the_doctor_sees_in_its_region_what_surrounds_an_instance_and_changes_nothing() {
+        for action in [
+            "DescribeInstances",
+            "DescribeSecurityGroups",
+            "DescribeNetworkAcls",
+            "DescribeRouteTables",
+            "DescribeSubnets",
+        ] {
+            let action = &format!("ec2:{action}");
+            assert_eq!(describes(DOCTOR, action, "us-west-2"), Verdict::Allowed);
+            assert_eq!(describes(DOCTOR, action, "eu-west-1"), Verdict::Silent);
+        }
+        for action in [
+            "AuthorizeSecurityGroupIngress",
+            "CreateTags",
+            "DescribeImages",
+        ] {
+            let action = &format!("ec2:{action}");
+            assert_eq!(describes(DOCTOR, action, "us-west-2"), Verdict::Silent);
         }
     }
 

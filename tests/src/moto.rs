@@ -6,6 +6,8 @@
 //! account. This module stays away from what moto does otherwise than AWS (it
 //! accepts nonsense, and its terminated instances keep their interfaces).
 
+mod surroundings;
+
 use std::net::Ipv4Addr;
 use std::time::Duration;
 

@@ -105,6 +105,11 @@ impl Account {
         regions
     }
 
+    /// Whether EC2 is asked which regions there are.
+    pub(crate) fn polls_all_regions(&self) -> bool {
+        matches!(self.regions, Wanted::All(_))
+    }
+
     /// Asks EC2 which regions there are, if the account is polled in all. The
     /// error is one that leaves the account without an answer in its home region:
     /// EC2 has never listed the regions. Later failures only leave the list as it was.

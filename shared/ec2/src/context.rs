@@ -16,9 +16,12 @@ use aws_sdk_ec2::config::retry::RetryConfig;
 use aws_smithy_http_client::Builder;
 use aws_smithy_http_client::tls::Provider;
 use aws_smithy_http_client::tls::rustls_provider::CryptoMode;
+use aws_smithy_runtime_api::client::interceptors::SharedInterceptor;
 use privnet_model::id::Region;
 
+use crate::clock::AwsClock;
 use crate::completeness::{Completeness, RetryCutShort};
+use crate::signed::Service;
 
 /// Tries per request, the first included. With adaptive mode's back-off (up to
 /// 1, 2, 4 and 8 s) they span what EC2's throttling usually lasts.
@@ -31,6 +34,7 @@ pub(crate) const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 #[derive(Debug, Clone)]
 pub struct SdkContext {
     config: SdkConfig,
+    clock: Option<AwsClock>,
 }
 
 impl SdkContext {
@@ -48,6 +52,25 @@ impl SdkContext {
     async fn from_loader(loader: ConfigLoader) -> Self {
         Self {
             config: loader.load().await,
+            clock: None,
+        }
+    }
+
+    /// The same, but that each answer of EC2 tells this clock the time.
+    #[must_use]
+    pub fn telling(self, clock: &AwsClock) -> Self {
+        Self {
+            clock: Some(clock.clone()),
+            ..self
+        }
+    }
+
+    /// The name of the host by which EC2 is reached in this region, with its port;
+    /// `configured` is the endpoint of the config file, if that names one.
+    pub fn ec2_host(&self, region: &Region, configured: Option<&str>) -> String {
+        match configured {
+            Some(url) => host_of(&url.replace("{region}", region.as_str())),
+            None => host_of(&self.endpoint(Service::Ec2, region).0),
         }
     }
 
@@ -68,11 +91,15 @@ impl SdkContext {
             .connect_timeout(CONNECT_TIMEOUT)
             .operation_attempt_timeout(timeout / 2)
             .build();
-        aws_sdk_ec2::config::Builder::from(&self.config)
+        let mut config = aws_sdk_ec2::config::Builder::from(&self.config)
             .region(aws_config::Region::new(region.as_str().to_owned()))
             .timeout_config(timeouts)
             .interceptor(Completeness)
-            .retry_classifier(RetryCutShort)
+            .retry_classifier(RetryCutShort);
+        if let Some(clock) = &self.clock {
+            config.push_interceptor(SharedInterceptor::new(clock.clone()));
+        }
+        config
     }
 
     /// The same with other credentials, which may take `patience` to come.
@@ -87,7 +114,10 @@ impl SdkContext {
             .credentials_provider(SharedCredentialsProvider::new(credentials))
             .identity_cache(IdentityCache::lazy().load_timeout(patience).build())
             .build();
-        Self { config }
+        Self {
+            config,
+            clock: self.clock.clone(),
+        }
     }
 
     /// The same by new connections: those that were made from an address that this host
@@ -120,6 +150,20 @@ impl SdkContext {
     /// The settings, for requests that no SDK crate makes.
     pub(crate) fn config(&self) -> &SdkConfig {
         &self.config
+    }
+}
+
+/// `HOST:PORT` of a URL.
+fn host_of(url: &str) -> String {
+    let (scheme, rest) = url.split_once("://").unwrap_or(("https", url));
+    let host = rest.split('/').next().unwrap_or(rest);
+    let has_port = host
+        .rsplit_once(':')
+        .is_some_and(|(_, port)| port.parse::<u16>().is_ok());
+    match (has_port, scheme) {
+        (true, _) => host.to_owned(),
+        (false, "http") => format!("{host}:80"),
+        (false, _) => format!("{host}:443"),
     }
 }
 

@@ -85,6 +85,16 @@ impl Discovery {
         }))
     }
 
+    /// Each account that is polled.
+    pub(crate) fn accounts(&self) -> &[Account] {
+        &self.0.accounts
+    }
+
+    /// The tags that a spoke has.
+    pub(crate) fn tags(&self) -> &BTreeMap<String, String> {
+        &self.0.tags
+    }
+
     /// What a poll would ask now: of what is `known`, whatever is not among these
     /// is no longer configured. Where all regions are polled, `known` tells those
     /// that EC2 listed before this program started; and a region that EC2 lists

@@ -44,6 +44,10 @@ pub enum Operation {
     DescribeAddresses,
     /// Having an Elastic IP.
     AssociateAddress,
+    /// What a security group lets through.
+    DescribeSecurityGroups,
+    /// What a network ACL lets through.
+    DescribeNetworkAcls,
 }
 
 impl fmt::Display for Operation {
@@ -61,6 +65,8 @@ impl fmt::Display for Operation {
             Self::ModifyNetworkInterfaceAttribute => "ModifyNetworkInterfaceAttribute",
             Self::DescribeAddresses => "DescribeAddresses",
             Self::AssociateAddress => "AssociateAddress",
+            Self::DescribeSecurityGroups => "DescribeSecurityGroups",
+            Self::DescribeNetworkAcls => "DescribeNetworkAcls",
         })
     }
 }
@@ -219,6 +225,11 @@ impl Ec2Error {
             | Reason::Exhausted
             | Reason::RoleUnanswered { .. } => true,
         }
+    }
+
+    /// Whether the role lacks the permission.
+    pub fn is_not_allowed(&self) -> bool {
+        matches!(self.reason, Reason::NotAllowed { .. })
     }
 
     /// An error that we found ourselves in an answer without fault.

@@ -7,7 +7,9 @@
 use std::collections::BTreeMap;
 
 use aws_sdk_ec2::types::Filter;
-use privnet_model::id::{AllocationId, InstanceId, InterfaceId, RouteTableId, VpcId, Zone};
+use privnet_model::id::{
+    AllocationId, InstanceId, InterfaceId, RouteTableId, SecurityGroupId, SubnetId, VpcId, Zone,
+};
 
 /// The filters by which only running instances with all these tags are returned.
 pub(crate) fn running_with(tags: &BTreeMap<String, String>) -> Vec<Filter> {
@@ -37,6 +39,17 @@ pub(crate) fn interface(id: &InterfaceId) -> Filter {
 pub(crate) fn allocations<'a>(ids: impl IntoIterator<Item = &'a AllocationId>) -> Filter {
     let ids = ids.into_iter().map(|id| id.as_str().to_owned());
     filter("allocation-id", ids)
+}
+
+/// The filter by which only these security groups are returned.
+pub(crate) fn security_groups<'a>(ids: impl IntoIterator<Item = &'a SecurityGroupId>) -> Filter {
+    let ids = ids.into_iter().map(|id| id.as_str().to_owned());
+    filter("group-id", ids)
+}
+
+/// The filter by which only the network ACL of this subnet is returned.
+pub(crate) fn acl_of(subnet: &SubnetId) -> Filter {
+    filter("association.subnet-id", [subnet.as_str().to_owned()])
 }
 
 /// The filter by which only these instances are returned, in whatever state. As a

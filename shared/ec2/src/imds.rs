@@ -33,6 +33,8 @@ const KEY_TIMEOUT: Duration = Duration::from_secs(8);
 /// Tries per key where the service is there and fails.
 const ATTEMPTS: u32 = 3;
 
+/// Lists the name of the role, alone.
+const ROLE: &str = "meta-data/iam/security-credentials/";
 const DOCUMENT: &str = "dynamic/instance-identity/document";
 const TOKEN: &str = "api/token";
 /// There only while there is a notice.
@@ -174,6 +176,20 @@ impl Imds {
             return Ok(Some(Departure::AutoScaling { target }));
         }
         notice.map(|_| None)
+    }
+
+    /// The name of the role that the instance has, if it has one.
+    ///
+    /// # Errors
+    /// It could not be asked for, or is no name.
+    pub async fn role(&self) -> Result<Option<String>, ImdsError> {
+        let role = self.optional::<RoleName>(ROLE).await?;
+        Ok(role.map(|role| role.0))
+    }
+
+    /// Where it is: host and, if it is not 80, port.
+    pub(crate) fn endpoint(&self) -> &str {
+        &self.endpoint
     }
 
     async fn document(&self) -> Result<Document, ImdsError> {
@@ -403,6 +419,20 @@ impl FromStr for Mac {
     }
 }
 
+/// The name of a role. It is shown in commands to be copied, so nothing else passes.
+struct RoleName(String);
+
+impl FromStr for RoleName {
+    type Err = ();
+
+    /// By the IAM API reference, CreateRole.
+    fn from_str(text: &str) -> Result<Self, ()> {
+        let valid = |byte: u8| byte.is_ascii_alphanumeric() || b"+=,.@_-".contains(&byte);
+        let valid = (1..=64).contains(&text.len()) && text.bytes().all(valid);
+        valid.then(|| Self(text.to_owned())).ok_or(())
+    }
+}
+
 /// A type that a metadata value can be, and how to call it in an error.
 trait Value: FromStr {
     const EXPECTED: &'static str;
@@ -422,6 +452,9 @@ impl Value for InstanceId {
 }
 impl Value for VpcId {
     const EXPECTED: &'static str = Self::EXPECTED;
+}
+impl Value for RoleName {
+    const EXPECTED: &'static str = "the name of a role";
 }
 impl Value for Mac {
     const EXPECTED: &'static str = "a MAC address";

@@ -16,6 +16,7 @@
 //! | prove which instance this is | [`ProofSigner::sign`] |
 //! | ask STS whether a proof holds | [`ProofCourier::ask`] |
 //! | a spoke's own VPC: siblings, routes, addresses | [`Vpc`] |
+//! | what surrounds an instance, and what its role may, for `doctor` | [`Vpc::instance`], [`Vpc::permission`], [`Discovery::examine`], [`Imds::without_token`], [`AwsClock`] |
 //! | the fleet's secret in the Parameter Store | [`ParameterStore::fleet_secret`] |
 
 #![forbid(unsafe_code)]
@@ -23,11 +24,14 @@
 mod account;
 mod asking;
 mod budget;
+mod clock;
 mod completeness;
 mod context;
 mod departure;
 mod discovery;
+pub mod doctor;
 mod error;
+mod examination;
 mod filter;
 mod imds;
 mod pages;
@@ -38,18 +42,22 @@ mod role;
 mod secret;
 mod signed;
 mod tags;
+mod tokenless;
 mod vpc;
 
 pub use account::Known;
+pub use clock::{AwsClock, ToldTime};
 pub use context::SdkContext;
 pub use departure::{Departure, DepartureWatch, LifecycleState, SpotAction};
 pub use discovery::{Discovery, Scope};
 pub use error::{Ec2Error, Operation, Reason, Subject};
+pub use examination::PartitionExamination;
 pub use imds::{Imds, ImdsError};
 pub use proof::{ProofCourier, ProofSigner, StsAnswer};
 pub use secret::{ParameterStore, SecretFetchError, SecretFetchReason, SecretRead};
 pub use signed::CallError;
 pub use tags::{Published, TagPublisher};
+pub use tokenless::Tokenless;
 pub use vpc::{AddressChoice, Mutation, Permission, SourceDestCheck, Vpc};
 
 #[cfg(test)]

@@ -38,6 +38,8 @@ use crate::error::innermost;
 /// A service of AWS.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Service {
+    /// EC2 itself, of which only the endpoint is asked for here.
+    Ec2,
     /// The Systems Manager, of which the Parameter Store is a part.
     Ssm,
     /// The Security Token Service.
@@ -48,6 +50,7 @@ impl Service {
     /// The name by which requests are signed and endpoints are called.
     const fn name(self) -> &'static str {
         match self {
+            Self::Ec2 => "ec2",
             Self::Ssm => "ssm",
             Self::Sts => "sts",
         }
@@ -56,6 +59,7 @@ impl Service {
     /// The name by which the SDK's settings call it, as in `AWS_ENDPOINT_URL_SSM`.
     const fn id(self) -> &'static str {
         match self {
+            Self::Ec2 => "EC2",
             Self::Ssm => "SSM",
             Self::Sts => "STS",
         }

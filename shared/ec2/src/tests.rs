@@ -5,6 +5,7 @@
 
 mod accounts;
 mod answers;
+mod doctor;
 mod environment;
 mod fates;
 mod faults;

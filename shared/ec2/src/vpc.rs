@@ -11,6 +11,7 @@ mod description;
 mod interface;
 mod permission;
 mod route;
+mod surroundings;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;

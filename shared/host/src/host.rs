@@ -1,21 +1,29 @@
 //! The host as a whole: fetch, apply, and the questions asked before there is
 //! anything to configure.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::error::Error;
-use std::net::IpAddr;
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::path::Path;
 
 use futures_util::{StreamExt, stream};
 use privnet_reconcile::conntrack::{ConnectionUse, Destinations};
+use privnet_reconcile::doctor::clock::Keeper;
+use privnet_reconcile::doctor::firewall::ForwardChain;
+use privnet_reconcile::doctor::host::SecretFile;
 use privnet_reconcile::host::{ActualHost, DesiredHost, HostChange, HostPlan, HostState};
 use privnet_reconcile::interface::InterfaceName;
 use privnet_reconcile::kernel::Kernel;
+use privnet_reconcile::ruleset::LoadedRuleset;
 use privnet_reconcile::sysctl::SysctlKey;
 
 use crate::error::HostError;
 use crate::link::{Interface, Links, MacAddress};
 use crate::netlink::Netlink;
-use crate::{address, conntrack, kernel, nftables, route, sysctl};
+use crate::{
+    abilities, address, conntrack, firewall, kernel, nftables, path, route, storage, sysctl,
+};
 
 /// Route requests on their way to the kernel at once. It works on them one by
 /// one; having some in the queue saves waiting for each answer.
@@ -117,6 +125,70 @@ impl Host {
         })
     }
 
+    /// The kernel's release.
+    pub async fn release(&self) -> io::Result<String> {
+        abilities::release().await
+    }
+
+    /// Whether this user can open the device by which tunnels are made.
+    pub async fn tun(&self) -> io::Result<()> {
+        abilities::tun().await
+    }
+
+    /// Whether NAT can be done here. Changes nothing.
+    pub async fn nat(&self) -> Result<(), HostError> {
+        nftables::probe_nat().await
+    }
+
+    /// The capabilities in force in a process; `None` is this one.
+    pub async fn capabilities(&self, process: Option<u32>) -> io::Result<u64> {
+        abilities::capabilities(process).await
+    }
+
+    /// What keeps the clock right.
+    pub async fn time_keeper(&self) -> Keeper {
+        abilities::time_keeper().await
+    }
+
+    /// The chains of others that drop what is forwarded.
+    pub async fn forward_chains(&self) -> Result<Vec<ForwardChain>, HostError> {
+        firewall::forward_chains().await
+    }
+
+    /// Whether there are filter rules of iptables of the old kind.
+    pub async fn legacy_firewall(&self) -> io::Result<bool> {
+        firewall::legacy().await
+    }
+
+    /// The mode of a file that holds a key; `None` where there is none.
+    pub async fn secret_file(&self, path: &Path) -> io::Result<Option<SecretFile>> {
+        storage::secret_file(path).await
+    }
+
+    /// The bytes that are free for a file of this name.
+    pub fn free(&self, path: &Path) -> io::Result<u64> {
+        storage::free(path)
+    }
+
+    /// How large a packet the way to the endpoint takes, when one of `size` bytes is
+    /// tried.
+    pub async fn path_mtu(&self, endpoint: SocketAddr, size: u32) -> io::Result<u32> {
+        path::mtu(endpoint, size).await
+    }
+
+    /// The settings of those keys that exist.
+    pub async fn sysctls(
+        &self,
+        keys: &BTreeSet<SysctlKey>,
+    ) -> Result<BTreeMap<SysctlKey, String>, HostError> {
+        sysctl::fetch(keys).await
+    }
+
+    /// What the kernel holds of our table.
+    pub async fn ruleset(&self) -> Result<Option<LoadedRuleset>, HostError> {
+        nftables::fetch().await
+    }
+
     /// The interface with the hardware address that the instance metadata gives
     /// for the primary one. The error names what exists instead.
     pub async fn primary_interface(&self, mac: MacAddress) -> Result<Interface, HostError> {
@@ -126,6 +198,13 @@ impl Host {
     /// An interface by name.
     pub async fn interface(&self, name: &InterfaceName) -> Result<Interface, HostError> {
         open_netlink().await?.1.find(name).cloned()
+    }
+
+    /// The interface of the default route, IPv4's if there is one, else IPv6's; of
+    /// several the one that is used.
+    pub async fn default_interface(&self) -> Result<Option<InterfaceName>, HostError> {
+        let (netlink, links) = open_netlink().await?;
+        route::default_interface(&netlink, &links).await
     }
 
     /// The router behind the interface's default route in the main table:

@@ -30,15 +30,19 @@
 
 #![forbid(unsafe_code)]
 
+mod abilities;
 mod address;
 mod conntrack;
 mod error;
+mod firewall;
 mod host;
 mod kernel;
 mod link;
 mod netlink;
 mod nftables;
+mod path;
 mod route;
+mod storage;
 mod sysctl;
 
 pub use error::HostError;

@@ -46,6 +46,29 @@ pub(crate) async fn remove() -> Result<(), HostError> {
     run_script(&script, "remove the table inet privnet").await
 }
 
+/// What nft prints when told to list something.
+pub(crate) async fn listing(
+    arguments: &[&str],
+    operation: &'static str,
+) -> Result<String, HostError> {
+    let arguments = ["--stateless"].iter().chain(arguments).copied();
+    let output = run(arguments, "", operation).await?;
+    if output.status.success() {
+        return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
+    }
+    Err(refused(operation, &String::from_utf8_lossy(&output.stderr)))
+}
+
+/// Whether program and kernel can masquerade and track connections. Nothing is loaded.
+pub(crate) async fn probe_nat() -> Result<(), HostError> {
+    let operation = "try a NAT rule";
+    let output = run(["--check", "-f", "-"], ruleset::NAT_PROBE, operation).await?;
+    if output.status.success() {
+        return Ok(());
+    }
+    Err(refused(operation, &String::from_utf8_lossy(&output.stderr)))
+}
+
 /// Whether the kernel takes a flowtable on the device, or why not. Nothing is
 /// loaded: the kernel looks at the rules and forgets them.
 pub(crate) async fn probe_flowtable(device: &InterfaceName) -> Result<(), String> {

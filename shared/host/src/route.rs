@@ -54,6 +54,30 @@ pub(crate) async fn default_gateway(
     Ok(gateways.min().map(|(_, _, address)| address))
 }
 
+/// The interface of the default route that is used: IPv4's, else IPv6's.
+pub(crate) async fn default_interface(
+    netlink: &Netlink,
+    links: &Links,
+) -> Result<Option<InterfaceName>, HostError> {
+    let messages = dump_main_table(netlink).await?;
+    let interfaces = messages.iter().filter_map(|message| {
+        let route = route(message, links)?;
+        match route.target {
+            RouteTarget::Gateway { interface, .. } | RouteTarget::Interface(interface)
+                if route.destination.prefix_len() == 0 =>
+            {
+                let six = matches!(route.destination, IpNet::V6(_));
+                Some((six, route.metric, interface))
+            }
+            RouteTarget::Gateway { .. }
+            | RouteTarget::Interface(_)
+            | RouteTarget::Unreachable
+            | RouteTarget::Unrecognised => None,
+        }
+    });
+    Ok(interfaces.min().map(|(_, _, interface)| interface))
+}
+
 async fn dump_main_table(netlink: &Netlink) -> Result<Vec<RouteMessage>, HostError> {
     let mut messages = Vec::new();
     for family in [AddressFamily::Inet, AddressFamily::Inet6] {

@@ -22,6 +22,19 @@ pub use seal::{Fingerprint, LoadedRuleset, inspect, seal};
 /// The table's family and name.
 pub const TABLE: &str = "inet privnet";
 
+/// The input for `nft --check -f -` by which it shows whether kernel and program can do
+/// what all our NAT is made of.
+pub const NAT_PROBE: &str = "table inet privnet_probe {
+	chain postrouting {
+		type nat hook postrouting priority srcnat;
+		ct state new masquerade
+	}
+	chain prerouting {
+		type nat hook prerouting priority dstnat;
+	}
+}
+";
+
 /// What the table should do.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Ruleset {

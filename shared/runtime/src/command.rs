@@ -1,5 +1,5 @@
-//! The command line that both daemons share: `run`, `check`, `public-key` and
-//! `rotate-key`.
+//! The command line that both daemons share: `run`, `check`, `public-key`, `rotate-key`
+//! and `doctor`.
 //!
 //! Everything that ends a daemon ends here: with a message on standard error
 //! (or in the log, once there is one) and an exit code.
@@ -14,8 +14,10 @@ use anyhow::{Context, Result};
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 use privnet_model::admin::RotateRequest;
 use privnet_model::config::ConfigErrors;
+use privnet_model::status::Role;
 
 use crate::client::AdminClient;
+use crate::doctor::{self, Examination};
 use crate::events::Events;
 use crate::{key_file, logging, service};
 
@@ -32,6 +34,8 @@ pub trait Daemon: Sized {
     const ABOUT: &'static str;
     /// Where its config file is by default.
     const CONFIG: &'static str;
+    /// Which of the two it is.
+    const ROLE: Role;
 
     /// Parses the text of a config file.
     fn parse(file: &str, text: &str) -> Result<Self::Config, ConfigErrors>;
@@ -41,6 +45,9 @@ pub trait Daemon: Sized {
     fn log(config: &Self::Config) -> &str;
     /// Where its admin API answers and, if anywhere, the loopback address of its metrics.
     fn doors(config: &Self::Config) -> (&Path, Option<SocketAddr>);
+    /// Looks at all that `doctor` looks at, and changes nothing. What could not be
+    /// looked at is among the findings.
+    fn examine(config: Self::Config) -> impl Future<Output = Examination>;
     /// Brings it up. `None` when told to stop meanwhile.
     fn start(
         config: Self::Config,
@@ -103,6 +110,12 @@ enum Command {
         #[arg(long)]
         commit: bool,
     },
+    /// Looks for what is wrong with host, AWS and tunnels, and tells what mends it
+    #[command(
+        after_help = "Exit code: 0 nothing is wrong, 1 something is, 2 the config file \
+                            cannot be used. Needs root to see the firewall."
+    )]
+    Doctor(doctor::Options),
 }
 
 /// The `main` of a daemon.
@@ -120,21 +133,38 @@ pub fn main<D: Daemon>() -> ExitCode {
         Command::Check(file) => check::<D>(&named::<D>(file)),
         Command::PublicKey(file) => public_key::<D>(&named::<D>(file)),
         Command::RotateKey { file, commit } => rotate_key::<D>(&named::<D>(file), commit),
+        Command::Doctor(options) => return doctor::<D>(options),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            // A config's errors are lines that begin with the file's name, as
-            // compilers print them; nothing is put before those.
-            let text = if error.is::<ConfigErrors>() {
-                format!("{error}")
-            } else {
-                format!("{}: {error:#}", D::PROGRAM)
-            };
-            let _ = writeln!(std::io::stderr(), "{text}");
+            complain::<D>(&error);
             ExitCode::FAILURE
         }
     }
+}
+
+fn complain<D: Daemon>(error: &anyhow::Error) {
+    // A config's errors are lines that begin with the file's name, as
+    // compilers print them; nothing is put before those.
+    let text = if error.is::<ConfigErrors>() {
+        format!("{error}")
+    } else {
+        format!("{}: {error:#}", D::PROGRAM)
+    };
+    let _ = writeln!(std::io::stderr(), "{text}");
+}
+
+/// Unlike the others it tells what could not even begin from what is wrong.
+fn doctor<D: Daemon>(options: doctor::Options) -> ExitCode {
+    let file = named::<D>(options.file.clone());
+    let examined = file
+        .read::<D>()
+        .and_then(|config| doctor::run::<D>(config, &options));
+    examined.unwrap_or_else(|error| {
+        complain::<D>(&error);
+        ExitCode::from(2)
+    })
 }
 
 fn named<D: Daemon>(file: ConfigFile) -> ConfigFile {

@@ -1,7 +1,7 @@
 //! What both daemons share around their own work: logging, signals, the
 //! service manager, the admin socket and its client, metrics, state and key files, the
 //! clock of a repeated poll, the fleet's secret, the self-test of NAT egress, the port by
-//! which siblings ask each other how they are, the command line, the events of the main loop, and
+//! which siblings ask each other how they are, the command line, the doctor, the events of the main loop, and
 //! the router that brings tunnels and host to what they should be.
 //!
 //! What there should be is decided elsewhere, by pure functions. Nothing here
@@ -13,6 +13,7 @@ pub mod admin;
 mod atomic_file;
 pub mod client;
 pub mod command;
+pub mod doctor;
 pub mod events;
 pub mod fleet_secret;
 pub mod health_port;

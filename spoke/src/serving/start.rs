@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -29,8 +29,13 @@ pub(super) const PATIENCE: Duration = Duration::from_secs(4);
 /// Raised when a field of the memory changes its meaning.
 const FORMAT: u32 = 1;
 
+/// Where it remembers what it must not forget over a restart.
+pub(crate) fn memory_path(private_key: &Path) -> PathBuf {
+    private_key.with_extension("routes.json")
+}
+
 pub(super) fn memory_file(private_key: &Path) -> StateFile {
-    let path = private_key.with_extension("routes.json");
+    let path = memory_path(private_key);
     StateFile::new(&path, FORMAT, env!("CARGO_PKG_VERSION"))
 }
 

@@ -32,6 +32,16 @@ pub(super) fn refusal(kind: FaultKind, call: &Call) -> Option<Response> {
     Some(write_refusal(status, code, call))
 }
 
+/// What EC2 says to a dry run of what moto would carry out all the same; `None` for
+/// everything else.
+pub(super) fn dry_run(call: &Call, form: &str) -> Option<Response> {
+    const HEEDLESS: [&str; 3] = ["CreateRoute", "ReplaceRoute", "AssociateAddress"];
+    let heedless = call.service == "ec2" && HEEDLESS.contains(&call.action.as_str());
+    let asked = form.split('&').any(|field| field == "DryRun=true");
+    (heedless && asked)
+        .then(|| write_refusal(StatusCode::PRECONDITION_FAILED, "DryRunOperation", call))
+}
+
 /// EC2, the other services with forms, and those with JSON each have their own way.
 fn write_refusal(status: StatusCode, code: &str, call: &Call) -> Response {
     let message = format!("simulated: {} was refused", call.action);
@@ -135,6 +145,21 @@ mod tests {
         assert!(answer.contains("i-1") && answer.contains("i-2"), "{answer}");
         assert!(!answer.contains("<key>"), "{answer}");
         assert!(answer.contains("<nextToken>2</nextToken>"), "{answer}");
+    }
+
+    #[test]
+    fn what_moto_would_carry_out_is_answered_as_ec2_answers_a_dry_run() {
+        let status = |action: &str, form| {
+            let call = Call {
+                service: "ec2".to_owned(),
+                action: action.to_owned(),
+                ..Call::default()
+            };
+            dry_run(&call, form).map(|response| response.status().as_u16())
+        };
+        assert_eq!(status("CreateRoute", "a=b&DryRun=true"), Some(412));
+        assert_eq!(status("CreateRoute", "a=b&DryRun=false"), None);
+        assert_eq!(status("CreateTags", "DryRun=true"), None);
     }
 
     #[test]

@@ -13,7 +13,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{get, put};
 use tokio::net::TcpListener;
 
-use super::answer::{refusal, spoil};
+use super::answer::{dry_run, refusal, spoil};
 use super::request::{describe, limit_pages};
 use super::{Call, FaultKind, Rules};
 
@@ -93,6 +93,11 @@ async fn pass(
     let fault = judged.call.fault;
     if let Some(refusal) = fault.and_then(|kind| refusal(kind, &judged.call)) {
         return refusal;
+    }
+    if fault.is_none()
+        && let Some(answer) = dry_run(&judged.call, &String::from_utf8_lossy(&body))
+    {
+        return answer;
     }
     match fault {
         Some(FaultKind::Hang) => std::future::pending().await,

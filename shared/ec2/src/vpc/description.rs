@@ -10,7 +10,8 @@ use std::net::IpAddr;
 use std::str::FromStr;
 
 use aws_sdk_ec2::types::{
-    self, Address, Instance, RouteTableAssociation, RouteTableAssociationStateCode, Subnet, Tag,
+    self, Address, Instance, InstanceNetworkInterface, RouteTableAssociation,
+    RouteTableAssociationStateCode, Subnet, Tag,
 };
 use ipnet::IpNet;
 use privnet_model::id::{InstanceId, InterfaceId, SubnetId, VpcId, Zone};
@@ -59,13 +60,17 @@ pub(super) fn sibling(
 /// The interface with which the instance was launched, and which it keeps: device 0
 /// of its first network card.
 fn primary_interface(instance: &Instance) -> Option<InterfaceId> {
-    let primary = instance.network_interfaces().iter().find(|interface| {
+    primary(instance)?.network_interface_id()?.parse().ok()
+}
+
+/// The same with all that EC2 says of it.
+pub(super) fn primary(instance: &Instance) -> Option<&InstanceNetworkInterface> {
+    instance.network_interfaces().iter().find(|interface| {
         interface.attachment().is_some_and(|attachment| {
             attachment.device_index() == Some(0)
                 && attachment.network_card_index().unwrap_or(0) == 0
         })
-    })?;
-    primary.network_interface_id()?.parse().ok()
+    })
 }
 
 /// A subnet and its zone.
@@ -225,7 +230,7 @@ pub(super) fn address(address: &Address) -> Result<ElasticAddress, Reason> {
 }
 
 /// A key is there once. Were it there twice, the first would count.
-fn tags(tags: &[Tag]) -> BTreeMap<String, String> {
+pub(super) fn tags(tags: &[Tag]) -> BTreeMap<String, String> {
     let mut map = BTreeMap::new();
     for tag in tags {
         if let Some(key) = tag.key() {

@@ -1,8 +1,11 @@
 //! Whether the role may change what a spoke changes: the same requests as dry runs,
 //! for the doctor.
 
+use std::collections::BTreeMap;
+
 use aws_sdk_ec2::error::{ProvideErrorMetadata, SdkError};
-use privnet_model::id::{AllocationId, InterfaceId};
+use aws_sdk_ec2::types::Tag;
+use privnet_model::id::{AllocationId, InstanceId, InterfaceId};
 use privnet_model::vpc::{RouteAction, RouteChange};
 
 use crate::asking::Asking;
@@ -27,6 +30,13 @@ pub enum Mutation {
         /// The interface that it would be at.
         to: InterfaceId,
     },
+    /// Tags of an instance.
+    Tag {
+        /// Which.
+        instance: InstanceId,
+        /// Their keys and values.
+        tags: BTreeMap<String, String>,
+    },
 }
 
 /// What EC2 says to a dry run.
@@ -41,6 +51,22 @@ pub enum Permission {
     Unclear(Ec2Error),
 }
 
+impl Permission {
+    /// What the refusal of a dry run means.
+    pub(crate) fn of_refusal(error: Ec2Error) -> Self {
+        if error.refused_with() == Some("DryRunOperation") {
+            return Self::Permitted;
+        }
+        match error.reason {
+            Reason::NotAllowed { .. } => Self::Denied(error),
+            _ => Self::Unclear(error),
+        }
+    }
+}
+
+/// Where `ami/iam` allows a spoke to tag itself.
+const TAG_POLICY: &str = "spoke-policy.json";
+
 impl Vpc {
     /// Asks EC2 whether it would carry this out. It looks at nothing before, and of an
     /// EC2 that heeds `DryRun` nothing is changed. Not everything that speaks EC2's
@@ -50,9 +76,6 @@ impl Vpc {
         let asking = self.asking();
         let result = self.dry_run(&asking, mutation).await;
         let error = match result {
-            Err(error) if error.refused_with() == Some("DryRunOperation") => {
-                return Permission::Permitted;
-            }
             Err(error) => error,
             Ok(operation) => {
                 let detail = "it says that it has carried out what was to be a dry run";
@@ -63,11 +86,9 @@ impl Vpc {
             Mutation::Route(change) => route::about(error, change),
             Mutation::SourceDestCheckOff { interface } => interface::about(error, interface),
             Mutation::AssociateAddress { allocation, .. } => address::about(error, allocation),
+            Mutation::Tag { instance, .. } => error.about(instance.as_str(), TAG_POLICY),
         };
-        match error.reason {
-            Reason::NotAllowed { .. } => Permission::Denied(error),
-            _ => Permission::Unclear(error),
-        }
+        Permission::of_refusal(error)
     }
 
     /// The operation that was carried out.
@@ -100,6 +121,14 @@ impl Vpc {
                 let request = self.association(allocation, to, Taken::FromNobody);
                 let answer = request.dry_run(true).send();
                 once(asking, Operation::AssociateAddress, answer).await
+            }
+            Mutation::Tag { instance, tags } => {
+                let tags = tags.iter();
+                let tags = tags.map(|(key, value)| Tag::builder().key(key).value(value).build());
+                let request = self.client.create_tags().resources(instance.as_str());
+                let request = request.set_tags(Some(tags.collect()));
+                let answer = request.dry_run(true).send();
+                once(asking, Operation::CreateTags, answer).await
             }
         }
     }

@@ -4,7 +4,7 @@
 use std::net::{IpAddr, SocketAddr};
 
 use privnet_model::doctor::{Area, Finding};
-use privnet_model::status::{PartitionStatus, Role, Status, Tunnel, TunnelState};
+use privnet_model::status::{PartitionStatus, Reason, Role, Status, Tunnel, TunnelState};
 
 use super::Known;
 
@@ -27,6 +27,8 @@ pub fn tunnels(status: &Status) -> Vec<Finding> {
     let (up, down): (Vec<&Tunnel>, Vec<&Tunnel>) = status
         .tunnels
         .iter()
+        // A NAT gateway without tunnel is as it should be.
+        .filter(|tunnel| tunnel.reason != Some(Reason::NoTransport))
         .partition(|tunnel| tunnel.state == TunnelState::Up);
     let mut findings = Vec::new();
     if !up.is_empty() {
@@ -81,7 +83,7 @@ fn not_up(tunnel: &Tunnel, status: &Status) -> Finding {
 
 /// The partitions that the hub polls, as it says.
 pub fn partitions(status: &Status) -> Vec<Finding> {
-    let check = "discovery";
+    let check = "last poll";
     let judge = |partition: &PartitionStatus| {
         let place = &partition.partition;
         match &partition.error {
@@ -176,7 +178,7 @@ mod tests {
     use privnet_model::doctor::Verdict;
     use privnet_model::inventory::{Partition, Transport};
     use privnet_model::net::Supernet;
-    use privnet_model::status::{Origin, Reason};
+    use privnet_model::status::Origin;
 
     use super::*;
 

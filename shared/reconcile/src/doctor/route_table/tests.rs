@@ -54,8 +54,9 @@ fn judged<T>(
     routes: &str,
     ask: impl Fn(Tables<'_>, &RoutesConfig, &Supernet) -> T,
 ) -> T {
-    let text =
-        format!("privnet = '10.0.0.0/8'\ntransport = 'none'\n[routes]\nprivnet = false\ntakeover = false\n{routes}");
+    let text = format!(
+        "privnet = '10.0.0.0/8'\ntransport = 'none'\n[routes]\nprivnet = false\ntakeover = false\n{routes}"
+    );
     let config = SpokeConfig::parse("spoke.toml", &text).unwrap();
     let tables = [(table.id.clone(), table)].into();
     let spokes = [OWN, SIBLING].map(|n| (format!("i-{n:08x}").parse().unwrap(), interface(n)));

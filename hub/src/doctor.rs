@@ -1,0 +1,295 @@
+//! `privnet-hub doctor`: gathers what AWS, the metadata service, the host and the daemon
+//! say, and has it judged.
+
+use std::net::{IpAddr, Ipv4Addr};
+
+use futures_util::future::join_all;
+use ipnet::{IpNet, Ipv4Net};
+use privnet_ec2::doctor::{Nearby, asked, fleet_secret, permitted};
+use privnet_ec2::{AwsClock, Discovery, PartitionExamination, SdkContext, Vpc};
+use privnet_model::config::hub::{HubConfig, SecretSource};
+use privnet_model::doctor::{Area, Finding, Verdict};
+use privnet_model::instance::{InstanceDescription, Traffic, UDP};
+use privnet_model::inventory::Identity;
+use privnet_model::status::{Role, Status};
+use privnet_reconcile::doctor::instance::{self, AddressNeed};
+use privnet_reconcile::doctor::network_acl::{self, Sample};
+use privnet_reconcile::doctor::permission::{self, Need};
+use privnet_reconcile::doctor::security_group::{self, Direction, Passage};
+use privnet_reconcile::doctor::{Known, metadata};
+use privnet_runtime::doctor::{self, AFTERWARDS, Examination, PATIENCE, Subject};
+
+const EVERYWHERE: IpNet = IpNet::V4(Ipv4Net::new_assert(Ipv4Addr::UNSPECIFIED, 0));
+/// Somewhere on the internet, for samples of what a network ACL lets through
+/// (RFC 5737: it is nobody's).
+const SOMEWHERE: IpAddr = IpAddr::V4(Ipv4Addr::new(203, 0, 113, 80));
+
+/// Looks at everything.
+pub(crate) async fn examine(config: HubConfig) -> Examination {
+    let (asked, nearby) = tokio::join!(
+        doctor::ask(&config.admin_socket),
+        Nearby::ask(doctor::NEARBY)
+    );
+    let status = asked.daemon.status().ok();
+    let clock = AwsClock::default();
+    let subject = subject(&config);
+    let endpoints = config.sites.iter().filter_map(|site| site.endpoint);
+    let endpoints = endpoints.map(|endpoint| doctor::path_mtu(endpoint, config.mtu));
+    let (host, aws, paths, keeper) = tokio::join!(
+        doctor::look(&subject, &config.admin_socket, &nearby.identity, &asked),
+        aws(&config, &nearby.identity, status, &clock),
+        join_all(endpoints),
+        doctor::time_keeper(),
+    );
+    let mut findings = host;
+    findings.extend(nearby.findings(Some("hub-policy.json")));
+    findings.push(nearby.clock(&clock, &keeper));
+    findings.extend(aws);
+    findings.extend(paths);
+    nearby.names().fill(&mut findings);
+    let identity = nearby.identity.ok();
+    Examination {
+        instance: identity.map(|identity| identity.instance),
+        findings,
+    }
+}
+
+fn subject(config: &HubConfig) -> Subject {
+    let sites = config.sites.iter();
+    let keys = sites.filter_map(|site| {
+        let path = site.preshared_key.clone()?;
+        Some((format!("preshared key of {}", site.name), path))
+    });
+    Subject {
+        role: Role::Hub,
+        privnet: config.privnet.clone(),
+        nat: None,
+        tunnel: Some((config.interface.clone(), config.mtu)),
+        self_test: false,
+        private_key: config.private_key.clone(),
+        preshared_key: config.trust.preshared_key.clone(),
+        keys: keys.collect(),
+        state: config.state.clone(),
+    }
+}
+
+/// What EC2 says, and what the role may ask it.
+async fn aws(
+    config: &HubConfig,
+    identity: &Known<Identity>,
+    status: Option<&Status>,
+    clock: &AwsClock,
+) -> Vec<Finding> {
+    let Ok(identity) = identity else {
+        let why = "the metadata service does not say which instance this is";
+        return vec![Finding::not_checked(Area::Aws, "EC2", why)];
+    };
+    let context = SdkContext::load(&identity.region).await.telling(clock);
+    let endpoint = context.ec2_host(&identity.region, config.discovery.endpoint.as_deref());
+    let discovery = Discovery::new(&context, identity, &config.discovery);
+    let secret = async {
+        match &config.trust.preshared_key {
+            Some(SecretSource::Ssm(name)) => {
+                Some(fleet_secret(&context, &identity.region, name, PATIENCE).await)
+            }
+            Some(SecretSource::File(_)) | None => None,
+        }
+    };
+    let (dns, examined, outside, secret) = tokio::join!(
+        doctor::dns(&endpoint),
+        discovery.examine(AFTERWARDS),
+        outside(config, identity, &context, status),
+        secret,
+    );
+    let mut findings = vec![dns];
+    findings.extend(examined.iter().flat_map(partition));
+    findings.extend(secret);
+    let found = examined.iter().map(|it| it.spokes.clone());
+    let found: Result<Vec<usize>, _> = found.collect();
+    if let Ok(found) = found {
+        findings.push(spokes(found.iter().sum(), config));
+    }
+    findings.extend(outside);
+    findings
+}
+
+/// What a poll may ask in a partition.
+fn partition(examined: &PartitionExamination) -> Vec<Finding> {
+    let PartitionExamination {
+        partition,
+        permissions,
+        spokes,
+    } = examined;
+    let object = partition.to_string();
+    let mut findings: Vec<Finding> = permissions
+        .iter()
+        .map(|(operation, permission)| {
+            let need = Need {
+                action: &format!("ec2:{operation}"),
+                object: &object,
+                policy: "hub-policy.json",
+            };
+            permission::permission(need, &permitted(permission))
+        })
+        .collect();
+    match spokes {
+        Ok(count) => {
+            let found = format!("{partition}: {count} running instances have the tags");
+            findings.push(Finding::ok(Area::Aws, "discovery", found));
+        }
+        // What is not allowed the dry run has told.
+        Err(error) if error.is_not_allowed() => {}
+        Err(error) => {
+            let found = format!("{partition}: {error}");
+            findings.push(
+                Finding::wrong(Area::Aws, "discovery", found)
+                    .mend("tunnels refresh   # once that is mended"),
+            );
+        }
+    }
+    findings
+}
+
+/// Whether discovery finds anybody.
+fn spokes(found: usize, config: &HubConfig) -> Finding {
+    let check = "spokes";
+    if found > 0 {
+        return Finding::ok(Area::Aws, check, format!("{found} found"));
+    }
+    let tags = config.discovery.tags.iter();
+    let told: Vec<String> = tags
+        .clone()
+        .map(|(key, value)| format!("{key} = {value}"))
+        .collect();
+    let found = format!("no running instance has the tags {}", told.join(", "));
+    let tags: Vec<String> = tags
+        .map(|(key, value)| format!("'Key={key},Value={value}'"))
+        .collect();
+    Finding::warning(Area::Aws, check, found).mend(format!(
+        "aws ec2 create-tags --resources SPOKE --tags {}   # in the spoke's region",
+        tags.join(" ")
+    ))
+}
+
+/// The hub's instance and what surrounds it. The hub itself needs none of it.
+async fn outside(
+    config: &HubConfig,
+    identity: &Identity,
+    context: &SdkContext,
+    status: Option<&Status>,
+) -> Vec<Finding> {
+    let vpc = Vpc::new(context, &identity.region, &identity.vpc, PATIENCE);
+    let instance = asked(PATIENCE, vpc.instance(&identity.instance)).await;
+    let described = match &instance {
+        Ok(described) => described,
+        Err(_) => {
+            let finding = permission::extra("EC2", "ec2:DescribeInstances", &instance);
+            return finding.into_iter().collect();
+        }
+    };
+    let mut findings = vec![
+        instance::source_dest_check(described),
+        instance::public_address(described.public, AddressNeed::Stable),
+        metadata::hop_limit(
+            &described
+                .metadata
+                .ok_or_else(|| "EC2 does not tell it".to_owned()),
+        ),
+    ];
+    let (groups, acl) = tokio::join!(
+        groups(config, identity, &vpc, described, status),
+        acl(config, &vpc, described)
+    );
+    findings.extend(groups);
+    findings.extend(acl);
+    findings
+}
+
+async fn groups(
+    config: &HubConfig,
+    identity: &Identity,
+    vpc: &Vpc,
+    described: &InstanceDescription,
+    status: Option<&Status>,
+) -> Vec<Finding> {
+    let groups = asked(
+        AFTERWARDS - PATIENCE,
+        vpc.security_groups(&described.groups),
+    )
+    .await;
+    let groups = match groups {
+        Ok(groups) => groups,
+        Err(_) => {
+            let action = "ec2:DescribeSecurityGroups";
+            let finding = permission::extra("security group", action, &groups);
+            return finding.into_iter().collect();
+        }
+    };
+    let tunnel = |with| Passage {
+        check: "security group, tunnels",
+        consequence: "no spoke reaches this hub",
+        direction: Direction::In,
+        traffic: Traffic::port(UDP, config.listen_port),
+        with,
+        vital: true,
+    };
+    let tunnels = status.into_iter().flat_map(|status| &status.tunnels);
+    let peers = tunnels.filter_map(|tunnel| Some(IpNet::from(tunnel.endpoint?.ip())));
+    let peers: Vec<IpNet> = peers.filter(|peer| peer.addr().is_ipv4()).collect();
+    // Who lets in the spokes that there are and nobody else has chosen to.
+    let known = security_group::passes(&groups, &tunnel(&peers));
+    let enough = !peers.is_empty() && known.verdict == Verdict::Ok;
+    let tunnels = if enough {
+        known
+    } else {
+        security_group::passes(&groups, &tunnel(&[EVERYWHERE]))
+    };
+    vec![
+        tunnels,
+        security_group::passes(
+            &groups,
+            &Passage {
+                check: "security group, from the VPC",
+                consequence: "the hub's own VPC does not reach the privnet",
+                direction: Direction::In,
+                traffic: Traffic::ALL,
+                with: &identity.vpc_cidrs,
+                vital: false,
+            },
+        ),
+        security_group::passes(
+            &groups,
+            &Passage {
+                check: "security group, out",
+                consequence: "neither EC2 nor a spoke is reached",
+                direction: Direction::Out,
+                traffic: Traffic::ALL,
+                with: &[EVERYWHERE],
+                vital: true,
+            },
+        ),
+    ]
+}
+
+async fn acl(config: &HubConfig, vpc: &Vpc, described: &InstanceDescription) -> Vec<Finding> {
+    let acl = asked(AFTERWARDS - PATIENCE, vpc.network_acl(&described.subnet)).await;
+    let acl = match acl {
+        Ok(acl) => acl,
+        Err(_) => {
+            let finding = permission::extra("network ACL", "ec2:DescribeNetworkAcls", &acl);
+            return finding.into_iter().collect();
+        }
+    };
+    let port = Traffic::port(UDP, config.listen_port);
+    let sample = |what, egress| Sample {
+        what,
+        egress,
+        traffic: port,
+        peer: SOMEWHERE,
+    };
+    let samples = [
+        sample("what comes from spokes", false),
+        sample("what goes to spokes", true),
+    ];
+    network_acl::network_acl(&acl, &samples)
+}

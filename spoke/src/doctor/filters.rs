@@ -1,0 +1,143 @@
+//! What filters a spoke's packets in EC2: security groups, and the subnet's network ACL.
+
+use std::net::{IpAddr, Ipv4Addr};
+
+use ipnet::{IpNet, Ipv4Net};
+use privnet_ec2::doctor::asked;
+use privnet_model::doctor::Finding;
+use privnet_model::instance::{InstanceDescription, TCP, Traffic, UDP};
+use privnet_model::inventory::Transport;
+use privnet_model::vpc::Siblings;
+use privnet_reconcile::doctor::network_acl::{self, Sample};
+use privnet_reconcile::doctor::permission;
+use privnet_reconcile::doctor::security_group::{self, Direction, Passage};
+
+use super::surroundings::Surroundings;
+
+/// Somewhere on the internet, for samples of what a network ACL lets through
+/// (RFC 5737: it is nobody's).
+const SOMEWHERE: IpAddr = IpAddr::V4(Ipv4Addr::new(203, 0, 113, 80));
+const EVERYWHERE: IpNet = IpNet::V4(Ipv4Net::new_assert(Ipv4Addr::UNSPECIFIED, 0));
+/// A port that a kernel chooses for a connection.
+const CHOSEN: u16 = 40_000;
+
+impl Surroundings<'_> {
+    /// What the security groups let through.
+    pub(super) async fn groups(
+        self,
+        described: &InstanceDescription,
+        siblings: Option<&Siblings>,
+    ) -> Vec<Finding> {
+        let groups = asked(self.patience(), self.vpc.security_groups(&described.groups)).await;
+        let groups = match groups {
+            Ok(groups) => groups,
+            Err(_) => {
+                let action = "ec2:DescribeSecurityGroups";
+                return permission::extra("security group", action, &groups)
+                    .into_iter()
+                    .collect();
+            }
+        };
+        let vpc = &self.identity.vpc_cidrs;
+        let mut findings = Vec::new();
+        if !self.config.nat.is_off() || self.config.transport != Transport::None {
+            findings.push(security_group::passes(
+                &groups,
+                &Passage {
+                    check: "security group, from the VPC",
+                    consequence: "the VPC's hosts get nothing forwarded",
+                    direction: Direction::In,
+                    traffic: Traffic::ALL,
+                    with: vpc,
+                    vital: true,
+                },
+            ));
+        }
+        if self.config.nat.egress {
+            findings.push(security_group::passes(
+                &groups,
+                &Passage {
+                    check: "security group, to the internet",
+                    consequence: "nothing behind this spoke reaches the internet",
+                    direction: Direction::Out,
+                    traffic: Traffic::ALL,
+                    with: &[EVERYWHERE],
+                    vital: true,
+                },
+            ));
+        }
+        for hub in &self.config.hubs {
+            let at = [IpNet::from(hub.endpoint.ip())];
+            findings.push(security_group::passes(
+                &groups,
+                &Passage {
+                    check: "security group, to the hub",
+                    consequence: "there is no tunnel",
+                    direction: Direction::Out,
+                    traffic: Traffic::port(UDP, hub.endpoint.port()),
+                    with: &at,
+                    vital: true,
+                },
+            ));
+        }
+        let takeover = self
+            .config
+            .routes
+            .as_ref()
+            .and_then(|it| it.takeover.as_ref());
+        if let (Some(takeover), Some(siblings)) = (takeover, siblings) {
+            let others = siblings.spokes.values();
+            let others = others.filter(|it| it.instance != self.identity.instance);
+            let others: Vec<IpNet> = others.map(|it| IpNet::from(it.address)).collect();
+            if !others.is_empty() {
+                findings.push(security_group::passes(
+                    &groups,
+                    &Passage {
+                        check: "security group, health port",
+                        consequence: "the other spokes take this one for dead",
+                        direction: Direction::In,
+                        traffic: Traffic::port(UDP, takeover.health_port),
+                        with: &others,
+                        vital: true,
+                    },
+                ));
+            }
+        }
+        findings
+    }
+
+    /// Samples of what crosses the subnet's network ACL.
+    pub(super) async fn acl(self, described: &InstanceDescription) -> Vec<Finding> {
+        let acl = asked(self.patience(), self.vpc.network_acl(&described.subnet)).await;
+        let acl = match acl {
+            Ok(acl) => acl,
+            Err(_) => {
+                let action = "ec2:DescribeNetworkAcls";
+                let finding = permission::extra("network ACL", action, &acl);
+                return finding.into_iter().collect();
+            }
+        };
+        let mut samples = Vec::new();
+        let mut sample = |what, egress, traffic, peer| {
+            samples.push(Sample {
+                what,
+                egress,
+                traffic,
+                peer,
+            });
+        };
+        if self.config.nat.egress {
+            let out = "what goes to web servers";
+            sample(out, true, Traffic::port(TCP, 443), SOMEWHERE);
+            let back = "what comes back from the internet";
+            sample(back, false, Traffic::port(TCP, CHOSEN), SOMEWHERE);
+        }
+        for hub in &self.config.hubs {
+            let (ip, port) = (hub.endpoint.ip(), hub.endpoint.port());
+            sample("what goes to the hub", true, Traffic::port(UDP, port), ip);
+            let own = Traffic::port(UDP, self.config.listen_port);
+            sample("what comes from the hub", false, own, ip);
+        }
+        network_acl::network_acl(&acl, &samples)
+    }
+}

@@ -1,0 +1,375 @@
+//! `privnet-spoke doctor` and `privnet-hub doctor` on the demo network (drawn at
+//! `privnet_tests::topology::demo`): where all is well they say so, and of several things
+//! that are broken at once each is named with what mends it.
+
+use std::net::Ipv4Addr;
+use std::os::unix::fs::PermissionsExt;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use nix::sys::signal::Signal;
+use privnet_model::doctor::{Checkup, Finding, Verdict};
+use privnet_tests::daemon::{self, config_file, hub_public_key, spoke_config};
+use privnet_tests::deployment::{PATIENCE, start_hub, start_spoke, wait_until_up};
+use privnet_tests::fault_proxy::{Fault, FaultKind};
+use privnet_tests::process::wait_until;
+use privnet_tests::topology::{self, HUB_PUBLIC, PORT, WEB};
+use privnet_tests::vpc_fabric::{Fabric, Follower};
+use privnet_tests::world::World;
+
+/// What the issue asks of a run that nobody answers.
+const LONGEST: Duration = Duration::from_secs(10);
+const METADATA: Ipv4Addr = Ipv4Addr::new(169, 254, 169, 254);
+
+/// The demo network with everything as the README says, and all daemons running.
+fn healthy() -> Result<(World, Fabric)> {
+    let mut world = World::build(&topology::demo())?;
+    let followers = [Follower {
+        host: "host-a",
+        subnet: 1,
+    }];
+    let fabric = Fabric::start(&world, "vpc-a", &followers, &["spoke-a"])?;
+    for (vpc, cidr) in [("vpc-hub", "10.0.0.0/16"), ("vpc-a", "10.1.0.0/16")] {
+        let (region, id) = world.vpc_id(vpc)?;
+        let group = world.ec2.default_group(region, id)?;
+        world.ec2.let_in(region, &group, cidr)?;
+        if vpc == "vpc-hub" {
+            world.ec2.open_udp(region, &group, PORT)?;
+        }
+    }
+    let hub = &world.host("hub")?.metadata;
+    world
+        .ec2
+        .check_sources(&hub.region, &hub.interface, false)?;
+    let key = hub_public_key(world.host("hub")?)?;
+    let spoke = world.host("spoke-a")?;
+    let config = spoke_config(spoke, &format!("{HUB_PUBLIC}:{PORT}"), &key);
+    let config = format!(
+        "{config}\n[routes]\ntables = \"zone\"\nsource_dest_check = \"off\"\ntakeover = false\n\
+         [self_test]\ntargets = [\"{WEB}:80\"]\n"
+    );
+    world.start("spoke-a", &config)?;
+    start_spoke(&mut world, "spoke-b")?;
+    start_spoke(&mut world, "nat-hub")?;
+    start_hub(&mut world)?;
+    wait_until_up(&world, &["spoke-a", "spoke-b"], PATIENCE)?;
+    wait_until("host-a to be led to spoke-a", PATIENCE * 2, || {
+        Ok(fabric.egress_of("host-a").map(drop))
+    })?;
+    Ok((world, fabric))
+}
+
+/// What the doctor of a host prints, by these arguments, its exit code, and how long it
+/// took.
+fn doctor(world: &World, host: &str, arguments: &[&str]) -> Result<(i32, String, Duration)> {
+    let program = match host {
+        "hub" => "privnet-hub",
+        _ => "privnet-spoke",
+    };
+    let host = world.host(host)?;
+    let mut command: Command = daemon::command(&host.namespace, program)?;
+    command.arg("doctor").args(arguments).arg(config_file(host));
+    let started = Instant::now();
+    let output = command.output().context("doctor cannot be run")?;
+    let code = output.status.code().context("doctor was killed")?;
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    let errors = String::from_utf8_lossy(&output.stderr);
+    Ok((code, format!("{text}{errors}"), started.elapsed()))
+}
+
+fn checkup(world: &World, host: &str) -> Result<Checkup> {
+    let (code, text, took) = doctor(world, host, &["--json"])?;
+    ensure!(took < LONGEST, "{took:?}");
+    let checkup: Checkup = serde_json::from_str(&text).with_context(|| text.clone())?;
+    ensure!(code == i32::from(!checkup.is_well()), "exit code {code}");
+    println!("{host}: {} findings in {took:.1?}", checkup.findings.len());
+    Ok(checkup)
+}
+
+/// Every check was made, and finds nothing. The network needs a moment to come to rest.
+fn is_well(world: &World, host: &str) -> Result<Checkup> {
+    wait_until(&format!("{host} to be well"), PATIENCE * 2, || {
+        let checkup = checkup(world, host)?;
+        let bad: Vec<&Finding> = checkup
+            .findings
+            .iter()
+            .filter(|finding| finding.verdict != Verdict::Ok)
+            .collect();
+        ensure!(bad.is_empty(), "{bad:#?}");
+        Ok(Some(checkup))
+    })
+}
+
+/// There is a finding of this verdict about this check, whose text and remedies hold these.
+fn tells(
+    checkup: &Checkup,
+    verdict: Verdict,
+    check: &str,
+    found: &str,
+    remedy: &str,
+) -> Result<()> {
+    let told = checkup.findings.iter().any(|finding| {
+        finding.verdict == verdict
+            && finding.check == check
+            && finding.found.contains(found)
+            && finding.remedy.iter().any(|line| line.contains(remedy))
+    });
+    ensure!(
+        told,
+        "no finding {verdict} of {check} with {found:?} and {remedy:?} in {:#?}",
+        checkup.findings
+    );
+    Ok(())
+}
+
+pub(crate) fn a_healthy_spoke_is_well_and_everything_that_breaks_is_named() -> Result<()> {
+    let (mut world, fabric) = healthy()?;
+    let checkup = is_well(&world, "spoke-a")?;
+    for check in [
+        "running",
+        "TUN",
+        "nftables rules",
+        "sysctls",
+        "conntrack",
+        "clock",
+        "DNS",
+        "IMDSv2",
+        "hop limit",
+        "source/dest check",
+        "published tags",
+        "permission",
+        "route",
+        "security group, from the VPC",
+        "network ACL",
+        "tunnel",
+        "tunnel MTU",
+        "path MTU",
+        "self-test target",
+    ] {
+        let found = checkup
+            .findings
+            .iter()
+            .any(|finding| finding.check == check);
+        ensure!(found, "nobody looked at {check}");
+    }
+    let (code, text, _) = doctor(&world, "spoke-a", &[])?;
+    ensure!(code == 0 && text.lines().count() == 1, "{code}: {text}");
+    ensure!(
+        text.contains(&format!("{} ok", checkup.findings.len())),
+        "{text}"
+    );
+
+    // A daemon that hangs mends nothing.
+    world.daemon("spoke-a")?.process.signal(Signal::SIGSTOP)?;
+    let spoke = world.host("spoke-a")?;
+    let key = spoke.namespace.directory().join("spoke.key");
+    std::fs::set_permissions(&key, std::fs::Permissions::from_mode(0o644))?;
+    spoke.namespace.sysctl(&["net.ipv4.ip_forward=0"])?;
+    spoke.namespace.nft(
+        "table ip filter {
+    chain FORWARD {
+        type filter hook forward priority filter; policy drop;
+    }
+}
+",
+    )?;
+    let metadata = &spoke.metadata;
+    let region = &metadata.region;
+    world.ec2.check_sources(region, &metadata.interface, true)?;
+    let group = world.ec2.default_group(region, &metadata.vpc)?;
+    world.ec2.keep_out(region, &group, "10.1.0.0/16")?;
+    world.faults.set(&[
+        Fault::of_action("CreateTags", FaultKind::Denied),
+        Fault::of_action("DescribeNetworkAcls", FaultKind::Denied),
+    ])?;
+    let broken = self::checkup(&world, "spoke-a")?;
+    let key = key.display().to_string();
+    let interface = metadata.interface.as_str();
+    for (verdict, check, found, remedy) in [
+        (
+            Verdict::Wrong,
+            "running",
+            "did not answer",
+            "systemctl restart privnet-spoke",
+        ),
+        (
+            Verdict::Wrong,
+            "private key",
+            "0644",
+            &format!("chmod 0600 {key}"),
+        ),
+        (
+            Verdict::Wrong,
+            "sysctls",
+            "ip_forward is 0",
+            "sysctl -w net/ipv4/ip_forward=1",
+        ),
+        (
+            Verdict::Wrong,
+            "other firewalls",
+            "table ip filter",
+            "nft insert rule ip filter FORWARD",
+        ),
+        (
+            Verdict::Wrong,
+            "source/dest check",
+            interface,
+            "--no-source-dest-check",
+        ),
+        (
+            Verdict::Wrong,
+            "security group, from the VPC",
+            "10.1.0.0/16",
+            &format!("--group-id {group}"),
+        ),
+        (
+            Verdict::Wrong,
+            "permission",
+            "ec2:CreateTags",
+            "--role-name privnet-spoke",
+        ),
+        (
+            Verdict::NotChecked,
+            "network ACL",
+            "DescribeNetworkAcls",
+            "doctor-policy.json",
+        ),
+    ] {
+        tells(&broken, verdict, check, found, remedy)?;
+    }
+    let (code, text, _) = doctor(&world, "spoke-a", &[])?;
+    ensure!(code == 1, "{code}: {text}");
+    ensure!(text.contains(&format!("→ chmod 0600 {key}\n")), "{text}");
+
+    // And when nobody answers at all.
+    world.faults.set(&[Fault::everywhere(FaultKind::Hang)])?;
+    let spoke = world.host("spoke-a")?;
+    spoke.namespace.nft(&format!(
+        "table ip silence {{
+    chain output {{
+        type filter hook output priority filter;
+        ip daddr {METADATA} drop
+    }}
+}}
+"
+    ))?;
+    let silent = self::checkup(&world, "spoke-a")?;
+    tells(
+        &silent,
+        Verdict::Wrong,
+        "identity",
+        "",
+        "--http-endpoint enabled",
+    )?;
+    tells(
+        &silent,
+        Verdict::Wrong,
+        "sysctls",
+        "ip_forward is 0",
+        "sysctl -w",
+    )?;
+    let unknown = |check: &str| {
+        let mut findings = silent.findings.iter();
+        findings.any(|it| it.check == check && it.verdict == Verdict::NotChecked)
+    };
+    ensure!(
+        unknown("EC2") && unknown("nftables rules"),
+        "{:#?}",
+        silent.findings
+    );
+
+    // Without the daemon, and without a config that can be read.
+    let spoke = world.host("spoke-a")?;
+    spoke
+        .namespace
+        .nft("delete table ip silence\ndelete table ip filter\n")?;
+    world.faults.clear()?;
+    world.crash("spoke-a")?;
+    world.crash("hub")?;
+    let without = self::checkup(&world, "spoke-a")?;
+    tells(
+        &without,
+        Verdict::Wrong,
+        "running",
+        "no daemon answers",
+        "systemctl enable --now",
+    )?;
+    std::fs::write(config_file(world.host("spoke-a")?), "privnet = 7\n")?;
+    let (code, text, _) = doctor(&world, "spoke-a", &[])?;
+    ensure!(
+        code == 2 && text.contains("privnet.toml:1:"),
+        "{code}: {text}"
+    );
+    drop(world);
+    fabric.end().map(drop)
+}
+
+pub(crate) fn a_healthy_hub_is_well_and_everything_that_breaks_is_named() -> Result<()> {
+    let (mut world, fabric) = healthy()?;
+    let checkup = is_well(&world, "hub")?;
+    for check in [
+        "running",
+        "last poll",
+        "discovery",
+        "spokes",
+        "permission",
+        "public address",
+        "source/dest check",
+        "security group, tunnels",
+        "tunnel",
+        "role",
+        "disk",
+    ] {
+        let found = checkup
+            .findings
+            .iter()
+            .any(|finding| finding.check == check);
+        ensure!(found, "nobody looked at {check}");
+    }
+
+    world.faults.set(&[
+        Fault::of_action("DescribeSubnets", FaultKind::Denied),
+        Fault::in_region("eu-west-1", FaultKind::Hang),
+    ])?;
+    let hub = world.host("hub")?;
+    let (region, interface) = (&hub.metadata.region, &hub.metadata.interface);
+    world.ec2.check_sources(region, interface, true)?;
+    let group = world.ec2.default_group(region, &hub.metadata.vpc)?;
+    world.ec2.close_udp(region, &group, PORT)?;
+    let key = hub.namespace.directory().join("hub.key");
+    std::fs::set_permissions(&key, std::fs::Permissions::from_mode(0o640))?;
+    // A spoke that dies shows at once when the hub starts anew.
+    world.crash("spoke-b")?;
+    world.stop("hub")?;
+    world.start_again("hub")?;
+    wait_until_up(&world, &["spoke-a"], PATIENCE)?;
+    let broken = self::checkup(&world, "hub")?;
+    for (verdict, check, found, remedy) in [
+        (Verdict::Wrong, "private key", "0640", "chmod 0600"),
+        (
+            Verdict::Wrong,
+            "source/dest check",
+            interface.as_str(),
+            "--no-source-dest-check",
+        ),
+        (
+            Verdict::Wrong,
+            "security group, tunnels",
+            "UDP 51820",
+            "IpProtocol=17,FromPort=51820,ToPort=51820,IpRanges=[{CidrIp=0.0.0.0/0}]",
+        ),
+        (
+            Verdict::Wrong,
+            "permission",
+            "ec2:DescribeSubnets in us-west-2",
+            "hub-policy.json",
+        ),
+        (Verdict::Wrong, "discovery", "eu-west-1", "tunnels refresh"),
+        (Verdict::Wrong, "tunnel", "spoke-b", "privnet-spoke doctor"),
+    ] {
+        tells(&broken, verdict, check, found, remedy)?;
+    }
+    drop(world);
+    fabric.end().map(drop)
+}
