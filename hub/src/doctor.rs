@@ -6,7 +6,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use futures_util::future::join_all;
 use ipnet::{IpNet, Ipv4Net};
 use privnet_ec2::doctor::{Nearby, asked, fleet_secret, permitted};
-use privnet_ec2::{AwsClock, Discovery, PartitionExamination, SdkContext, Vpc};
+use privnet_ec2::{AwsClock, Discovery, Ec2Error, PartitionExamination, Reason, SdkContext, Vpc};
 use privnet_model::config::hub::{HubConfig, SecretSource};
 use privnet_model::doctor::{Area, Finding, Verdict};
 use privnet_model::instance::{InstanceDescription, Traffic, UDP};
@@ -141,13 +141,32 @@ fn partition(examined: &PartitionExamination) -> Vec<Finding> {
         Err(error) if error.is_not_allowed() => {}
         Err(error) => {
             let found = format!("{partition}: {error}");
-            findings.push(
-                Finding::wrong(Area::Aws, "discovery", found)
-                    .mend("tunnels refresh   # once that is mended"),
-            );
+            findings.push(Finding::wrong(Area::Aws, "discovery", found).mend(mend(error)));
         }
     }
     findings
+}
+
+/// What helps when EC2 does not answer.
+fn mend(error: &Ec2Error) -> String {
+    match &error.reason {
+        Reason::RoleRefused { role, .. } => format!(
+            "aws iam update-assume-role-policy --role-name {} --policy-document \
+             file://ami/iam/discovery-trust-policy.json   # in that role's account",
+            role.rsplit('/').next().unwrap_or(role)
+        ),
+        Reason::NoCredentials { .. } | Reason::CredentialsRejected { .. } => {
+            "aws sts get-caller-identity   # on this host: is there a role, and does it count?"
+                .to_owned()
+        }
+        Reason::OtherAwsPartition { .. } => {
+            "regions = [\"$REGION\"]   # in [discovery]: those of one AWS partition".to_owned()
+        }
+        _ => format!(
+            "curl -sI https://ec2.{}.amazonaws.com   # from this host: is EC2 reached?",
+            error.region
+        ),
+    }
 }
 
 /// Whether discovery finds anybody.
@@ -236,13 +255,20 @@ async fn groups(
     let tunnels = status.into_iter().flat_map(|status| &status.tunnels);
     let peers = tunnels.filter_map(|tunnel| Some(IpNet::from(tunnel.endpoint?.ip())));
     let peers: Vec<IpNet> = peers.filter(|peer| peer.addr().is_ipv4()).collect();
-    // Who lets in the spokes that there are and nobody else has chosen to.
-    let known = security_group::passes(&groups, &tunnel(&peers));
-    let enough = !peers.is_empty() && known.verdict == Verdict::Ok;
-    let tunnels = if enough {
-        known
+    // Who lets in the spokes that there are, and nobody else, has chosen to.
+    let anybody = security_group::passes(&groups, &tunnel(&[EVERYWHERE]));
+    let tunnels = if peers.is_empty() {
+        anybody
     } else {
-        security_group::passes(&groups, &tunnel(&[EVERYWHERE]))
+        let known = security_group::passes(&groups, &tunnel(&peers));
+        match known.verdict {
+            Verdict::Ok => known,
+            // The next spoke would be kept out as well.
+            Verdict::NotChecked | Verdict::Warning | Verdict::Wrong => Finding {
+                remedy: anybody.remedy,
+                ..known
+            },
+        }
     };
     vec![
         tunnels,

@@ -97,7 +97,7 @@ pub(crate) fn run<D: Daemon>(config: D::Config, options: &Options) -> Result<Exi
         .enable_all()
         .build()
         .context("cannot start the runtime")?;
-    let examined = runtime.block_on(timeout(LONGEST, D::examine(config)));
+    let examined = runtime.block_on(async { timeout(LONGEST, D::examine(config)).await });
     // A name that nobody resolves keeps a thread for longer than anybody wants to wait.
     runtime.shutdown_background();
     let examination = examined.ok().context("not done in time: this is a bug")?;
