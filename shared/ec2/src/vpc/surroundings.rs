@@ -42,13 +42,11 @@ impl Vpc {
                 Ok(())
             })
             .await
-            .and_then(|()| {
-                found.ok_or_else(|| {
-                    let reason = Reason::unreadable(format_args!("no word of {id}"));
-                    asking.found(Operation::DescribeInstances, reason)
-                })
-            })
-            .map_err(|error| error.about(id.as_str(), POLICY))
+            .map_err(|error| error.about(id.as_str(), POLICY))?;
+        found.ok_or_else(|| {
+            let reason = Reason::unreadable(format_args!("no word of {id}"));
+            asking.found(Operation::DescribeInstances, reason)
+        })
     }
 
     /// Security groups of the VPC, in the order asked for.
@@ -83,14 +81,15 @@ impl Vpc {
             )
             .await
             .map_err(|error| error.about(self.id.as_str(), POLICY))?;
-        let found = |id: &SecurityGroupId| {
-            let group = groups.iter().find(|group| group.id == *id).cloned();
-            group.ok_or_else(|| {
+        let mut found = Vec::with_capacity(ids.len());
+        for id in ids {
+            let Some(group) = groups.iter().find(|group| group.id == *id) else {
                 let reason = Reason::unreadable(format_args!("no word of {id}"));
-                asking.found(operation, reason)
-            })
-        };
-        ids.iter().map(found).collect()
+                return Err(asking.found(operation, reason));
+            };
+            found.push(group.clone());
+        }
+        Ok(found)
     }
 
     /// The network ACL of a subnet.
@@ -124,13 +123,11 @@ impl Vpc {
                 },
             )
             .await
-            .and_then(|()| {
-                found.ok_or_else(|| {
-                    let reason = Reason::unreadable(format_args!("no word of {subnet}"));
-                    asking.found(operation, reason)
-                })
-            })
-            .map_err(|error| error.about(subnet.as_str(), POLICY))
+            .map_err(|error| error.about(subnet.as_str(), POLICY))?;
+        found.ok_or_else(|| {
+            let reason = Reason::unreadable(format_args!("no word of {subnet}"));
+            asking.found(operation, reason)
+        })
     }
 }
 
