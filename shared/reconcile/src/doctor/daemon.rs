@@ -256,6 +256,7 @@ mod tests {
             redirects: Vec::new(),
             flowtable: FlowtableState::On,
             connections: None,
+            destinations: Vec::new(),
         }
     }
 
