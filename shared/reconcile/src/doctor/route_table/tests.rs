@@ -55,7 +55,8 @@ fn judged<T>(
     ask: impl Fn(Tables<'_>, &RoutesConfig, &Supernet) -> T,
 ) -> T {
     let text = format!(
-        "privnet = '10.0.0.0/8'\ntransport = 'none'\n[routes]\nprivnet = false\ntakeover = false\n{routes}"
+        "privnet = '10.0.0.0/8'\ntransport = 'none'\n[self_test]\ntargets = ['203.0.113.80:80']\n\
+         [routes]\nprivnet = false\ntakeover = false\n{routes}"
     );
     let config = SpokeConfig::parse("spoke.toml", &text).unwrap();
     let tables = [(table.id.clone(), table)].into();
