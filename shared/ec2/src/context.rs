@@ -127,6 +127,7 @@ impl SdkContext {
         let config = self.config.to_builder().http_client(http_client());
         Self {
             config: config.build(),
+            clock: self.clock.clone(),
         }
     }
 
