@@ -7,6 +7,7 @@
 
 mod address;
 mod asked;
+mod keeper;
 mod report;
 mod routes;
 mod server;

@@ -311,7 +311,13 @@ impl Address {
     /// Whether nothing is to be given away any more before this spoke stops.
     pub fn has_left(&self, around: &Around, now: Instant) -> bool {
         let alone = around.spokes.is_empty() || matches!(self.config, AddressConfig::Pool(_));
-        let done = || matches!(self.choose(around, now), Choice::Nothing);
+        // What failed is not waited for: whoever stops has little time.
+        let failed = || self.seen.iter().any(|one| self.has_failed(one, now));
+        let done = || match self.choose(around, now) {
+            Choice::Nothing => true,
+            Choice::Wait => failed(),
+            Choice::SeeRoutes | Choice::Move(_) => false,
+        };
         alone || (self.moving.is_none() && self.has_seen_since_leaving(around) && done())
     }
 

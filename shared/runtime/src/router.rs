@@ -470,11 +470,19 @@ impl Router {
             Some((began, counting)) if counting.is_finished() => {
                 self.count_clock.done(now - began, now);
                 let ports = self.nat.as_ref().and_then(|nat| nat.ports);
-                match counting.await {
-                    Ok(Ok(counted)) => self.connections.counted(counted.busiest(ports)),
-                    Ok(Err(error)) => debug!("{:#}", anyhow!(error)),
-                    Err(error) => debug!("counting connections broke off: {error}"),
-                }
+                let busiest = match counting.await {
+                    Ok(Ok(counted)) => counted.busiest(ports),
+                    // Nothing is known then: what was counted before may be long over.
+                    Ok(Err(error)) => {
+                        debug!("{:#}", anyhow!(error));
+                        Vec::new()
+                    }
+                    Err(error) => {
+                        debug!("counting connections broke off: {error}");
+                        Vec::new()
+                    }
+                };
+                self.connections.counted(busiest);
             }
             Some(counting) => self.counting = Some(counting),
             None if self.count_clock.is_due(now) => {

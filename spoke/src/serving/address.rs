@@ -131,7 +131,7 @@ impl Server {
         let (now, wall) = (Instant::now(), Timestamp::now());
         let before = addresses.machine.held().cloned();
         let known = addresses.machine.has_looked();
-        let mut asked_to_move = false;
+        let mut may_have_moved = false;
         match news {
             News::Looked(None) => addresses.machine.look_failed(now),
             News::Looked(Some(found)) => {
@@ -164,12 +164,12 @@ impl Server {
                 }
             }
             News::Moved(None) => {
-                asked_to_move = true;
+                may_have_moved = true;
                 addresses.machine.applied(None, now, wall);
             }
             News::Moved(Some(moved)) => {
                 let (done, outcome) = *moved;
-                asked_to_move = true;
+                may_have_moved = matches!(outcome, Ok(AddressOutcome::Done) | Err(_));
                 let told = outcome.as_ref().ok();
                 addresses.machine.applied(told, now, wall);
                 addresses.failure = failure(&done, &outcome);
@@ -183,7 +183,7 @@ impl Server {
         // change of the own address may be lost with the connection that it came by.
         let held = addresses.machine.held();
         let changed = held.map(|held| &held.allocation) != before.as_ref().map(|h| &h.allocation);
-        if asked_to_move || (known && changed) {
+        if may_have_moved || (known && changed) {
             self.has_roamed();
         }
     }

@@ -5,7 +5,6 @@ use std::time::Instant;
 use jiff::Timestamp;
 use privnet_model::status::{RouteStatus, RoutesStatus, SiblingStatus};
 use privnet_reconcile::address::Around;
-use privnet_reconcile::takeover::Memory;
 
 use super::View;
 use super::server::Server;
@@ -13,25 +12,19 @@ use super::server::Server;
 impl Server {
     pub(super) fn save(&mut self) {
         let memory = self.takeover.memory(Instant::now(), Timestamp::now());
-        let error = self.start.state.save(&memory, Timestamp::now()).err();
-        self.state_problem = error.map(|error| {
-            let path = self.start.state.path().display();
-            format!("{path}: {:#}", anyhow::Error::from(error))
-        });
-        self.saved = Some(memory);
+        self.keeper.keep(memory);
     }
 
     /// Keeps what a restart must know, and shows the rest.
     pub(super) fn show(&mut self) {
         let now = Instant::now();
         let memory = self.takeover.memory(now, Timestamp::now());
-        let same = |saved: &Memory| {
-            saved.spokes == memory.spokes
-                && saved.hold_seconds == memory.hold_seconds
-                && saved.running == memory.running
-        };
-        if !self.saved.as_ref().is_some_and(same) {
-            self.save();
+        let kept = self.keeper.kept();
+        let same = kept.spokes == memory.spokes
+            && kept.hold_seconds == memory.hold_seconds
+            && kept.running == memory.running;
+        if !same {
+            self.keeper.keep(memory);
         }
         let around = self.takeover.around(now);
         let home = self.takeover.home();
@@ -75,7 +68,7 @@ impl Server {
             .chain(&self.siblings.problem)
             .chain(&self.tables.problem)
             .chain(&self.check.problem)
-            .chain(&self.state_problem)
+            .chain(&self.keeper.problem())
             .chain(self.failures.iter().map(|(_, problem)| problem))
             .chain(&self.conflicts)
             .cloned()

@@ -9,7 +9,7 @@ use privnet_ec2::{SdkContext, Vpc};
 use privnet_model::config::spoke::SourceDestCheck;
 use privnet_model::vpc::Siblings;
 use privnet_reconcile::self_test::Report;
-use privnet_reconcile::takeover::{Memory, Takeover};
+use privnet_reconcile::takeover::Takeover;
 use privnet_reconcile::vpc_route::Place;
 use privnet_runtime::health_port::{HealthPort, Observation, Silence, Teller};
 use privnet_runtime::self_test::SelfTester;
@@ -18,6 +18,7 @@ use tracing::{info, warn};
 
 use super::address::{Addresses, News};
 use super::asked::{AGAIN, Asked};
+use super::keeper::Keeper;
 use super::routes::{Changed, Changing, Tables};
 use super::start::Start;
 
@@ -68,8 +69,7 @@ pub(super) struct Server {
     stopping: Option<Instant>,
     /// When the hub is to hear from us by our new address.
     greetings: VecDeque<Instant>,
-    pub(super) saved: Option<Memory>,
-    pub(super) state_problem: Option<String>,
+    pub(super) keeper: Keeper,
     pub(super) moved: u64,
     pub(super) taken_over: u64,
 }
@@ -102,8 +102,7 @@ impl Server {
             check_off: false,
             stopping: None,
             greetings: VecDeque::new(),
-            saved: None,
-            state_problem: None,
+            keeper: Keeper::start(start.state.clone()),
             moved: 0,
             taken_over: 0,
             start,
@@ -169,6 +168,7 @@ impl Server {
             self.withdraw();
         }
         self.save();
+        self.keeper.end().await;
     }
 
     /// Whether the spoke stops, and has nothing left or nobody to leave it to.

@@ -104,11 +104,7 @@ impl Address {
         };
         let gives = matches!(why, AddressReason::GoesAlong { .. }) && around.leaving.is_none();
         let gave = self.gave.filter(|_| gives);
-        if self.has_failed(one, now) && around.leaving.is_some() {
-            Choice::Nothing
-        } else if around.moving
-            || self.has_failed(one, now)
-            || gave.is_some_and(|gave| now - gave < GIVES)
+        if around.moving || self.has_failed(one, now) || gave.is_some_and(|gave| now - gave < GIVES)
         {
             Choice::Wait
         } else if !around.recent {
@@ -118,7 +114,7 @@ impl Address {
         }
     }
 
-    fn has_failed(&self, one: &ElasticAddress, now: Instant) -> bool {
+    pub(super) fn has_failed(&self, one: &ElasticAddress, now: Instant) -> bool {
         let failed = self.failures.get(&one.allocation);
         failed.is_some_and(|(_, until)| now < *until)
     }

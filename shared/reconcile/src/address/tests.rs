@@ -358,6 +358,30 @@ fn what_fails_is_tried_again_at_longer_intervals() {
     assert!(pauses.is_sorted(), "{pauses:?}");
 }
 
+/// Also by who is about to stop, and does not for long.
+#[test]
+fn what_fails_is_not_tried_faster_by_who_leaves() {
+    let mut world = World::new(2, 1, &one());
+    world.pass(30);
+    assert_eq!(world.addresses[0], Some(0));
+    world.first = Some(1);
+    world.truth[0].leaving = Some(world.now);
+    let mut tries = 0;
+    for _ in 0..600 {
+        world.now += Duration::from_millis(200);
+        world.judge();
+        world.sees_routes(0);
+        world.looks(0).unwrap();
+        if world.spokes[0].pending.take().is_some() {
+            let (now, wall) = (world.now, world.wall());
+            world.spokes[0].machine.applied(None, now, wall);
+            tries += 1;
+            assert!(world.spokes[0].machine.has_left(&world.around(0), now));
+        }
+    }
+    assert!((4..=9).contains(&tries), "{tries} in 120 s");
+}
+
 #[derive(Debug, Clone)]
 enum Event {
     Well(usize, bool),
