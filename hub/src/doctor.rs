@@ -7,13 +7,13 @@ use futures_util::future::join_all;
 use ipnet::{IpNet, Ipv4Net};
 use privnet_ec2::doctor::{Nearby, asked, fleet_secret, permitted};
 use privnet_ec2::{AwsClock, Discovery, Ec2Error, PartitionExamination, Reason, SdkContext, Vpc};
-use privnet_model::config::hub::{HubConfig, SecretSource};
-use privnet_model::doctor::{Area, Finding, Verdict};
+use privnet_model::config::hub::{DiscoveryConfig, HubConfig, SecretSource};
+use privnet_model::doctor::{Area, Finding, Verdict, quoted_tag};
 use privnet_model::instance::{InstanceDescription, Traffic, UDP};
 use privnet_model::inventory::Identity;
 use privnet_model::status::{Role, Status};
 use privnet_reconcile::doctor::instance::{self, AddressNeed};
-use privnet_reconcile::doctor::network_acl::{self, Sample};
+use privnet_reconcile::doctor::network_acl::{self, Opening, Sample};
 use privnet_reconcile::doctor::permission::{self, Need};
 use privnet_reconcile::doctor::security_group::{self, Direction, Passage};
 use privnet_reconcile::doctor::{Known, metadata};
@@ -23,6 +23,10 @@ const EVERYWHERE: IpNet = IpNet::V4(Ipv4Net::new_assert(Ipv4Addr::UNSPECIFIED, 0
 /// Somewhere on the internet, for samples of what a network ACL lets through
 /// (RFC 5737: it is nobody's).
 const SOMEWHERE: IpAddr = IpAddr::V4(Ipv4Addr::new(203, 0, 113, 80));
+
+/// Rules that a security group may have unless the quota was raised (VPC user guide,
+/// "Amazon VPC quotas": 60), less some for others.
+const MOST_RULES: usize = 50;
 
 /// Looks at everything.
 pub(crate) async fn examine(config: HubConfig) -> Examination {
@@ -102,6 +106,7 @@ async fn aws(
         secret,
     );
     let mut findings = vec![dns];
+    let partition = |examined| partition(examined, &config.discovery);
     findings.extend(examined.iter().flat_map(partition));
     findings.extend(secret);
     // One that did not answer may have some.
@@ -114,20 +119,27 @@ async fn aws(
 }
 
 /// What a poll may ask in a partition.
-fn partition(examined: &PartitionExamination) -> Vec<Finding> {
+fn partition(examined: &PartitionExamination, discovery: &DiscoveryConfig) -> Vec<Finding> {
     let PartitionExamination {
         partition,
         permissions,
         spokes,
     } = examined;
     let object = partition.to_string();
+    let mut accounts = discovery.accounts.iter();
+    let other = accounts.find(|account| account.account == partition.account);
+    let policy = match other {
+        Some(_) => "discovery-policy.json",
+        None => "hub-policy.json",
+    };
     let mut findings: Vec<Finding> = permissions
         .iter()
         .map(|(operation, permission)| {
             let need = Need {
                 action: &format!("ec2:{operation}"),
                 object: &object,
-                policy: "hub-policy.json",
+                policy,
+                role: other.map(|account| account.role_arn.as_str()),
             };
             permission::permission(need, &permitted(permission))
         })
@@ -151,9 +163,8 @@ fn partition(examined: &PartitionExamination) -> Vec<Finding> {
 fn mend(error: &Ec2Error) -> String {
     match &error.reason {
         Reason::RoleRefused { role, .. } => format!(
-            "aws iam update-assume-role-policy --role-name {} --policy-document \
-             file://ami/iam/discovery-trust-policy.json   # in that role's account",
-            role.rsplit('/').next().unwrap_or(role)
+            "let the role $ROLE assume {role}: see ami/iam/discovery-trust-policy.json for what \
+             that role's trust policy must say, and hub-policy.json for sts:AssumeRole"
         ),
         Reason::NoCredentials { .. } | Reason::CredentialsRejected { .. } => {
             "aws sts get-caller-identity   # on this host: is there a role, and does it count?"
@@ -181,9 +192,7 @@ fn spokes(found: usize, config: &HubConfig) -> Finding {
         .map(|(key, value)| format!("{key} = {value}"))
         .collect();
     let found = format!("no running instance has the tags {}", told.join(", "));
-    let tags: Vec<String> = tags
-        .map(|(key, value)| format!("'Key={key},Value={value}'"))
-        .collect();
+    let tags: Vec<String> = tags.map(|(key, value)| quoted_tag(key, value)).collect();
     Finding::warning(Area::Aws, check, found).mend(format!(
         "aws ec2 create-tags --resources SPOKE --tags {}   # in the spoke's region",
         tags.join(" ")
@@ -224,6 +233,19 @@ async fn outside(
     findings
 }
 
+/// What the tunnels of these spokes need.
+fn tunnels_from(port: u16, with: &[IpNet]) -> Passage<'_> {
+    Passage {
+        check: "security group, tunnels",
+        consequence: "no spoke reaches this hub",
+        direction: Direction::In,
+        traffic: Traffic::port(UDP, port),
+        with,
+        siblings: false,
+        vital: true,
+    }
+}
+
 async fn groups(
     config: &HubConfig,
     identity: &Identity,
@@ -244,30 +266,34 @@ async fn groups(
             return finding.into_iter().collect();
         }
     };
-    let tunnel = |with| Passage {
-        check: "security group, tunnels",
-        consequence: "no spoke reaches this hub",
-        direction: Direction::In,
-        traffic: Traffic::port(UDP, config.listen_port),
-        with,
-        vital: true,
-    };
+    let port = config.listen_port;
     let tunnels = status.into_iter().flat_map(|status| &status.tunnels);
     let peers = tunnels.filter_map(|tunnel| Some(IpNet::from(tunnel.endpoint?.ip())));
     let peers: Vec<IpNet> = peers.filter(|peer| peer.addr().is_ipv4()).collect();
     // Who lets in the spokes that there are, and nobody else, has chosen to.
-    let anybody = security_group::passes(&groups, &tunnel(&[EVERYWHERE]));
+    let anybody = security_group::passes(&groups, &tunnels_from(port, &[EVERYWHERE]));
     let tunnels = if peers.is_empty() {
         anybody
     } else {
-        let known = security_group::passes(&groups, &tunnel(&peers));
+        let known = security_group::passes(&groups, &tunnels_from(port, &peers));
         match known.verdict {
             Verdict::Ok => known,
-            // The next spoke would be kept out as well.
-            Verdict::NotChecked | Verdict::Warning | Verdict::Wrong => Finding {
-                remedy: anybody.remedy,
-                ..known
-            },
+            Verdict::NotChecked | Verdict::Warning | Verdict::Wrong => {
+                let mut missing = peers.clone();
+                missing.retain(|peer| {
+                    let passes = security_group::passes(&groups, &tunnels_from(port, &[*peer]));
+                    passes.verdict != Verdict::Ok
+                });
+                let remedy = if missing.len() == peers.len() {
+                    // The next spoke would be kept out as well.
+                    anybody.remedy
+                } else {
+                    // Each that is let in was let in on purpose.
+                    missing.truncate(MOST_RULES);
+                    security_group::passes(&groups, &tunnels_from(port, &missing)).remedy
+                };
+                Finding { remedy, ..known }
+            }
         }
     };
     vec![
@@ -280,6 +306,7 @@ async fn groups(
                 direction: Direction::In,
                 traffic: Traffic::ALL,
                 with: &identity.vpc_cidrs,
+                siblings: false,
                 vital: false,
             },
         ),
@@ -291,6 +318,7 @@ async fn groups(
                 direction: Direction::Out,
                 traffic: Traffic::ALL,
                 with: &[EVERYWHERE],
+                siblings: false,
                 vital: true,
             },
         ),
@@ -312,6 +340,8 @@ async fn acl(config: &HubConfig, vpc: &Vpc, described: &InstanceDescription) -> 
         egress,
         traffic: port,
         peer: SOMEWHERE,
+        // Where spokes will be is not known here.
+        opening: Opening::Unknown,
     };
     let samples = [
         sample("what comes from spokes", false),

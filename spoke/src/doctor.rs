@@ -11,8 +11,7 @@ use privnet_model::config::spoke::SpokeConfig;
 use privnet_model::doctor::{Area, Finding};
 use privnet_model::enrol::HUB_ADDRESS;
 use privnet_model::inventory::{Identity, Transport};
-use privnet_model::key::PublicKey;
-use privnet_model::status::Role;
+use privnet_model::status::{Role, Status};
 use privnet_reconcile::doctor::Known;
 use privnet_runtime::doctor::{self, AFTERWARDS, Examination, PATIENCE, Subject};
 use tokio::time::Instant;
@@ -27,13 +26,11 @@ pub(crate) async fn examine(config: SpokeConfig) -> Examination {
         Nearby::ask(doctor::NEARBY)
     );
     let status = asked.daemon.status().ok();
-    let interface = status.and_then(|status| status.interface.as_ref());
-    let key = interface.map(|interface| interface.public_key);
     let clock = AwsClock::default();
     let subject = subject(&config);
     let (host, aws, peers, keeper) = tokio::join!(
         doctor::look(&subject, &config.admin_socket, &nearby.identity, &asked),
-        aws(&config, &nearby.identity, key.as_ref(), &clock),
+        aws(&config, &nearby.identity, status, &clock),
         peers(&config, doctor::has_session(&asked.daemon)),
         doctor::time_keeper(),
     );
@@ -92,7 +89,7 @@ fn subject(config: &SpokeConfig) -> Subject {
 async fn aws(
     config: &SpokeConfig,
     identity: &Known<Identity>,
-    key: Option<&PublicKey>,
+    status: Option<&Status>,
     clock: &AwsClock,
 ) -> Vec<Finding> {
     let Ok(identity) = identity else {
@@ -101,11 +98,22 @@ async fn aws(
     };
     let context = SdkContext::load(&identity.region).await.telling(clock);
     let vpc = Vpc::new(&context, &identity.region, &identity.vpc, PATIENCE);
+    let interface = status.and_then(|status| status.interface.as_ref());
+    let key = interface.map(|interface| interface.public_key);
+    let key = key.as_ref();
+    let sick = match status {
+        None => Some("the daemon does not answer"),
+        Some(status) => {
+            let routes = status.routes.as_ref();
+            routes.and_then(|routes| routes.sick.as_deref())
+        }
+    };
     let around = Surroundings {
         config,
         identity,
         vpc: &vpc,
         end: Instant::now() + AFTERWARDS,
+        sick,
     };
     let endpoint = context.ec2_host(&identity.region, None);
     let (dns, outside, tags, secret) = tokio::join!(

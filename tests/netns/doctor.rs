@@ -228,7 +228,7 @@ pub(crate) fn a_healthy_spoke_is_well_and_everything_that_breaks_is_named() -> R
             Verdict::Wrong,
             "permission",
             "ec2:CreateTags",
-            "--role-name privnet-spoke",
+            "to the role privnet-spoke",
         ),
         (
             Verdict::NotChecked,

@@ -7,7 +7,7 @@ use privnet_model::doctor::{Area, Finding};
 use privnet_model::id::Region;
 use privnet_model::inventory::Identity;
 use privnet_reconcile::doctor::clock::{self, Keeper, Offset};
-use privnet_reconcile::doctor::permission::{Answer, Asked, Refusal};
+use privnet_reconcile::doctor::permission::{self, Answer, Asked, Refusal};
 use privnet_reconcile::doctor::{Known, Names, metadata};
 use tokio::time::timeout;
 
@@ -147,8 +147,8 @@ pub async fn fleet_secret(
 ) -> Finding {
     let check = "fleet secret";
     let store = ParameterStore::new(context, region);
-    let mend = "aws iam put-role-policy --role-name $ROLE --policy-name privnet-secret \
-                --policy-document file://ami/iam/secret-policy.json   # with the parameter's name";
+    let what = format!("ssm:GetParameter on {name}");
+    let mend = permission::allow(None, "secret-policy.json", &what);
     match timeout(patience, store.fleet_secret(name)).await {
         Ok(Ok(_)) => Finding::ok(
             Area::Aws,

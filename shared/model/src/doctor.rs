@@ -169,10 +169,54 @@ impl Finding {
     }
 }
 
+/// A value as one word of a shell. Commands of remedies are copied by people with root's
+/// rights, and whoever may tag an instance chooses what some of them contain.
+pub fn quoted(value: &str) -> String {
+    let plain = |char: char| char.is_ascii_alphanumeric() || "_-./:=,+@%".contains(char);
+    if !value.is_empty() && value.chars().all(plain) {
+        return value.to_owned();
+    }
+    format!("'{}'", value.replace('\'', r"'\''"))
+}
+
+/// A tag as the AWS CLI takes it, as one word of a shell.
+pub fn quoted_tag(key: &str, value: &str) -> String {
+    // The CLI's shorthand ends a value at a comma, unless it stands in quotes of its own.
+    let part = |text: &str| {
+        if text.contains([',', '"', '\'', '=', '\\', '[', '{', ' ']) {
+            let text = text.replace('\\', r"\\").replace('"', r#"\""#);
+            return format!("\"{text}\"");
+        }
+        text.to_owned()
+    };
+    quoted(&format!("Key={},Value={}", part(key), part(value)))
+}
+
 #[cfg(test)]
 mod tests {
     #![expect(clippy::unwrap_used, reason = "a test that fails should panic")]
     use super::*;
+
+    #[test]
+    fn no_value_ends_its_word_of_the_shell() {
+        for (value, expected) in [
+            ("i-0123456789abcdef0", "i-0123456789abcdef0"),
+            ("/etc/privnet/spoke.key", "/etc/privnet/spoke.key"),
+            ("", "''"),
+            ("a b", "'a b'"),
+            ("$(reboot)", "'$(reboot)'"),
+            ("x; reboot #", "'x; reboot #'"),
+            ("x\nreboot", "'x\nreboot'"),
+            ("it's", r"'it'\''s'"),
+        ] {
+            assert_eq!(quoted(value), expected);
+        }
+        assert_eq!(quoted_tag("env", "prod"), "Key=env,Value=prod");
+        assert_eq!(
+            quoted_tag("env", "a, \"b\""),
+            r#"'Key=env,Value="a, \"b\""'"#
+        );
+    }
 
     fn checkup(findings: Vec<Finding>) -> Checkup {
         Checkup {

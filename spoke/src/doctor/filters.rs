@@ -8,7 +8,7 @@ use privnet_model::doctor::Finding;
 use privnet_model::instance::{InstanceDescription, TCP, Traffic, UDP};
 use privnet_model::inventory::Transport;
 use privnet_model::vpc::Siblings;
-use privnet_reconcile::doctor::network_acl::{self, Sample};
+use privnet_reconcile::doctor::network_acl::{self, Opening, Sample};
 use privnet_reconcile::doctor::permission;
 use privnet_reconcile::doctor::security_group::{self, Direction, Passage};
 
@@ -49,6 +49,7 @@ impl Surroundings<'_> {
                     direction: Direction::In,
                     traffic: Traffic::ALL,
                     with: vpc,
+                    siblings: false,
                     vital: true,
                 },
             ));
@@ -62,6 +63,7 @@ impl Surroundings<'_> {
                     direction: Direction::Out,
                     traffic: Traffic::ALL,
                     with: &[EVERYWHERE],
+                    siblings: false,
                     vital: true,
                 },
             ));
@@ -76,6 +78,7 @@ impl Surroundings<'_> {
                     direction: Direction::Out,
                     traffic: Traffic::port(UDP, hub.endpoint.port()),
                     with: &at,
+                    siblings: false,
                     vital: true,
                 },
             ));
@@ -98,6 +101,7 @@ impl Surroundings<'_> {
                         direction: Direction::In,
                         traffic: Traffic::port(UDP, takeover.health_port),
                         with: &others,
+                        siblings: true,
                         vital: true,
                     },
                 ));
@@ -118,25 +122,29 @@ impl Surroundings<'_> {
             }
         };
         let mut samples = Vec::new();
-        let mut sample = |what, egress, traffic, peer| {
+        let mut sample = |what, egress, traffic, peer, opening| {
             samples.push(Sample {
                 what,
                 egress,
                 traffic,
                 peer,
+                opening,
             });
         };
         if self.config.nat.egress {
             let out = "what goes to web servers";
-            sample(out, true, Traffic::port(TCP, 443), SOMEWHERE);
+            let web = Traffic::port(TCP, 443);
+            sample(out, true, web, SOMEWHERE, Opening::Unknown);
             let back = "what comes back from the internet";
-            sample(back, false, Traffic::port(TCP, CHOSEN), SOMEWHERE);
+            let answers = Traffic::port(TCP, CHOSEN);
+            sample(back, false, answers, SOMEWHERE, Opening::Answers);
         }
         for hub in &self.config.hubs {
             let (ip, port) = (hub.endpoint.ip(), hub.endpoint.port());
-            sample("what goes to the hub", true, Traffic::port(UDP, port), ip);
+            let there = Traffic::port(UDP, port);
+            sample("what goes to the hub", true, there, ip, Opening::Peer);
             let own = Traffic::port(UDP, self.config.listen_port);
-            sample("what comes from the hub", false, own, ip);
+            sample("what comes from the hub", false, own, ip, Opening::Peer);
         }
         network_acl::network_acl(&acl, &samples)
     }

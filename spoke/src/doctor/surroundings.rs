@@ -9,7 +9,7 @@ use privnet_ec2::doctor::{asked, fleet_secret, permitted};
 use privnet_ec2::{Mutation, SdkContext, Vpc};
 use privnet_model::config::hub::SecretSource;
 use privnet_model::config::spoke::{RoutesConfig, SourceDestCheck, SpokeConfig};
-use privnet_model::doctor::{Area, Finding};
+use privnet_model::doctor::{Area, Finding, Verdict};
 use privnet_model::id::RouteTableId;
 use privnet_model::instance::InstanceDescription;
 use privnet_model::inventory::{Identity, PORT_TAG, PUBLIC_KEY_TAG, TRANSPORT_TAG, Transport};
@@ -30,6 +30,8 @@ pub(super) struct Surroundings<'a> {
     pub(super) identity: &'a Identity,
     pub(super) vpc: &'a Vpc,
     pub(super) end: Instant,
+    /// What keeps the daemon from serving routes.
+    pub(super) sick: Option<&'a str>,
 }
 
 impl Surroundings<'_> {
@@ -71,6 +73,17 @@ impl Surroundings<'_> {
         findings.push(Finding::ok(Area::Aws, "EC2", "it answers"));
         findings.push(instance::source_dest_check(described));
         let address = instance::public_address(described.public, AddressNeed::Any);
+        // The daemon itself fetches the one that the config names.
+        let address = match (&self.config.address, address.verdict) {
+            (Some(own), Verdict::Wrong) => Finding {
+                remedy: vec![format!(
+                    "journalctl -u privnet-spoke -n 50   # why it has not {}",
+                    own.to_string().replace('\n', " ")
+                )],
+                ..address
+            },
+            _ => address,
+        };
         let uses_it = self.config.nat.egress || self.config.transport != Transport::None;
         findings.extend(uses_it.then_some(address));
         let options = described.metadata;
@@ -78,7 +91,8 @@ impl Surroundings<'_> {
         findings.push(metadata::hop_limit(&options));
         if self.config.publish {
             let transport = self.config.transport;
-            findings.push(instance::published(&described.tags, transport, key));
+            let port = self.config.listen_port;
+            findings.push(instance::published(&described.tags, transport, key, port));
         }
         let takeover = self.config.routes.as_ref();
         if let Some(takeover) = takeover.and_then(|routes| routes.takeover.as_ref()) {
@@ -108,11 +122,19 @@ impl Surroundings<'_> {
         let others = siblings.iter().flat_map(|found| found.spokes.values());
         let others = others.map(|it| (it.instance.clone(), it.interface.clone()));
         let spokes = Spokes::new(others.chain([own]));
+        let takes_over = self.config.routes.as_ref().map(|it| it.takeover.is_some());
+        let unknown = match (siblings, takes_over) {
+            (Err(refusal), _) => Some(refusal.text.as_str()),
+            (Ok(_), Some(false)) => Some("with takeover = false the other spokes are not known"),
+            (Ok(_), Some(true) | None) => None,
+        };
         let view = |tables| Tables {
             tables,
             spokes: &spokes,
             own: &described.interface,
             zone: self.identity.zone.as_ref(),
+            unknown,
+            sick: self.sick,
         };
         let Some(config) = &self.config.routes else {
             return match tables {
@@ -169,6 +191,7 @@ impl Surroundings<'_> {
             action: "ec2:ModifyNetworkInterfaceAttribute",
             object: &object,
             policy: "source-dest-check-policy.json",
+            role: None,
         };
         Some(permission::permission(need, &answer))
     }
@@ -191,6 +214,7 @@ impl Surroundings<'_> {
             action: "ec2:CreateTags",
             object: &object,
             policy: "spoke-policy.json",
+            role: None,
         };
         Some(permission::permission(need, &answer))
     }
@@ -218,5 +242,6 @@ const fn need(action: &str) -> Need<'_> {
         action,
         object: "",
         policy: "routes-policy.json",
+        role: None,
     }
 }

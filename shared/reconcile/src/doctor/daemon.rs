@@ -107,7 +107,8 @@ pub fn said(status: &Status) -> Vec<Finding> {
     if let Some(held) = &status.held_removals {
         findings.push(
             Finding::warning(AREA, "removals", held.to_string())
-                .mend("tunnels refresh --accept-removals"),
+                .mend("tunnels refresh --dry-run   # which would go, and why")
+                .mend("tunnels refresh --accept-removals   # only if they are meant to go"),
         );
     }
     if let Some(interface) = &status.interface {

@@ -2,7 +2,7 @@
 //! and one that drops is not overruled by ours that accepts: Docker's `FORWARD` and
 //! ufw's swallow what a gateway is for.
 
-use privnet_model::doctor::{Area, Finding};
+use privnet_model::doctor::{Area, Finding, quoted};
 
 use super::Known;
 use crate::interface::InterfaceName;
@@ -94,10 +94,17 @@ fn judge(found: &ForwardChain, ours: &[InterfaceName]) -> Finding {
     } else {
         Finding::wrong(AREA, CHECK, format!("{what}, all of it"))
     };
-    let ours: Vec<&str> = ours.iter().map(InterfaceName::as_str).collect();
-    let ours = ours.join(", ");
+    if *accepts || ours.is_empty() {
+        // Whether its rules let ours through is not judged: one that does is there already,
+        // and one inserted before the others might overrule what they deny on purpose.
+        return finding.mend(format!(
+            "nft list chain {table} {chain}   # does it accept what comes in by ours?"
+        ));
+    }
+    let ours: Vec<String> = ours.iter().map(|name| format!("\"{name}\"")).collect();
+    let ours = quoted(&format!("{{ {} }}", ours.join(", ")));
     finding.mend(format!(
-        "nft insert rule {table} {chain} iifname {{ {ours} }} accept"
+        "nft insert rule {table} {chain} iifname {ours} accept"
     ))
 }
 
@@ -168,8 +175,13 @@ table inet fine {
         let findings = judge(vec![chain(false), chain(true)], false);
         let verdicts: Vec<Verdict> = findings.iter().map(|it| it.verdict).collect();
         assert_eq!(verdicts, [Verdict::Wrong, Verdict::Warning]);
-        let command = "nft insert rule ip filter FORWARD iifname { ens5, privnet0 } accept";
+        let command =
+            r#"nft insert rule ip filter FORWARD iifname '{ "ens5", "privnet0" }' accept"#;
         assert_eq!(findings[0].remedy, [command]);
+        let look = "nft list chain ip filter FORWARD";
+        assert!(findings[1].remedy[0].starts_with(look));
+        let nameless = forward_chains(&Ok(vec![chain(false)]), false, &[]);
+        assert!(nameless[0].remedy[0].starts_with(look));
         assert_eq!(judge(vec![], false)[0].verdict, Verdict::Ok);
         assert_eq!(judge(vec![], true)[0].verdict, Verdict::Warning);
         let unknown = forward_chains(&Err("not permitted".to_owned()), false, &ours);

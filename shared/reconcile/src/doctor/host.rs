@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::path::Path;
 
-use privnet_model::doctor::{Area, Finding};
+use privnet_model::doctor::{Area, Finding, quoted};
 use privnet_model::offload::{Offload, OffloadObstacle};
 use privnet_model::status::{ConnectionUse, FlowtableState, Role};
 
@@ -36,7 +36,7 @@ pub fn kernel(release: &Known<String>) -> Finding {
             let found =
                 format!("Linux {release} damages super-packets of UDP, so they are not used");
             Finding::warning(AREA, check, found)
-                .mend("apt-get install --only-upgrade linux-image-cloud-amd64 && reboot")
+                .mend("a newer kernel (package linux-image-cloud-amd64); reboot when it suits")
         }
         Some(_) | None => Finding::ok(AREA, check, format!("Linux {release}")),
     }
@@ -218,6 +218,7 @@ pub fn secret_file(
     made: bool,
 ) -> Finding {
     let path = path.display();
+    let word = quoted(&path.to_string());
     match found {
         Err(why) => Finding::not_checked(AREA, what, why.clone()),
         Ok(None) if made => {
@@ -225,16 +226,15 @@ pub fn secret_file(
             Finding::ok(AREA, what, found)
         }
         Ok(None) => Finding::wrong(AREA, what, format!("{path}: there is no such file"))
-            .mend(format!("install -o privnet -g privnet -m 0600 FILE {path}")),
+            .mend(format!("install -o privnet -g privnet -m 0600 FILE {word}")),
         Ok(Some(file)) if !file.is_file => {
-            Finding::wrong(AREA, what, format!("{path} is not a regular file")).mend(format!(
-                "rm -r {path}   # or name another path in the config file"
-            ))
+            Finding::wrong(AREA, what, format!("{path} is not a regular file"))
+                .mend("name another path in the config file")
         }
         Ok(Some(file)) if file.mode & 0o077 != 0 => {
             let mode = file.mode;
             let found = format!("{path} has mode {mode:04o}: others than its owner can read it");
-            Finding::wrong(AREA, what, found).mend(format!("chmod 0600 {path}"))
+            Finding::wrong(AREA, what, found).mend(format!("chmod 0600 {word}"))
         }
         Ok(Some(file)) => Finding::ok(AREA, what, format!("{path}, mode {:04o}", file.mode)),
     }

@@ -3,9 +3,9 @@
 
 use std::collections::BTreeMap;
 
-use privnet_model::doctor::{Area, Finding};
+use privnet_model::doctor::{Area, Finding, quoted_tag};
 use privnet_model::instance::{InstanceDescription, PublicAddress};
-use privnet_model::inventory::{PUBLIC_KEY_TAG, TRANSPORT_TAG, Transport};
+use privnet_model::inventory::{PORT_TAG, PUBLIC_KEY_TAG, TRANSPORT_TAG, Transport};
 use privnet_model::key::PublicKey;
 
 const AREA: Area = Area::Aws;
@@ -78,26 +78,33 @@ pub fn published(
     tags: &BTreeMap<String, String>,
     transport: Transport,
     key: Option<&PublicKey>,
+    port: u16,
 ) -> Finding {
     let check = "published tags";
-    let key = key.map(ToString::to_string);
-    let wanted = [
-        (TRANSPORT_TAG, Some(transport.to_string())),
-        (PUBLIC_KEY_TAG, key),
-    ];
+    let mut wanted = vec![(TRANSPORT_TAG, transport.to_string())];
+    match key {
+        Some(key) => {
+            wanted.push((PUBLIC_KEY_TAG, key.to_string()));
+            wanted.push((PORT_TAG, port.to_string()));
+        }
+        None if transport == Transport::None => {}
+        None => {
+            let why = "the daemon does not tell the key that should be there";
+            return Finding::not_checked(AREA, check, why);
+        }
+    }
+    let compared: Vec<&str> = wanted.iter().map(|(tag, _)| *tag).collect();
+    let compared = compared.join(", ");
     let differs: Vec<String> = wanted
         .into_iter()
-        .filter_map(|(tag, value)| {
-            let value = value?;
-            match tags.get(tag) {
-                Some(is) if *is == value => None,
-                Some(is) => Some(format!("{tag} is {is}, expected {value}")),
-                None => Some(format!("no {tag}")),
-            }
+        .filter_map(|(tag, value)| match tags.get(tag) {
+            Some(is) if *is == value => None,
+            Some(is) => Some(format!("{tag} is {is}, expected {value}")),
+            None => Some(format!("no {tag}")),
         })
         .collect();
     if differs.is_empty() {
-        return Finding::ok(AREA, check, "as they should be");
+        return Finding::ok(AREA, check, format!("{compared} as they should be"));
     }
     let found = format!("{}: the hub does not find this spoke", differs.join("; "));
     Finding::wrong(AREA, check, found)
@@ -124,7 +131,7 @@ pub fn marked(tags: &BTreeMap<String, String>, wanted: &BTreeMap<String, String>
     );
     let tags: Vec<String> = missing
         .iter()
-        .map(|(key, value)| format!("'Key={key},Value={value}'"))
+        .map(|(key, value)| quoted_tag(key, value))
         .collect();
     Finding::wrong(AREA, check, found).mend(format!(
         "aws ec2 create-tags --region $REGION --resources $INSTANCE --tags {}",
@@ -196,8 +203,12 @@ mod tests {
         let key = PrivateKey::from_random([1; 32]).public();
         let other = PrivateKey::from_random([2; 32]).public();
         let text = key.to_string();
-        let good = tags(&[(TRANSPORT_TAG, "wireguard"), (PUBLIC_KEY_TAG, &text)]);
-        let judged = |tags: &_, key| published(tags, Transport::Wireguard, key);
+        let good = tags(&[
+            (TRANSPORT_TAG, "wireguard"),
+            (PUBLIC_KEY_TAG, &text),
+            (PORT_TAG, "51820"),
+        ]);
+        let judged = |tags: &_, key| published(tags, Transport::Wireguard, key, 51820);
         assert_eq!(judged(&good, Some(&key)).verdict, Verdict::Ok);
         let stale = judged(&good, Some(&other));
         assert_eq!(stale.verdict, Verdict::Wrong);
@@ -205,10 +216,13 @@ mod tests {
         let none = judged(&tags(&[]), Some(&key));
         assert_eq!(none.verdict, Verdict::Wrong);
         assert!(none.found.contains("no privnet:public-key"), "{none:?}");
+        let moved = published(&good, Transport::Wireguard, Some(&key), 51821);
+        assert_eq!(moved.verdict, Verdict::Wrong);
+        assert_eq!(judged(&good, None).verdict, Verdict::NotChecked);
         // A spoke without tunnel has no key.
         let plain = tags(&[(TRANSPORT_TAG, "none")]);
         assert_eq!(
-            published(&plain, Transport::None, None).verdict,
+            published(&plain, Transport::None, None, 51820).verdict,
             Verdict::Ok
         );
     }
@@ -222,7 +236,7 @@ mod tests {
         assert_eq!(
             finding.remedy,
             [
-                "aws ec2 create-tags --region $REGION --resources $INSTANCE --tags 'Key=env,Value=prod'"
+                "aws ec2 create-tags --region $REGION --resources $INSTANCE --tags Key=env,Value=prod"
             ]
         );
     }

@@ -3,7 +3,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use privnet_model::doctor::{Area, Finding};
+use privnet_model::doctor::{Area, Finding, quoted};
 use privnet_model::status::{PartitionStatus, Reason, Role, Status, Tunnel, TunnelState};
 
 use super::Known;
@@ -65,6 +65,11 @@ fn not_up(tunnel: &Tunnel, status: &Status) -> Finding {
         .unwrap_or_default();
     let endpoint = tunnel.endpoint.map(|at| format!(" at {at}"));
     let found = format!("{name}{} is {state}{reason}", endpoint.unwrap_or_default());
+    // A name is whatever the instance's `Name` tag says.
+    let called = match &tunnel.instance {
+        Some(instance) => instance.to_string(),
+        None => quoted(name),
+    };
     match (status.role, state) {
         (Role::Spoke, _) => Finding::wrong(AREA, "tunnel", found)
             .mend("privnet-hub doctor   # on the hub: its security group, its address")
@@ -73,11 +78,11 @@ fn not_up(tunnel: &Tunnel, status: &Status) -> Finding {
             )
             .mend("tunnels why $INSTANCE   # on the hub: why it does not let this spoke in"),
         (Role::Hub, TunnelState::Pending | TunnelState::Rejected) => {
-            Finding::warning(AREA, "tunnel", found).mend(format!("tunnels why {name}"))
+            Finding::warning(AREA, "tunnel", found).mend(format!("tunnels why {called}"))
         }
         (Role::Hub, _) => Finding::wrong(AREA, "tunnel", found)
             .mend("privnet-spoke doctor   # on that spoke")
-            .mend(format!("tunnels show {name}")),
+            .mend(format!("tunnels show {called}")),
     }
 }
 
@@ -260,6 +265,18 @@ mod tests {
         assert_eq!(judged(Role::Spoke, &[]), []);
         let told = judged(Role::Hub, &[Down; 100]);
         assert_eq!(told.len(), MOST_TOLD + 1);
+    }
+
+    #[test]
+    fn what_a_tag_says_is_no_command() {
+        let mut hostile = tunnel("x; reboot #", TunnelState::Down);
+        let mended = |tunnel: &Tunnel| {
+            let findings = tunnels(&status(Role::Hub, vec![tunnel.clone()]));
+            findings[0].remedy[1].clone()
+        };
+        assert_eq!(mended(&hostile), "tunnels show 'x; reboot #'");
+        hostile.instance = Some("i-0123456789abcdef0".parse().unwrap());
+        assert_eq!(mended(&hostile), "tunnels show i-0123456789abcdef0");
     }
 
     #[test]

@@ -37,6 +37,8 @@ pub struct Need<'a> {
     pub object: &'a str,
     /// The file in `ami/iam` that allows it.
     pub policy: &'a str,
+    /// The role that asks; `None` is the instance's own.
+    pub role: Option<&'a str>,
 }
 
 /// Whether the role may.
@@ -45,6 +47,7 @@ pub fn permission(need: Need<'_>, answer: &Answer) -> Finding {
         action,
         object,
         policy,
+        role,
     } = need;
     let check = "permission";
     let what = match object {
@@ -54,7 +57,7 @@ pub fn permission(need: Need<'_>, answer: &Answer) -> Finding {
     match answer {
         Answer::Permitted => Finding::ok(AREA, check, what),
         Answer::Denied(text) => {
-            Finding::wrong(AREA, check, text.clone()).mend(attach(policy, &what))
+            Finding::wrong(AREA, check, text.clone()).mend(allow(role, policy, &what))
         }
         Answer::Unclear(text) => Finding::not_checked(AREA, check, format!("{what}: {text}")),
     }
@@ -65,7 +68,7 @@ pub fn needed<T>(check: &str, need: Need<'_>, asked: &Asked<T>) -> Option<Findin
     let refusal = asked.as_ref().err()?;
     let finding = Finding::wrong(AREA, check, refusal.text.clone());
     Some(if refusal.not_allowed {
-        finding.mend(attach(need.policy, need.action))
+        finding.mend(allow(need.role, need.policy, need.action))
     } else {
         finding.mend(UNREACHABLE)
     })
@@ -76,7 +79,7 @@ pub fn extra<T>(check: &str, action: &str, asked: &Asked<T>) -> Option<Finding> 
     let refusal = asked.as_ref().err()?;
     let finding = Finding::not_checked(AREA, check, refusal.text.clone());
     Some(if refusal.not_allowed {
-        finding.mend(attach("doctor-policy.json", action))
+        finding.mend(allow(None, "doctor-policy.json", action))
     } else {
         finding
     })
@@ -85,12 +88,11 @@ pub fn extra<T>(check: &str, action: &str, asked: &Asked<T>) -> Option<Finding> 
 const UNREACHABLE: &str = "curl -sI https://ec2.$REGION.amazonaws.com   # a public address, or a \
                            VPC endpoint for EC2, is the way there";
 
-fn attach(policy: &str, what: &str) -> String {
-    format!(
-        "aws iam put-role-policy --role-name $ROLE --policy-name privnet-{} \
-         --policy-document file://ami/iam/{policy}   # allows {what}",
-        policy.trim_end_matches("-policy.json")
-    )
+/// No command: the files hold placeholders, and `put-role-policy` would replace a policy
+/// that works for the rest by them.
+pub fn allow(role: Option<&str>, policy: &str, what: &str) -> String {
+    let role = role.unwrap_or("$ROLE");
+    format!("allow {what} to the role {role}: see ami/iam/{policy}, fill in its placeholders")
 }
 
 #[cfg(test)]
@@ -103,6 +105,7 @@ mod tests {
         action: "ec2:CreateTags",
         object: "i-0123456789abcdef0",
         policy: "spoke-policy.json",
+        role: None,
     };
 
     fn refused(not_allowed: bool) -> Asked<()> {
@@ -117,10 +120,20 @@ mod tests {
         assert_eq!(permission(NEED, &Answer::Permitted).verdict, Verdict::Ok);
         let denied = permission(NEED, &Answer::Denied("not allowed".to_owned()));
         assert_eq!(denied.verdict, Verdict::Wrong);
-        assert!(
-            denied.remedy[0].contains("--policy-name privnet-spoke --policy-document file://ami/iam/spoke-policy.json   # allows ec2:CreateTags on i-0123456789abcdef0"),
-            "{denied:?}"
+        assert_eq!(
+            denied.remedy,
+            [
+                "allow ec2:CreateTags on i-0123456789abcdef0 to the role $ROLE: see \
+                 ami/iam/spoke-policy.json, fill in its placeholders"
+            ]
         );
+        let role = Some("arn:aws:iam::444455556666:role/privnet-discovery");
+        let elsewhere = permission(
+            Need { role, ..NEED },
+            &Answer::Denied("not allowed".to_owned()),
+        );
+        let named = "to the role arn:aws:iam::444455556666:role/privnet-discovery:";
+        assert!(elsewhere.remedy[0].contains(named), "{elsewhere:?}");
         let unclear = permission(NEED, &Answer::Unclear("it hangs".to_owned()));
         assert_eq!(unclear.verdict, Verdict::NotChecked);
         assert!(unclear.found.contains("ec2:CreateTags") && unclear.found.contains("hangs"));

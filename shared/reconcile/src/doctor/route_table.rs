@@ -30,6 +30,10 @@ pub struct Tables<'a> {
     pub own: &'a InterfaceId,
     /// Its zone.
     pub zone: Option<&'a Zone>,
+    /// Why not all spokes of the VPC are known; `None` when they are.
+    pub unknown: Option<&'a str>,
+    /// What keeps the daemon from making routes, as far as that is known.
+    pub sick: Option<&'a str>,
 }
 
 /// The home tables, and what is in each place of them that should lead to a spoke.
@@ -111,41 +115,43 @@ fn selected(
 fn place(vpc: Tables<'_>, table: &RouteTable, destination: &IpNet) -> Finding {
     let check = "route";
     let place = format!("{destination} in {}", table.id);
-    let lead_here = |verb: &str| {
-        let (id, own) = (&table.id, vpc.own);
-        let family = match destination {
-            IpNet::V4(_) => "cidr-block",
-            IpNet::V6(_) => "ipv6-cidr-block",
-        };
-        format!(
-            "aws ec2 {verb}-route --region $REGION --route-table-id {id} \
-             --destination-{family} {destination} --network-interface-id {own}"
-        )
+    // A route to a spoke that is not well helps nobody: the daemon makes them itself.
+    let daemon = |found: String| {
+        let sick = vpc.sick.map(|why| format!(": {why}"));
+        let found = format!(
+            "{found}; the daemon makes it once its self-test passes{}",
+            sick.unwrap_or_default()
+        );
+        Finding::wrong(AREA, check, found).mend("journalctl -u privnet-spoke -n 50   # why not yet")
     };
     match holder(table, destination, vpc.spokes) {
         Holder::Spoke {
             instance,
             blackhole: false,
         } => Finding::ok(AREA, check, format!("{place} leads to {instance}")),
-        Holder::Spoke { instance, .. } => {
-            let found = format!("{place} leads to {instance}, which is gone: a black hole");
-            Finding::wrong(AREA, check, found).mend(lead_here("replace"))
-        }
-        Holder::Nobody => {
-            let found = format!("there is none to {place}; the daemon makes it once it is well");
-            Finding::wrong(AREA, check, found).mend(lead_here("create"))
+        Holder::Spoke { instance, .. } => daemon(format!(
+            "{place} leads to {instance}, which is gone: a black hole"
+        )),
+        Holder::Nobody => daemon(format!("there is none to {place}")),
+        Holder::Foreign {
+            target,
+            why: Foreign::NoSpoke,
+        } if let Some(why) = vpc.unknown => {
+            let found = format!("{place} leads to {target}; whether that is a spoke: {why}");
+            Finding::not_checked(AREA, check, found)
         }
         Holder::Foreign { target, why } => {
             let found = format!("{place} leads to {target}, which no spoke touches");
             let finding = Finding::wrong(AREA, check, found);
-            match why {
-                Foreign::Propagated | Foreign::Local => finding.mend(
-                    "tables = [\"rtb-…\"]   # in [routes]: without this table, or without this \
-                     destination",
-                ),
-                Foreign::NoSpoke | Foreign::Gateway => finding
-                    .mend(lead_here("replace"))
-                    .mend("have what made it (Terraform, CloudFormation) no longer make it"),
+            let without = "tables = [\"rtb-…\"]   # in [routes]: without this table, or without this \
+                           destination";
+            match (why, target) {
+                // Whoever follows this table is reached from the internet by it.
+                (Foreign::Propagated | Foreign::Local, _)
+                | (_, RouteTarget::InternetGateway(_)) => finding.mend(without),
+                (Foreign::NoSpoke | Foreign::Gateway, _) => finding
+                    .mend("have what made it (Terraform, CloudFormation) lead it here, or no longer make it")
+                    .mend(without),
             }
         }
     }
@@ -192,12 +198,11 @@ pub fn led_here(vpc: Tables<'_>) -> Finding {
             check,
             "none of this VPC leads anything to this instance",
         )
+        .mend("[routes]   # in the config file: then the daemon makes them")
         .mend(format!(
-            "aws ec2 create-route --region $REGION --route-table-id rtb-… \
-                 --destination-cidr-block 0.0.0.0/0 --network-interface-id {}",
+            "or have what makes routes (Terraform) lead them to {}",
             vpc.own
-        ))
-        .mend("[routes]   # in the config file: then the daemon makes them");
+        ));
     }
     Finding::ok(AREA, check, format!("here lead {}", here.join(", ")))
 }

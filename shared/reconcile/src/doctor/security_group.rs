@@ -3,7 +3,7 @@
 //!
 //! Groups only ever let something through, so all groups of the interface count
 //! together. Who is a member of another group, or in a prefix list, is not asked: a rule
-//! for those is taken at its word, and named.
+//! for those is named, and counts for siblings only.
 
 use std::fmt;
 
@@ -35,6 +35,9 @@ pub struct Passage<'a> {
     pub traffic: Traffic,
     /// From or to whom.
     pub with: &'a [IpNet],
+    /// Whether those are spokes of the same VPC, which share their groups: a group of the
+    /// interface's own lets them through.
+    pub siblings: bool,
     /// Whether the instance is of no use without.
     pub vital: bool,
 }
@@ -61,8 +64,13 @@ pub fn passes(groups: &[SecurityGroup], passage: &Passage<'_>) -> Finding {
     match through(groups, passage) {
         Through::All => Finding::ok(AREA, check, format!("{ids}: {what}")),
         Through::Members(members) => {
-            let found = format!("{ids}: {what}, of members of {}", members.join(", "));
-            Finding::ok(AREA, check, found)
+            let members = members.join(", ");
+            let found = format!(
+                "{ids}: {what} only for members of {members}: whether those \
+                                 are all cannot be told from here"
+            );
+            Finding::warning(AREA, check, found)
+                .mend(format!("see who is in {members}: otherwise {consequence}"))
         }
         Through::Some(some) => {
             let some = some.join(", ");
@@ -105,6 +113,10 @@ fn through(groups: &[SecurityGroup], passage: &Passage<'_>) -> Through {
         .flat_map(|rule| rule.groups.iter().chain(&rule.prefix_lists))
         .cloned()
         .collect();
+    let own = |id: &String| groups.iter().any(|group| group.id.as_str() == id);
+    if passage.siblings && members.iter().any(own) {
+        return Through::All;
+    }
     if !members.is_empty() {
         return Through::Members(members);
     }
@@ -234,6 +246,7 @@ mod tests {
             direction: Direction::In,
             traffic,
             with: &with,
+            siblings: false,
             vital: true,
         };
         passes(&groups(ingress), &passage)
@@ -288,14 +301,38 @@ mod tests {
     }
 
     #[test]
-    fn members_of_another_group_are_taken_at_their_word() {
+    fn members_of_a_group_count_for_siblings_only() {
         let members = GroupRule {
             groups: vec!["sg-0aaaaaaaaaaaaaaaa".to_owned()],
             ..rule(Traffic::ALL, &[])
         };
-        let finding = judged(vec![members], Traffic::ALL, &["10.1.0.0/16"]);
-        assert_eq!(finding.verdict, Verdict::Ok);
-        assert!(finding.found.contains("sg-0aaaaaaaaaaaaaaaa"));
+        for from in ["10.1.0.0/16", "0.0.0.0/0"] {
+            let finding = judged(vec![members.clone()], Traffic::ALL, &[from]);
+            assert_eq!(finding.verdict, Verdict::Warning);
+            assert!(finding.found.contains("sg-0aaaaaaaaaaaaaaaa"));
+            assert!(!finding.remedy[0].contains("aws "), "{finding:?}");
+        }
+        let with = nets(&["10.1.0.11/32"]);
+        for (group, siblings, verdict) in [
+            ("sg-0123456789abcdef0", true, Verdict::Ok),
+            ("sg-0123456789abcdef0", false, Verdict::Warning),
+            ("sg-0aaaaaaaaaaaaaaaa", true, Verdict::Warning),
+        ] {
+            let passage = Passage {
+                check: "security group",
+                consequence: "nothing works",
+                direction: Direction::In,
+                traffic: Traffic::ALL,
+                with: &with,
+                siblings,
+                vital: true,
+            };
+            let members = GroupRule {
+                groups: vec![group.to_owned()],
+                ..members.clone()
+            };
+            assert_eq!(passes(&groups(vec![members]), &passage).verdict, verdict);
+        }
     }
 
     #[test]
@@ -334,6 +371,7 @@ mod tests {
             direction: Direction::Out,
             traffic: Traffic::port(UDP, 51820),
             with: &with,
+            siblings: false,
             vital: true,
         };
         let open = groups(vec![]);

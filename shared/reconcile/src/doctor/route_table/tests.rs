@@ -66,6 +66,8 @@ fn judged<T>(
         spokes: &Spokes::new(spokes),
         own: &interface(OWN),
         zone: Some(&"eu-west-1a".parse().unwrap()),
+        unknown: None,
+        sick: Some("no target answers"),
     };
     ask(vpc, config.routes.as_ref().unwrap(), &config.privnet)
 }
@@ -112,13 +114,41 @@ fn a_route_to_any_spoke_is_well_and_every_other_is_wrong() {
     };
     let found = judged(table(vec![gone]), ZONE, served);
     assert_eq!(found[1].verdict, Verdict::Wrong);
-    assert_eq!(
-        found[1].remedy,
-        [
-            "aws ec2 replace-route --region $REGION --route-table-id rtb-00000001 \
-             --destination-cidr-block 0.0.0.0/0 --network-interface-id eni-00000000"
-        ]
+    assert!(
+        found[1]
+            .found
+            .ends_with("self-test passes: no target answers")
     );
+    let internet = RouteTarget::InternetGateway("igw-1".to_owned());
+    for target in [Some(internet), Some(to(STRANGER)), None] {
+        let table = table(target.into_iter().map(default).collect());
+        let mended = judged(table, "tables = ['rtb-00000001']\n", served)
+            .remove(1)
+            .remedy;
+        assert!(
+            !mended.iter().any(|line| line.contains("aws ")),
+            "{mended:?}"
+        );
+    }
+}
+
+#[test]
+fn who_does_not_know_its_siblings_judges_no_route_to_another_interface() {
+    let judge = |target| {
+        let found = judged(
+            table(vec![default(target)]),
+            ZONE,
+            |vpc, config, privnet| {
+                let unknown = Some("takeover = false");
+                served(Tables { unknown, ..vpc }, config, privnet)
+            },
+        );
+        found[1].verdict
+    };
+    assert_eq!(judge(to(OWN)), Verdict::Ok);
+    assert_eq!(judge(to(STRANGER)), Verdict::NotChecked);
+    let nat = RouteTarget::NatGateway("nat-1".to_owned());
+    assert_eq!(judge(nat), Verdict::Wrong);
 }
 
 #[test]
@@ -162,7 +192,7 @@ fn without_a_config_of_routes_somebody_must_have_made_one() {
     assert_eq!(judge(vec![default(to(OWN))]).verdict, Verdict::Ok);
     let nobody = judge(vec![default(to(SIBLING))]);
     assert_eq!(nobody.verdict, Verdict::Warning);
-    assert!(nobody.remedy[0].contains("--network-interface-id eni-00000000"));
+    assert!(nobody.remedy[1].contains("eni-00000000"));
     let gone = Route {
         state: RouteState::Blackhole,
         ..default(to(OWN))
