@@ -456,39 +456,6 @@ async fn an_address_is_never_taken_unless_its_holder_was_named() {
     }
 }
 
-/// EC2 would take it away from the interface that gets the new one.
-#[tokio::test]
-async fn an_interface_that_has_another_address_gets_none() {
-    let memory = Memory::new(|request| {
-        assert!(request.is("DescribeAddresses"), "{}", request.body);
-        let of_interface = request.body.contains("network-interface-id");
-        match of_interface {
-            false => addresses(Some(OTHERS)),
-            true => Reply::ok(whole(
-                "DescribeAddresses",
-                &format!(
-                    "<addressesSet><item><allocationId>eipalloc-00000077</allocationId>\
-                     <publicIp>198.51.100.77</publicIp>\
-                     <associationId>eipassoc-00000077</associationId>\
-                     <networkInterfaceId>{OWN}</networkInterfaceId></item></addressesSet>"
-                ),
-                None,
-            )),
-        }
-    });
-    let vpc = vpc(&memory, LONG).await;
-    let from = AddressHolder {
-        association: "eipassoc-00000002".parse().unwrap(),
-        instance: None,
-        interface: Some(OTHERS.parse().unwrap()),
-        private_address: None,
-    };
-    let told = vpc
-        .associate_address(&allocation(), &own(), Some(&from))
-        .await;
-    assert_eq!(told, Ok(AddressOutcome::Conflict { now: None }));
-}
-
 #[tokio::test]
 async fn who_is_overtaken_at_an_address_tells_who_has_it() {
     for (after, outcome) in [

@@ -78,11 +78,6 @@ impl Vpc {
             (Some(now), Some(from)) if now.association == from.association => Taken::FromItsHolder,
             (now @ Some(_), _) => return Ok(AddressOutcome::Conflict { now }),
         };
-        // To take it from somebody is to allow EC2 to take away, too, whatever else the
-        // interface has.
-        if taken_from == Taken::FromItsHolder && self.has_another(&asking, to, allocation).await? {
-            return Ok(AddressOutcome::Conflict { now: None });
-        }
         let request = self.association(allocation, to, taken_from).customize();
         let answer = request.interceptor(asking.budget.clone()).send();
         let Err(error) = asking.once(Operation::AssociateAddress, answer).await else {
@@ -101,22 +96,6 @@ impl Vpc {
             }
             Some(_) | None => Err(about(error, allocation)),
         }
-    }
-
-    async fn has_another(
-        &self,
-        asking: &Asking<'_>,
-        interface: &InterfaceId,
-        allocation: &AllocationId,
-    ) -> Result<bool, Ec2Error> {
-        let filters = vec![filter::interface(interface)];
-        let found = self.describe_addresses(asking, filters).await?;
-        let at = |address: &ElasticAddress| {
-            let holder = address.holder.as_ref();
-            holder.is_some_and(|holder| holder.interface.as_ref() == Some(interface))
-        };
-        let mut others = found.values().filter(|one| one.allocation != *allocation);
-        Ok(others.any(at))
     }
 
     async fn address_now(
