@@ -9,18 +9,15 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use nix::sys::signal::Signal;
 use privnet_model::status::RoutesStatus;
-use privnet_tests::daemon::{hub_config, hub_public_key, spoke_config};
-use privnet_tests::deployment::{PATIENCE, wait_until_up};
+use privnet_tests::deployment::{PATIENCE, start_siblings, wait_until_up};
 use privnet_tests::fault_proxy::{Fault, FaultKind};
 use privnet_tests::moto::text_of;
 use privnet_tests::process::wait_until;
 use privnet_tests::requests::{INTERVAL, Requests, longest_outage, lost};
-use privnet_tests::topology::{self, HUB_PUBLIC, PORT, WEB};
+use privnet_tests::topology::{self, WEB};
 use privnet_tests::vpc_fabric::{Fabric, Follower};
 use privnet_tests::vpc_router::INTERFACE;
 use privnet_tests::world::World;
-
-const SECRET: &str = "the fleet's secret of the tests, long enough";
 
 /// The longest outage while a sibling is well. A busy machine gets three times as long
 /// before a test fails; the time is printed.
@@ -52,26 +49,7 @@ impl Running {
         let followers = ZONES.map(|(_, host, subnet)| Follower { host, subnet });
         let spokes = ZONES.map(|(spoke, ..)| spoke);
         let fabric = Fabric::start(&world, "vpc-d", &followers, &spokes)?;
-        for name in ["hub"].into_iter().chain(spokes) {
-            let secret = world.namespace(name)?.directory().join("fleet.secret");
-            std::fs::write(&secret, SECRET)?;
-            let secret = format!("preshared_key = {{ file = {secret:?} }}\n");
-            let host = world.host(name)?;
-            let config = match name {
-                "hub" => format!("{}\n[trust]\n{secret}", hub_config(host)),
-                _ => {
-                    let key = hub_public_key(world.host("hub")?)?;
-                    let config = spoke_config(host, &format!("{HUB_PUBLIC}:{PORT}"), &key);
-                    format!(
-                        "{secret}{config}\n[routes]\ntables = \"zone\"\nsource_dest_check = \"off\"\n\
-                         siblings = {{ service = \"nat\", env = \"prod\" }}\n\
-                         [self_test]\ntargets = [\"{WEB}:80\"]\n"
-                    )
-                }
-            };
-            world.start(name, &config)?;
-        }
-        wait_until_up(&world, &spokes, PATIENCE)?;
+        start_siblings(&mut world, &spokes, "")?;
         let running = Self { world, fabric };
         running.is_at_home()?;
         Ok(running)

@@ -7,15 +7,12 @@ use std::time::Duration;
 use anyhow::{Result, ensure};
 use nix::sys::signal::Signal;
 use privnet_model::status::RoutesStatus;
-use privnet_tests::daemon::{hub_config, hub_public_key, spoke_config};
-use privnet_tests::deployment::{PATIENCE, public_address, sees, wait_until_up};
+use privnet_tests::deployment::{PATIENCE, public_address, sees, start_siblings};
 use privnet_tests::long_ping::LongPing;
 use privnet_tests::process::wait_until;
-use privnet_tests::topology::{self, HUB_PUBLIC, PORT, WEB};
+use privnet_tests::topology::{self, WEB};
 use privnet_tests::vpc_fabric::{Fabric, Follower};
 use privnet_tests::world::World;
-
-const SECRET: &str = "the fleet's secret of the tests, long enough";
 
 /// What the issue asks of a takeover; a busy machine gets three times as long before a
 /// test fails, and the time is printed.
@@ -53,26 +50,7 @@ impl Running {
         let mut world = World::build(&network)?;
         let fabric = Fabric::start(&world, "vpc-d", &HOSTS, &["spoke-d1", "spoke-d2"])?;
         let more = more(&world)?;
-        for name in ["hub", "spoke-d1", "spoke-d2"] {
-            let secret = world.namespace(name)?.directory().join("fleet.secret");
-            std::fs::write(&secret, SECRET)?;
-            let secret = format!("preshared_key = {{ file = {secret:?} }}\n");
-            let host = world.host(name)?;
-            let config = match name {
-                "hub" => format!("{}\n[trust]\n{secret}", hub_config(host)),
-                _ => {
-                    let key = hub_public_key(world.host("hub")?)?;
-                    let config = spoke_config(host, &format!("{HUB_PUBLIC}:{PORT}"), &key);
-                    format!(
-                        "{secret}{config}\n[routes]\ntables = \"zone\"\nsource_dest_check = \"off\"\n\
-                         siblings = {{ service = \"nat\", env = \"prod\" }}\n\
-                         [self_test]\ntargets = [\"{WEB}:80\"]\n{more}"
-                    )
-                }
-            };
-            world.start(name, &config)?;
-        }
-        wait_until_up(&world, &["spoke-d1", "spoke-d2"], PATIENCE)?;
+        start_siblings(&mut world, &["spoke-d1", "spoke-d2"], &more)?;
         let running = Self { world, fabric };
         running.wait_until_led("host-d1", "spoke-d1")?;
         running.wait_until_led("host-d2", "spoke-d2")?;

@@ -11,7 +11,7 @@ use privnet_model::status::Status;
 
 use crate::daemon::{self, hub_config, hub_public_key, nat_hub_config, spoke_config};
 use crate::process::{run, wait_until};
-use crate::topology::{self, HUB_PUBLIC, PORT, Role};
+use crate::topology::{self, HUB_PUBLIC, PORT, Role, WEB};
 use crate::world::World;
 
 /// How long a step of the control plane may take before it counts as broken.
@@ -61,6 +61,35 @@ pub fn start_spoke(world: &mut World, name: &str) -> Result<()> {
 pub fn start_hub(world: &mut World) -> Result<()> {
     let config = hub_config(world.host("hub")?);
     world.start("hub", &config).map(drop)
+}
+
+/// The fleet's secret of the tests.
+const SECRET: &str = "the fleet's secret of the tests, long enough";
+
+/// Starts the hub and these spokes of one VPC, each of which serves the route tables of
+/// its zone and stands in for the others; `more` is the end of the spokes' config files.
+/// Waits until their tunnels are up.
+pub fn start_siblings(world: &mut World, spokes: &[&str], more: &str) -> Result<()> {
+    for name in ["hub"].iter().chain(spokes) {
+        let secret = world.namespace(name)?.directory().join("fleet.secret");
+        std::fs::write(&secret, SECRET)?;
+        let secret = format!("preshared_key = {{ file = {secret:?} }}\n");
+        let host = world.host(name)?;
+        let config = match host.instance.role {
+            Role::Hub => format!("{}\n[trust]\n{secret}", hub_config(host)),
+            Role::Spoke | Role::NatHub | Role::Host => {
+                let key = hub_public_key(world.host("hub")?)?;
+                let config = spoke_config(host, &format!("{HUB_PUBLIC}:{PORT}"), &key);
+                format!(
+                    "{secret}{config}\n[routes]\ntables = \"zone\"\nsource_dest_check = \"off\"\n\
+                     siblings = {{ service = \"nat\", env = \"prod\" }}\n\
+                     [self_test]\ntargets = [\"{WEB}:80\"]\n{more}"
+                )
+            }
+        };
+        world.start(name, &config)?;
+    }
+    wait_until_up(world, spokes, PATIENCE).map(drop)
 }
 
 /// Waits until a spoke has published its key as a tag of its instance.
