@@ -7,7 +7,9 @@ use futures_util::future::join_all;
 use ipnet::{IpNet, Ipv4Net};
 use privnet_ec2::doctor::{Nearby, asked, fleet_secret, permitted};
 use privnet_ec2::{AwsClock, Discovery, Ec2Error, PartitionExamination, Reason, SdkContext, Vpc};
-use privnet_model::config::hub::{DiscoveryConfig, HubConfig, SecretSource};
+use privnet_model::config::hub::{
+    DiscoveryConfig, HubConfig, IkeCredentials, SecretSource, SiteLink,
+};
 use privnet_model::doctor::{Area, Finding, Verdict, quoted_tag};
 use privnet_model::instance::{InstanceDescription, Traffic, UDP};
 use privnet_model::inventory::Identity;
@@ -37,7 +39,10 @@ pub(crate) async fn examine(config: HubConfig) -> Examination {
     let status = asked.daemon.status().ok();
     let clock = AwsClock::default();
     let subject = subject(&config);
-    let endpoints = config.sites.iter().filter_map(|site| site.endpoint);
+    let endpoints = config.sites.iter().filter_map(|site| match &site.link {
+        SiteLink::Wireguard(link) => link.endpoint,
+        SiteLink::Ipsec(_) => None,
+    });
     let endpoints = endpoints.map(|endpoint| doctor::path_mtu(endpoint, config.mtu));
     let (host, aws, paths, keeper) = tokio::join!(
         doctor::look(&subject, &config.admin_socket, &nearby.identity, &asked),
@@ -61,8 +66,16 @@ pub(crate) async fn examine(config: HubConfig) -> Examination {
 fn subject(config: &HubConfig) -> Subject {
     let sites = config.sites.iter();
     let keys = sites.filter_map(|site| {
-        let path = site.preshared_key.clone()?;
-        Some((format!("preshared key of {}", site.name), path))
+        let (what, path) = match &site.link {
+            SiteLink::Wireguard(link) => ("preshared key", link.preshared_key.clone()?),
+            SiteLink::Ipsec(link) => match &link.credentials {
+                IkeCredentials::PresharedKey(path) => ("preshared key", path.clone()),
+                IkeCredentials::Certificate { private_key, .. } => {
+                    ("certificate's private key", private_key.clone())
+                }
+            },
+        };
+        Some((format!("{what} of {}", site.name), path))
     });
     Subject {
         role: Role::Hub,

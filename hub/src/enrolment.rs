@@ -345,7 +345,7 @@ mod tests {
     use privnet_model::enrol::NextKey;
     use privnet_model::inventory::{PartitionView, Pin, SpokeRecord, Transport};
     use privnet_model::net::Supernet;
-    use privnet_reconcile::fleet::{Carried, FleetInput};
+    use privnet_reconcile::fleet::{Carried, FleetInput, IpsecInput};
 
     use super::*;
 
@@ -431,6 +431,12 @@ mod tests {
                 alive: &BTreeSet::new(),
                 health: &BTreeMap::new(),
                 preshared: &|_| None,
+                ipsec: IpsecInput {
+                    address: "10.0.0.10".parse().unwrap(),
+                    id: &"192.0.2.1".parse().unwrap(),
+                    secret: &|_| None,
+                    up: &BTreeSet::new(),
+                },
             });
             Self {
                 enrolment: Enrolment::new(ProofCourier::new(&sdk, &region)),

@@ -12,6 +12,7 @@ use privnet_model::config::ConfigErrors;
 use privnet_model::config::hub::HubConfig;
 use privnet_model::enrol::{HUB, HUB_ADDRESS};
 use privnet_model::inventory::{Identity, Inventory, Partition};
+use privnet_model::ipsec::ConnectionName;
 use privnet_model::key::{PrivateKey, PublicKey};
 use privnet_model::status::Role;
 use privnet_reconcile::fleet::{Carried, Fleet, Obstacle, PlannedTunnel, Site};
@@ -85,6 +86,8 @@ pub struct Hub {
     alive_before: BTreeSet<PublicKey>,
     /// The keys that were alive at the last decision.
     alive: BTreeSet<PublicKey>,
+    /// The IPsec tunnels that were up at the last decision.
+    connected: BTreeSet<ConnectionName>,
     gateways: Gateways,
     policy: Policy,
     policy_problem: Option<String>,
@@ -169,6 +172,7 @@ impl Daemon for Hub {
                 relay: true,
                 addresses: vec![HUB_ADDRESS.into()],
             }),
+            &config.ipsec.socket,
         )
         .await?;
         events.take_calls(TunnelPort::bind(&config.interface, HUB.into())?);
@@ -207,6 +211,7 @@ impl Daemon for Hub {
             carried: memory.carried,
             alive_before: memory.alive,
             alive: BTreeSet::new(),
+            connected: BTreeSet::new(),
             gateways,
             policy: Policy::default(),
             policy_problem: None,
@@ -228,6 +233,7 @@ impl Daemon for Hub {
                 .start(&self.discovery, &self.imds, &self.inventory);
             tokio::select! {
                 brought = self.poll.brought() => self.polled(brought).await,
+                () = self.router.ipsec_changed() => self.observe().await?,
                 changes = self.gateways.changed() => self.gateways_changed(&changes).await,
                 () = self.clock.due() => {
                     self.clock.started();
@@ -286,8 +292,10 @@ impl Hub {
             self.journal.record(now, &what, &text);
         }
         let alive = self.alive();
+        let connected = self.router.connected();
         let keys = pin::settle_all(&mut self.inventory, &alive);
-        if !keys.is_empty() || alive != self.alive {
+        if !keys.is_empty() || alive != self.alive || connected != self.connected {
+            self.connected = connected;
             let carried = self.carried.clone();
             self.settle().await;
             // A hub that is killed must not go back to what was before.

@@ -15,6 +15,7 @@ pub(crate) fn needs_restart(old: &HubConfig, new: &HubConfig) -> Vec<&'static st
         ("admin_socket", old.admin_socket != new.admin_socket),
         ("metrics", old.metrics != new.metrics),
         ("log", old.log != new.log),
+        ("ipsec.socket", old.ipsec.socket != new.ipsec.socket),
     ]
     .into_iter()
     .filter_map(|(key, changed)| changed.then_some(key))

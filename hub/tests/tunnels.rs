@@ -193,6 +193,7 @@ fn show_without_a_name_is_about_the_interface() {
 
     let nothing = Status {
         interface: None,
+        charon: None,
         nat: None,
         ..fixture::spoke()
     };

@@ -27,6 +27,7 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, Interval, MissedTickBehavior};
 use tracing::{error, info, warn};
 
+use self::ipsec_hubs::IpsecHub;
 use self::rotation::Rotation;
 use crate::doctor;
 use crate::enrol::Enrolment;
@@ -34,6 +35,7 @@ use crate::publish::{Published, Publisher};
 use crate::serving::{Local, Serving};
 
 mod hubs;
+mod ipsec_hubs;
 mod rotation;
 
 /// How long a spoke waits for its metadata service before it gives up and is
@@ -53,6 +55,7 @@ pub struct Spoke {
     imds: Imds,
     router: Router,
     hubs: Vec<PlannedTunnel>,
+    ipsec_hub: IpsecHub,
     public_key: Option<PublicKey>,
     publisher: Option<Publisher>,
     preshared: Preshared,
@@ -105,8 +108,8 @@ impl Daemon for Spoke {
         events: &mut Events,
     ) -> Result<Option<Self>> {
         let tunnel = match config.transport {
-            Transport::None => None,
-            Transport::Wireguard | Transport::Ipsec => Some(TunnelInterface {
+            Transport::None | Transport::Ipsec => None,
+            Transport::Wireguard => Some(TunnelInterface {
                 name: config.interface.clone(),
                 mtu: config.mtu,
                 listen_port: config.listen_port,
@@ -146,6 +149,7 @@ impl Daemon for Spoke {
             identity,
             Some(config.nat.clone()),
             tunnel,
+            &config.ipsec.socket,
         )
         .await?;
         let serving = Serving::start(&config, router.identity(), &imds);
@@ -158,7 +162,8 @@ impl Daemon for Spoke {
         let mut first_session = tokio::time::interval(FIRST_SESSION);
         first_session.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut spoke = Self {
-            hubs: hubs::hubs(&config, false),
+            hubs: Vec::new(),
+            ipsec_hub: IpsecHub::default(),
             started: Timestamp::now(),
             imds,
             preshared: Preshared::default(),
@@ -179,6 +184,7 @@ impl Daemon for Spoke {
             file,
         };
         spoke.look_after_secret();
+        spoke.follow_hub();
         spoke.router.want(spoke.desired());
         spoke.router.reconcile().await;
         spoke.enrol();
@@ -195,7 +201,9 @@ impl Daemon for Spoke {
                 announced = rotation::announced(&mut self.rotation) => {
                     self.announced(announced).await;
                 }
+                () = self.router.ipsec_changed() => self.look_at_tunnels().await?,
                 () = self.preshared.changed() => {
+                    self.follow_hub();
                     self.router.want(self.desired());
                     self.router.reconcile().await;
                 }
@@ -235,10 +243,8 @@ impl Daemon for Spoke {
                     Event::Why(_, answer) => refuse(answer, NO_EXPLANATION),
                     Event::RotateKey(_, answer) => self.rotate_key(answer),
                     Event::Observe => {
-                        self.router.observe(&self.hubs)?;
                         self.router.watch_connections().await;
-                        self.greet().await;
-                        self.tell_serving();
+                        self.look_at_tunnels().await?;
                     }
                     Event::Reconcile => {
                         self.router.reconcile().await;
@@ -257,6 +263,14 @@ impl Daemon for Spoke {
 }
 
 impl Spoke {
+    async fn look_at_tunnels(&mut self) -> Result<()> {
+        self.router.observe(&self.hubs)?;
+        self.greet().await;
+        self.change_hub().await;
+        self.tell_serving();
+        Ok(())
+    }
+
     fn ask_metadata(&mut self) {
         if self.asking.is_none() {
             let imds = self.imds.clone();
@@ -319,6 +333,7 @@ impl Spoke {
                 let same_next = next(&self.config.hubs) == next(&config.hubs);
                 if same_transport {
                     self.config.hubs = config.hubs;
+                    self.config.ipsec_hubs = config.ipsec_hubs;
                 }
                 self.config.preshared_key = config.preshared_key;
                 self.look_after_secret();
@@ -342,7 +357,7 @@ impl Spoke {
     }
 
     fn lacks_first_session(&self) -> bool {
-        self.public_key.is_some() && !self.tunnel_proved
+        self.config.transport != Transport::None && !self.tunnel_proved
     }
 
     /// Tells the serving of routes what there is to know here.
@@ -382,6 +397,7 @@ impl Spoke {
             instance: Some(self.router.identity().instance.clone()),
             privnet: self.config.privnet.clone(),
             interface: self.router.interface_status(),
+            charon: self.router.charon_status(),
             nat: self.router.nat_status(),
             tunnels: self.router.tunnels(&self.hubs),
             partitions: Vec::new(),
@@ -392,7 +408,6 @@ impl Spoke {
             problems: self
                 .router
                 .problems()
-                .cloned()
                 .chain(self.publisher.as_ref().and_then(Publisher::problem))
                 .chain(self.preshared.problem())
                 .chain(self.enrolment.as_ref().and_then(Enrolment::problem))
@@ -472,6 +487,7 @@ fn needs_restart(old: &SpokeConfig, new: &SpokeConfig) -> Vec<&'static str> {
         ("admin_socket", old.admin_socket != new.admin_socket),
         ("metrics", old.metrics != new.metrics),
         ("log", old.log != new.log),
+        ("ipsec.socket", old.ipsec.socket != new.ipsec.socket),
         ("publish", old.publish != new.publish),
         ("nat.interface", old.nat.interface != new.nat.interface),
         ("routes", old.routes != new.routes),

@@ -18,7 +18,7 @@ use privnet_model::inventory::{Inventory, Partition, PartitionView, SpokeRecord,
 use privnet_model::key::PublicKey;
 use privnet_model::net::Supernet;
 use privnet_model::peer::{PeerConfig, PeerStatus};
-use privnet_reconcile::fleet::{Carried, Fleet, FleetInput};
+use privnet_reconcile::fleet::{Carried, Fleet, FleetInput, IpsecInput};
 use privnet_reconcile::peer;
 
 const SPOKES: u32 = 10_000;
@@ -136,6 +136,12 @@ impl Poll {
             alive: &self.alive,
             health: &BTreeMap::new(),
             preshared: &|_| None,
+            ipsec: IpsecInput {
+                address: "10.255.0.10".parse().unwrap(),
+                id: &"192.0.2.1".parse().unwrap(),
+                secret: &|_| None,
+                up: &BTreeSet::new(),
+            },
         })
     }
 }

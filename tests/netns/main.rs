@@ -19,6 +19,7 @@ mod false_answers;
 mod faults;
 mod hub_faults;
 mod iam;
+mod ipsec;
 mod keys;
 mod offload_matrix;
 mod offloads;
@@ -77,6 +78,11 @@ const TESTS: &[Test] = tests![
     demo_network::a_dry_run_tells_what_would_change_and_changes_nothing,
     keys::a_spoke_changes_its_key_without_losing_a_packet,
     keys::the_hub_changes_its_key_without_losing_a_packet,
+    ipsec::a_firewall_and_wireguard_spokes_reach_each_other,
+    ipsec::a_firewall_behind_a_nat_calls_the_hub,
+    ipsec::what_is_wrong_is_told_in_plain_words,
+    ipsec::nothing_leaves_in_clear_whatever_dies,
+    ipsec::a_change_of_one_site_leaves_the_other_alone,
     policy::sites_that_may_not_talk_do_not_and_the_operator_is_told_why,
     failover::each_zone_of_a_vpc_is_reached_through_its_own_spoke,
     failover::a_gateway_that_hangs_is_replaced_within_seconds_and_comes_back,

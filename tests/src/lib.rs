@@ -11,6 +11,7 @@
 #![forbid(unsafe_code)]
 
 pub mod address_fabric;
+pub mod charon;
 pub mod cpu;
 pub mod daemon;
 pub mod deployment;

@@ -119,6 +119,11 @@ impl World {
         Ok(world)
     }
 
+    /// Makes a host on the internet with this address.
+    pub fn add_internet_host(&mut self, name: &str, address: Ipv4Addr) -> Result<Namespace> {
+        self.internet.attach_host(name, &[address])
+    }
+
     /// Makes a VPC with all its instances.
     pub fn add_vpc(&mut self, vpc: &Vpc) -> Result<()> {
         let ec2 = self.ec2.in_account(vpc.account);

@@ -8,11 +8,13 @@ use std::time::SystemTime;
 use ipnet::IpNet;
 use jiff::Timestamp;
 use privnet_model::admin::Change;
+use privnet_model::config::hub::SiteLink;
 use privnet_model::enrol::HUB_ADDRESS;
 use privnet_model::inventory::{Inventory, Partition};
+use privnet_model::ipsec::IkeId;
 use privnet_model::key::PublicKey;
 use privnet_model::policy::{PolicyTable, Verdict};
-use privnet_reconcile::fleet::{Fleet, FleetInput};
+use privnet_reconcile::fleet::{Fleet, FleetInput, IpsecInput};
 use privnet_reconcile::health::HealthChange;
 use privnet_reconcile::inventory::{Accepted, Removed, Sweep};
 use privnet_reconcile::policy::PolicyInput;
@@ -65,6 +67,7 @@ impl Hub {
 
     pub(super) fn decide(&self, inventory: &Inventory, alive: &BTreeSet<PublicKey>) -> Fleet {
         let identity = self.router.identity();
+        let own_id = self.ike_id();
         let hub_keys: Vec<PublicKey> = [self.public_key].into_iter().chain(self.next_key).collect();
         Fleet::decide(FleetInput {
             privnet: &self.config.privnet,
@@ -81,7 +84,22 @@ impl Hub {
                 TunnelKeys::Known(keys) => Some(keys.current),
                 TunnelKeys::None | TunnelKeys::Unknown => None,
             },
+            ipsec: IpsecInput {
+                address: identity.private_address,
+                id: &own_id,
+                secret: &|spoke| self.preshared.ike_secret(spoke, &own_id),
+                up: &self.router.connected(),
+            },
         })
+    }
+
+    /// Who we say we are in IKE: what spokes have as their hub's endpoint, unless the
+    /// config names something else.
+    fn ike_id(&self) -> IkeId {
+        let identity = self.router.identity();
+        let address = identity.public_address.unwrap_or(identity.private_address);
+        let configured = self.config.ipsec.id.clone();
+        configured.unwrap_or_else(|| IkeId::from(address))
     }
 
     /// Compiles the policy for the sites that there are, and has the data plane keep
@@ -165,7 +183,7 @@ impl Hub {
         let mut peers = fleet.peers();
         let is_site = |key: &PublicKey| {
             let mut sites = self.sites.iter();
-            sites.any(|site| site.config.public_key == *key)
+            sites.any(|site| matches!(&site.config.link, SiteLink::Wireguard(it) if it.public_key == *key))
         };
         for (key, peer) in &mut peers {
             if peer.endpoint.is_none() {
@@ -190,6 +208,11 @@ impl Hub {
         Desired {
             peers,
             destinations: fleet.cidrs().collect(),
+            ipsec: fleet
+                .ipsec()
+                .filter_map(|tunnel| tunnel.ipsec.clone())
+                .map(|planned| (planned.tunnel.name.clone(), planned))
+                .collect(),
         }
     }
 

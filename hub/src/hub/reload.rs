@@ -2,8 +2,10 @@
 
 use anyhow::{Context, Result};
 use privnet_ec2::{Discovery, ParameterStore};
-use privnet_model::config::hub::{HubConfig, SiteConfig};
-use privnet_reconcile::fleet::Site;
+use privnet_model::config::hub::{HubConfig, IkeCredentials, SiteConfig, SiteLink};
+use privnet_model::config::ipsec::IpsecConfig;
+use privnet_model::ipsec::{Authentication, IkeCredential};
+use privnet_reconcile::fleet::{Site, SiteSecret};
 use privnet_runtime::poll_clock::PollClock;
 use privnet_runtime::{key_file, service};
 use tracing::{error, info, warn};
@@ -35,6 +37,10 @@ impl Hub {
                     discovery: config.discovery,
                     trust: config.trust,
                     policy: config.policy,
+                    ipsec: IpsecConfig {
+                        id: config.ipsec.id,
+                        ..self.config.ipsec.clone()
+                    },
                     sites: config.sites,
                     ..self.config.clone()
                 };
@@ -62,16 +68,43 @@ pub(super) fn load_sites(sites: &[SiteConfig]) -> Result<Vec<Site>> {
     sites
         .iter()
         .map(|config| {
-            let preshared_key = config
-                .preshared_key
-                .as_deref()
-                .map(key_file::read_preshared_key)
-                .transpose()
-                .with_context(|| format!("site {}: preshared_key", config.name))?;
+            let secret = load_secret(&config.link);
             Ok(Site {
                 config: config.clone(),
-                preshared_key,
+                secret: secret.with_context(|| format!("site {}", config.name))?,
             })
         })
         .collect()
+}
+
+fn load_secret(link: &SiteLink) -> Result<SiteSecret> {
+    Ok(match link {
+        SiteLink::Wireguard(link) => {
+            let key = link.preshared_key.as_deref();
+            let key = key.map(key_file::read_preshared_key).transpose();
+            SiteSecret::Wireguard(key.context("preshared_key")?)
+        }
+        SiteLink::Ipsec(link) => match &link.credentials {
+            IkeCredentials::PresharedKey(path) => {
+                let secret = key_file::read_ike_secret(path).context("preshared_key")?;
+                SiteSecret::Ipsec {
+                    authentication: Authentication::PresharedKey,
+                    credential: IkeCredential::PresharedKey(secret),
+                }
+            }
+            IkeCredentials::Certificate {
+                certificate,
+                private_key,
+                authority,
+            } => {
+                let own = key_file::read_certificate(certificate).context("certificate")?;
+                let authority = key_file::read_certificate(authority).context("authority")?;
+                let key = key_file::read_certificate_key(private_key);
+                SiteSecret::Ipsec {
+                    authentication: Authentication::Certificate { own, authority },
+                    credential: IkeCredential::PrivateKey(key.context("certificate_key")?),
+                }
+            }
+        },
+    })
 }

@@ -19,6 +19,7 @@ impl Hub {
             instance: Some(self.router.identity().instance.clone()),
             privnet: self.config.privnet.clone(),
             interface: self.router.interface_status(),
+            charon: self.router.charon_status(),
             nat: None,
             tunnels,
             partitions: self.tally.status(&self.inventory),
@@ -29,10 +30,9 @@ impl Hub {
             problems: self
                 .router
                 .problems()
-                .chain(&self.cache_problem)
-                .chain(self.gateways.problem())
-                .chain(&self.policy_problem)
-                .cloned()
+                .chain(self.cache_problem.clone())
+                .chain(self.gateways.problem().cloned())
+                .chain(self.policy_problem.clone())
                 .chain(self.inventory.held_removals.map(|held| held.to_string()))
                 .chain(self.preshared.problem())
                 .collect(),
@@ -67,7 +67,7 @@ impl Hub {
     }
 
     pub(super) fn summary(&self) -> String {
-        let tunnels = self.fleet.peers().len();
+        let tunnels = self.fleet.peers().len() + self.fleet.ipsec().count();
         format!("{tunnels} tunnels configured")
     }
 }

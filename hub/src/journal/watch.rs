@@ -283,6 +283,7 @@ mod tests {
             tx_bytes: 0,
             rx_rate: 0.0,
             tx_rate: 0.0,
+            ipsec: None,
         }
     }
 

@@ -53,11 +53,13 @@ mod association;
 mod charon;
 mod connection;
 mod event;
+mod keeper;
 mod reconcile;
 pub mod vici;
 
 pub use charon::{Charon, Farewell, Rekey, Stats, Version, Which};
 pub use connection::Connection;
 pub use event::{AssociationEvent, AssociationEvents, Log, log_line};
+pub use keeper::{Keeper, Seen};
 pub use reconcile::Configured;
 pub use vici::ViciError;

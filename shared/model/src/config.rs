@@ -6,6 +6,7 @@
 
 mod document;
 pub mod hub;
+pub mod ipsec;
 mod report;
 mod source;
 pub mod spoke;

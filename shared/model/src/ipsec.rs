@@ -17,7 +17,7 @@ use ipnet::IpNet;
 
 pub use aws::{AwsLimit, aws_limits};
 pub use failure::{IkeFailure, Side};
-pub use secret::{IkeSecret, IkeSecretError};
+pub use secret::{CertificateKey, IkeSecret, IkeSecretError};
 pub use security_association::{ChildSa, ChildState, IkeSa, IkeState, Nat, Traffic, UniqueId};
 
 /// What our connections' names in charon begin with. Those of others are not
@@ -91,6 +91,12 @@ impl IkeId {
     /// The identity as it is written.
     pub fn as_str(&self) -> &str {
         &self.0
+    }
+}
+
+impl From<IpAddr> for IkeId {
+    fn from(address: IpAddr) -> Self {
+        Self(address.to_string())
     }
 }
 
@@ -246,6 +252,15 @@ impl Default for Times {
             dead_peer_delay: Duration::from_secs(10),
         }
     }
+}
+
+/// What proves that we are who we say we are, to be given to charon by itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum IkeCredential {
+    /// The preshared key.
+    PresharedKey(IkeSecret),
+    /// The private key of our certificate.
+    PrivateKey(CertificateKey),
 }
 
 /// An IPsec tunnel as it should be.

@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 use crate::config::spoke::Protocol;
 use crate::id::{AccountId, AllocationId, InstanceId, Region, RouteTableId, VpcId, Zone};
 use crate::inventory::{Fate, HeldRemovals, Partition, TagProblem, Transport};
+use crate::ipsec::IkeFailure;
 use crate::key::PublicKey;
 use crate::net::Supernet;
 use crate::offload::OffloadReport;
@@ -54,6 +55,9 @@ pub struct Status {
     pub privnet: Supernet,
     /// The tunnel interface; `None` with `transport = "none"`.
     pub interface: Option<InterfaceStatus>,
+    /// strongSwan; `None` where no tunnel needs it.
+    #[serde(default)]
+    pub charon: Option<CharonStatus>,
     /// NAT, on a spoke.
     pub nat: Option<NatStatus>,
     /// Every tunnel, also those that are not up, with the reason.
@@ -314,6 +318,64 @@ pub struct Tunnel {
     pub rx_rate: f64,
     /// Bytes per second sent, over the last few seconds.
     pub tx_rate: f64,
+    /// What there is to know of an IPsec tunnel's SAs.
+    #[serde(default)]
+    pub ipsec: Option<IpsecStatus>,
+}
+
+/// The security associations of an IPsec tunnel.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct IpsecStatus {
+    /// Who we say we are.
+    pub local_id: Option<String>,
+    /// Who the peer is to be, and says it is once it is there.
+    pub remote_id: Option<String>,
+    /// IKE's ciphers, once agreed upon.
+    pub ike: Option<String>,
+    /// ESP's ciphers, once agreed upon.
+    pub esp: Option<String>,
+    /// Whether we are behind a NAT.
+    pub behind_nat: bool,
+    /// What may be sent from here, as agreed upon.
+    pub local_selectors: Vec<String>,
+    /// What may be sent from there.
+    pub remote_selectors: Vec<String>,
+    /// When ESP's keys are changed next.
+    pub rekey: Option<Timestamp>,
+    /// Packets received since the daemon started.
+    pub rx_packets: u64,
+    /// Packets sent since the daemon started.
+    pub tx_packets: u64,
+}
+
+/// strongSwan, as far as the daemon uses it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CharonStatus {
+    /// Its program and version; `None` while it cannot be reached.
+    pub version: Option<String>,
+    /// Who does ESP.
+    pub esp: Option<EspStatus>,
+    /// Why it cannot be used.
+    pub problem: Option<String>,
+}
+
+/// Who does ESP.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum EspStatus {
+    /// The kernel.
+    Kernel,
+    /// strongSwan itself.
+    Userspace,
+}
+
+impl fmt::Display for EspStatus {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Kernel => "kernel ESP (XFRM interfaces)",
+            Self::Userspace => "userspace ESP (strongSwan's kernel-libipsec)",
+        })
+    }
 }
 
 /// A CIDR that belongs to a site but does not go through its tunnel.
@@ -422,11 +484,6 @@ pub enum Reason {
         /// Which, and what was expected.
         problem: TagProblem,
     },
-    /// The spoke asks for a transport that this hub does not speak.
-    TransportUnsupported {
-        /// Which.
-        transport: Transport,
-    },
     /// The spoke is a plain NAT gateway.
     NoTransport,
     /// Every CIDR was left out; `excluded` says why.
@@ -454,6 +511,27 @@ pub enum Reason {
     Silent,
     /// It has a session, and does not answer what is sent through it.
     Unresponsive,
+    /// Only one hub is used at a time, and another one is.
+    StandsBy,
+    /// The IPsec key of a spoke is made of the fleet's secret, which is not known.
+    NoFleetSecret,
+    /// The IPsec tunnel cannot be set up as it is configured.
+    Misconfigured {
+        /// What is wrong.
+        problem: String,
+    },
+    /// strongSwan does not run, or cannot be used.
+    NoCharon {
+        /// Why.
+        problem: String,
+    },
+    /// IKE or ESP failed.
+    Ike {
+        /// How.
+        failure: IkeFailure,
+    },
+    /// IKE is up, and no ESP: nothing can be sent.
+    IkeOnly,
 }
 
 impl fmt::Display for Reason {
@@ -464,9 +542,6 @@ impl fmt::Display for Reason {
             Self::NoVpc => f.write_str("no VPC"),
             Self::NoCidrs => f.write_str("its VPC has no CIDR"),
             Self::BadTag { problem } => write!(f, "{problem}"),
-            Self::TransportUnsupported { transport } => {
-                write!(f, "transport {transport} is not available on this hub")
-            }
             Self::NoTransport => f.write_str("NAT gateway only (transport none)"),
             Self::NothingLeft => f.write_str("none of its CIDRs can be used"),
             Self::DuplicateKey { tunnel } => write!(f, "same public key as {tunnel}"),
@@ -481,6 +556,14 @@ impl fmt::Display for Reason {
             Self::NoAnswer => f.write_str("no handshake yet"),
             Self::Silent => f.write_str("no handshake for over 3 minutes"),
             Self::Unresponsive => f.write_str("no answer to probes through the tunnel"),
+            Self::StandsBy => f.write_str("stands by: one hub is used at a time"),
+            Self::NoFleetSecret => f.write_str(
+                "no fleet secret (trust.preshared_key), of which an IPsec spoke's key is made",
+            ),
+            Self::Misconfigured { problem } => f.write_str(problem),
+            Self::NoCharon { problem } => write!(f, "strongSwan cannot be used: {problem}"),
+            Self::Ike { failure } => write!(f, "{failure}"),
+            Self::IkeOnly => f.write_str("IKE is up, and ESP is not: no packet can be sent"),
         }
     }
 }

@@ -16,6 +16,9 @@ use jiff::Timestamp;
 use privnet_model::config::hub::{SiteConfig, TrustConfig};
 use privnet_model::id::{InstanceId, VpcId, Zone};
 use privnet_model::inventory::{Inventory, Partition, Transport};
+use privnet_model::ipsec::{
+    Authentication, ConnectionName, IkeCredential, IkeId, IkeSecret, IpsecTunnel,
+};
 use privnet_model::key::{PresharedKey, PublicKey};
 use privnet_model::net::Supernet;
 use privnet_model::peer::PeerConfig;
@@ -29,7 +32,10 @@ mod decide;
 #[cfg(test)]
 pub(crate) mod fixtures;
 mod gateways;
+mod ipsec;
 mod spoke;
+
+pub use ipsec::SPOKE_DEAD_PEER_DELAY;
 
 /// The UDP port of a spoke that published none.
 pub const DEFAULT_PORT: u16 = 51820;
@@ -64,6 +70,30 @@ pub struct FleetInput<'a> {
     pub health: &'a BTreeMap<TunnelId, Health>,
     /// The preshared key of a spoke with this public key, where there is one.
     pub preshared: &'a dyn Fn(&PublicKey) -> Option<PresharedKey>,
+    /// What IPsec tunnels follow from.
+    pub ipsec: IpsecInput<'a>,
+}
+
+/// What the hub's IPsec tunnels follow from.
+#[derive(Clone, Copy)]
+pub struct IpsecInput<'a> {
+    /// Our address, as charon sees it.
+    pub address: IpAddr,
+    /// Who we say we are, where a site does not tell otherwise.
+    pub id: &'a IkeId,
+    /// The preshared key of a spoke of this identity; `None` without a fleet secret.
+    pub secret: &'a dyn Fn(&IkeId) -> Option<IkeSecret>,
+    /// The tunnels that can carry packets now.
+    pub up: &'a BTreeSet<ConnectionName>,
+}
+
+/// An IPsec tunnel as it is to be, with what proves that we are ourselves.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PlannedIpsec {
+    /// The tunnel. Who does ESP, only charon's side knows.
+    pub tunnel: IpsecTunnel,
+    /// The key.
+    pub credential: IkeCredential,
 }
 
 /// A static site and its secret.
@@ -71,8 +101,22 @@ pub struct FleetInput<'a> {
 pub struct Site {
     /// Its section of the config.
     pub config: SiteConfig,
-    /// The preshared key, when it has one.
-    pub preshared_key: Option<PresharedKey>,
+    /// What is in the files that it names.
+    pub secret: SiteSecret,
+}
+
+/// What a static site's section names by files.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum SiteSecret {
+    /// WireGuard's preshared key, when it has one.
+    Wireguard(Option<PresharedKey>),
+    /// IPsec's credentials.
+    Ipsec {
+        /// How both ends prove who they are.
+        authentication: Authentication,
+        /// Our part of that.
+        credential: IkeCredential,
+    },
 }
 
 /// Every tunnel there should be, and every one there cannot be, with the reason.
@@ -173,6 +217,8 @@ pub struct PlannedTunnel {
     pub beside: Option<KeyBeside>,
     /// The keepalive.
     pub keepalive: Option<Duration>,
+    /// The tunnel by IPsec.
+    pub ipsec: Option<PlannedIpsec>,
     /// How it answers probes; `None` when it is not probed.
     pub health: Option<Health>,
     /// Why there is no tunnel; `None` when there is one.
@@ -227,15 +273,28 @@ impl Fleet {
             .collect()
     }
 
-    /// Every CIDR that is behind a tunnel: what the host routes to the tunnel
-    /// interface. It does not change when a site's gateways take turns.
+    /// Every CIDR that is behind a WireGuard tunnel: what the host routes to the
+    /// tunnel interface. It does not change when a site's gateways take turns, as
+    /// long as they speak WireGuard.
     pub fn cidrs(&self) -> impl Iterator<Item = IpNet> {
+        let by_ipsec: BTreeSet<IpNet> = self
+            .ipsec()
+            .flat_map(|tunnel| &tunnel.cidrs)
+            .copied()
+            .collect();
         let sites = self.sites.values().flat_map(|site| &site.cidrs).copied();
+        let sites = sites.filter(move |cidr| !by_ipsec.contains(cidr));
         let unproven = self
             .tunnels
             .values()
             .filter(|tunnel| matches!(tunnel.obstacle, Some(Obstacle::Unproven(_))));
         sites.chain(unproven.filter_map(|tunnel| tunnel.address.map(IpNet::from)))
+    }
+
+    /// The tunnels that IPsec is to set up.
+    pub fn ipsec(&self) -> impl Iterator<Item = &PlannedTunnel> {
+        let tunnels = self.tunnels.values();
+        tunnels.filter(|tunnel| tunnel.obstacle.is_none() && tunnel.ipsec.is_some())
     }
 
     /// Who carries what, for the next decision and for the state file.
@@ -248,7 +307,10 @@ impl Fleet {
                     .extend(site.cidrs.iter().map(|cidr| (*cidr, vpc.clone())));
             }
         }
-        for tunnel in self.tunnels.values().filter(|tunnel| tunnel.has_peer()) {
+        let is_set_up = |tunnel: &&PlannedTunnel| {
+            tunnel.has_peer() || (tunnel.obstacle.is_none() && tunnel.ipsec.is_some())
+        };
+        for tunnel in self.tunnels.values().filter(is_set_up) {
             let Some(instance) = &tunnel.instance else {
                 continue;
             };

@@ -30,8 +30,10 @@ pub struct GatewayInput<'a> {
     pub uplink: &'a InterfaceName,
     /// The VPC's router behind it.
     pub router: Option<IpAddr>,
-    /// The tunnel interface, unless the transport is `none`.
+    /// The tunnel interface, where there are WireGuard tunnels.
     pub tunnel: Option<TunnelInput<'a>>,
+    /// charon's part, where there are IPsec tunnels.
+    pub ipsec: Option<IpsecInput<'a>>,
     /// NAT, on a spoke.
     pub nat: Option<&'a NatConfig>,
     /// What the host is like.
@@ -55,10 +57,35 @@ pub struct TunnelInput<'a> {
     pub endpoints: &'a [IpAddr],
 }
 
+/// What the host has to do for IPsec tunnels. With userspace ESP, charon makes the
+/// interface and its routes, which come and go with its SAs.
+#[derive(Debug, Clone, Copy)]
+pub struct IpsecInput<'a> {
+    /// charon's interface.
+    pub interface: &'a InterfaceName,
+    /// Whether it is there.
+    pub present: bool,
+    /// What lies behind the tunnels.
+    pub destinations: &'a [IpNet],
+    /// The addresses that the tunnels themselves talk to.
+    pub endpoints: &'a [IpAddr],
+}
+
+/// The interface of charon's userspace ESP, whose name is not configurable.
+pub const ESP_INTERFACE: &str = "ipsec0";
+
+/// Its MTU, likewise: 1500 less the most that ESP inside UDP adds, in IPv4 and IPv6.
+pub const ESP_MTU: u16 = 1400;
+
 /// What the host should be like.
 pub fn desired(input: GatewayInput<'_>) -> DesiredHost {
     let mut host = DesiredHost::new();
-    host.sysctls = sysctl::forwarding(input.uplink, input.tunnel.map(|tunnel| tunnel.interface));
+    let by_wireguard = input.tunnel.map(|tunnel| tunnel.interface);
+    let by_ipsec = input.ipsec.filter(|ipsec| ipsec.present);
+    let tunnels = by_wireguard
+        .into_iter()
+        .chain(by_ipsec.map(|ipsec| ipsec.interface));
+    host.sysctls = sysctl::forwarding(input.uplink, tunnels);
     let nat = input.nat.filter(|nat| !nat.is_off());
     if let Some(nat) = nat {
         let kernel = input.kernel;
@@ -75,10 +102,7 @@ pub fn desired(input: GatewayInput<'_>) -> DesiredHost {
         flowtable: short_cut.map(|_| Flowtable {
             devices: [input.uplink.clone()].into(),
         }),
-        tunnel: input.tunnel.map(|tunnel| TunnelClamp {
-            interface: tunnel.interface.clone(),
-            mtu: tunnel.mtu,
-        }),
+        tunnels: clamps(&input),
     });
     if let Some(tunnel) = input.tunnel {
         // The instance's own address, once more, so that what the kernel sends
@@ -89,6 +113,16 @@ pub fn desired(input: GatewayInput<'_>) -> DesiredHost {
             host.addresses.insert((tunnel.interface.clone(), address));
         }
         host.routes.extend(tunnel_routes(&input, tunnel));
+        host.routes.extend(surroundings(&input, tunnel.endpoints));
+    }
+    if let Some(ipsec) = input.ipsec {
+        // A CIDR whose SA is gone ends here, also where another route is wider.
+        let ends = ipsec
+            .destinations
+            .iter()
+            .filter(|net| is_elsewhere(&input, net));
+        host.routes.extend(ends.map(|net| last_resort(*net)));
+        host.routes.extend(surroundings(&input, ipsec.endpoints));
     }
     if input.self_test {
         // The way back of what it sends. The kernel's check of the source (rp_filter,
@@ -196,18 +230,39 @@ fn v4(nets: &[IpNet]) -> impl Iterator<Item = Ipv4Net> {
     })
 }
 
+fn clamps(input: &GatewayInput<'_>) -> Vec<TunnelClamp> {
+    let by_wireguard = input.tunnel.map(|tunnel| TunnelClamp {
+        interface: tunnel.interface.clone(),
+        mtu: tunnel.mtu,
+    });
+    let by_ipsec = input.ipsec.map(|ipsec| TunnelClamp {
+        interface: ipsec.interface.clone(),
+        mtu: ESP_MTU,
+    });
+    by_wireguard.into_iter().chain(by_ipsec).collect()
+}
+
+/// What lies wholly in the own VPC never leaves it.
+fn is_elsewhere(input: &GatewayInput<'_>, net: &IpNet) -> bool {
+    let mut own = input.identity.vpc_cidrs.iter();
+    !own.any(|own| own.contains(net))
+}
+
+fn last_resort(net: IpNet) -> Route {
+    let mut route = Route::new(net, RouteTarget::Unreachable);
+    route.metric = LAST_RESORT;
+    route
+}
+
 fn tunnel_routes<'a>(
     input: &'a GatewayInput<'_>,
     tunnel: TunnelInput<'a>,
 ) -> impl Iterator<Item = Route> + 'a {
     let own = input.identity.private_address;
-    let vpc_cidrs = &input.identity.vpc_cidrs;
-    // What lies wholly in the own VPC never leaves it.
-    let elsewhere = move |net: &&IpNet| !vpc_cidrs.iter().any(|own| own.contains(*net));
-    let into_tunnel = tunnel
+    tunnel
         .destinations
         .iter()
-        .filter(elsewhere)
+        .filter(|net| is_elsewhere(input, net))
         .map(move |net| {
             let route = Route::new(*net, RouteTarget::Interface(tunnel.interface.clone()));
             if own.is_ipv4() == net.addr().is_ipv4() {
@@ -215,15 +270,24 @@ fn tunnel_routes<'a>(
             } else {
                 route
             }
-        });
+        })
+}
+
+/// The routes around tunnels, whatever they are: for what no tunnel leads to, for what
+/// needs none, and for the tunnels' own packets.
+fn surroundings<'a>(
+    input: &'a GatewayInput<'_>,
+    endpoints: &'a [IpAddr],
+) -> impl Iterator<Item = Route> + 'a {
     // Where no tunnel leads, the privnet ends here. Without this a packet for a
     // VPC that is down would follow the default route in clear, and the VPC's
     // route table would send it back to us until its TTL is used up.
-    let ends = input.privnet.nets().iter().filter(elsewhere).map(|net| {
-        let mut route = Route::new(*net, RouteTarget::Unreachable);
-        route.metric = LAST_RESORT;
-        route
-    });
+    let ends = input
+        .privnet
+        .nets()
+        .iter()
+        .filter(|net| is_elsewhere(input, net));
+    let ends = ends.map(|net| last_resort(*net));
     let via_router = |net: IpNet| {
         let router = input
             .router
@@ -246,8 +310,7 @@ fn tunnel_routes<'a>(
         .filter(|net| input.privnet.nets().iter().any(|own| own.contains(*net)))
         .filter_map(move |net| via_router(*net));
     // The tunnel's own packets must not go into the tunnel.
-    let endpoints = tunnel
-        .endpoints
+    let endpoints = endpoints
         .iter()
         .filter(|address| input.privnet.contains_address(**address))
         .filter(|address| {
@@ -257,7 +320,7 @@ fn tunnel_routes<'a>(
                 .is_some_and(|subnet| subnet.contains(*address))
         })
         .filter_map(move |address| via_router(IpNet::from(*address)));
-    into_tunnel.chain(ends).chain(vpc).chain(endpoints)
+    ends.chain(vpc).chain(endpoints)
 }
 
 #[cfg(test)]
@@ -311,6 +374,7 @@ mod tests {
                 destinations: privnet.nets(),
                 endpoints,
             }),
+            ipsec: None,
             nat,
             kernel: &kernel(),
             self_test: false,
@@ -356,6 +420,7 @@ mod tests {
                     destinations: privnet.nets(),
                     endpoints: &[],
                 }),
+                ipsec: None,
                 nat: None,
                 kernel: &kernel(),
                 self_test: false,
@@ -401,6 +466,7 @@ mod tests {
                     destinations,
                     endpoints: &[],
                 }),
+                ipsec: None,
                 nat: None,
                 kernel: &kernel(),
                 self_test: false,
@@ -463,6 +529,7 @@ mod tests {
             uplink: &uplink,
             router: None,
             tunnel: None,
+            ipsec: None,
             nat: Some(&nat),
             kernel: &kernel(),
             self_test: true,
@@ -500,6 +567,7 @@ mod tests {
             uplink: &InterfaceName::new("ens5").unwrap(),
             router: None,
             tunnel: None,
+            ipsec: None,
             nat: Some(nat),
             kernel,
             self_test: false,
@@ -541,6 +609,7 @@ mod tests {
             uplink: &InterfaceName::new("ens5").unwrap(),
             router: None,
             tunnel: None,
+            ipsec: None,
             nat: Some(&nat),
             kernel: &kernel(),
             self_test: false,
@@ -594,6 +663,7 @@ mod tests {
             uplink: &InterfaceName::new("ens5").unwrap(),
             router: None,
             tunnel: None,
+            ipsec: None,
             nat: Some(&NatConfig::default()),
             kernel: &without,
             self_test: false,

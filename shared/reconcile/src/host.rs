@@ -277,10 +277,10 @@ mod tests {
 
     fn clamp(mtu: u16) -> Ruleset {
         Ruleset {
-            tunnel: Some(TunnelClamp {
+            tunnels: vec![TunnelClamp {
                 interface: interface("privnet0"),
                 mtu,
-            }),
+            }],
             ..Ruleset::default()
         }
     }

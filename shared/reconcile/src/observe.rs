@@ -2,11 +2,11 @@
 //! each tunnel as the operator sees it.
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::time::{Duration, SystemTime};
 
 use ipnet::IpNet;
 use jiff::Timestamp;
-use privnet_model::key::PublicKey;
 use privnet_model::peer::PeerStatus;
 use privnet_model::status::{
     GatewayHealth, GatewayRole, GatewayStatus, Reason, Tunnel, TunnelState,
@@ -14,24 +14,61 @@ use privnet_model::status::{
 
 use crate::fleet::{Obstacle, PlannedTunnel};
 use crate::health::Health;
+use crate::ipsec::ledger::Report;
 
 /// WireGuard sessions carry nothing older than this (`Reject-After-Time`,
 /// whitepaper section 6.1), so an older handshake is no living tunnel.
 pub const SESSION_LIFETIME: Duration = Duration::from_secs(180);
 
+/// What carries a tunnel's packets, as it is now.
+#[derive(Debug, Clone, Copy)]
+pub enum Link<'a> {
+    /// The data plane's peer, once there is one.
+    Wireguard(Option<&'a PeerStatus>),
+    /// charon's associations.
+    Ipsec(&'a Report),
+}
+
+impl Link<'_> {
+    fn state(self, now: SystemTime) -> (TunnelState, Option<Reason>) {
+        match self {
+            Self::Wireguard(peer) => session(peer, now),
+            Self::Ipsec(report) => (report.state, report.reason.clone()),
+        }
+    }
+
+    fn endpoint(self) -> Option<SocketAddr> {
+        match self {
+            Self::Wireguard(peer) => peer?.config.endpoint,
+            Self::Ipsec(report) => report.endpoint,
+        }
+    }
+
+    fn last_handshake(self) -> Option<SystemTime> {
+        match self {
+            Self::Wireguard(peer) => peer?.last_handshake,
+            Self::Ipsec(report) => report.last_handshake,
+        }
+    }
+
+    /// Bytes received and sent.
+    fn bytes(self) -> (u64, u64) {
+        match self {
+            Self::Wireguard(peer) => peer.map_or((0, 0), |peer| (peer.rx_bytes, peer.tx_bytes)),
+            Self::Ipsec(report) => (report.rx_bytes, report.tx_bytes),
+        }
+    }
+}
+
 /// The tunnel as it is now.
-pub fn tunnel(
-    planned: &PlannedTunnel,
-    peer: Option<&PeerStatus>,
-    rates: Rates,
-    now: SystemTime,
-) -> Tunnel {
+pub fn tunnel(planned: &PlannedTunnel, link: Link<'_>, rates: Rates, now: SystemTime) -> Tunnel {
+    let (rx_bytes, tx_bytes) = link.bytes();
     let (state, reason) = match &planned.obstacle {
         Some(Obstacle::Pending(reason) | Obstacle::Unproven(reason)) => {
             (TunnelState::Pending, Some(reason.clone()))
         }
         Some(Obstacle::Rejected(reason)) => (TunnelState::Rejected, Some(reason.clone())),
-        None => match (session(peer, now), planned.health) {
+        None => match (link.state(now), planned.health) {
             ((TunnelState::Up, _), Some(Health::Down)) => {
                 (TunnelState::Down, Some(Reason::Unresponsive))
             }
@@ -50,20 +87,22 @@ pub fn tunnel(
         cidrs: planned.cidrs.clone(),
         excluded: planned.excluded.clone(),
         transport: planned.transport,
-        endpoint: peer
-            .and_then(|peer| peer.config.endpoint)
-            .or(planned.endpoint),
+        endpoint: link.endpoint().or(planned.endpoint),
         private_address: planned.private_address,
         public_key: planned.public_key,
         state,
         reason,
         gateway: planned.health.map(|health| gateway(planned, health)),
         notes: planned.notes.clone(),
-        last_handshake: peer.and_then(|peer| timestamp(peer.last_handshake?)),
-        rx_bytes: peer.map_or(0, |peer| peer.rx_bytes),
-        tx_bytes: peer.map_or(0, |peer| peer.tx_bytes),
+        last_handshake: link.last_handshake().and_then(timestamp),
+        rx_bytes,
+        tx_bytes,
         rx_rate: rates.rx,
         tx_rate: rates.tx,
+        ipsec: match link {
+            Link::Wireguard(_) => None,
+            Link::Ipsec(report) => Some(report.status.clone()),
+        },
     }
 }
 
@@ -112,9 +151,9 @@ pub struct Rates {
 }
 
 /// Turns counters into rates, from one sample to the next.
-#[derive(Debug, Default)]
-pub struct RateMeter {
-    last: BTreeMap<PublicKey, Sample>,
+#[derive(Debug)]
+pub struct RateMeter<K> {
+    last: BTreeMap<K, Sample>,
     taken: Option<SystemTime>,
 }
 
@@ -125,10 +164,20 @@ struct Sample {
     rates: Rates,
 }
 
-impl RateMeter {
-    /// Takes a sample. Peers that are gone are forgotten; one whose counters
-    /// fell (it was made anew) starts again at zero.
-    pub fn sample(&mut self, peers: &[PeerStatus], now: SystemTime) {
+impl<K> Default for RateMeter<K> {
+    fn default() -> Self {
+        Self {
+            last: BTreeMap::new(),
+            taken: None,
+        }
+    }
+}
+
+impl<K: Ord> RateMeter<K> {
+    /// Takes a sample: of each tunnel the bytes received and sent. Tunnels that are
+    /// gone are forgotten; one whose counters fell (it was made anew) starts again at
+    /// zero.
+    pub fn sample(&mut self, tunnels: impl IntoIterator<Item = (K, u64, u64)>, now: SystemTime) {
         let elapsed = self
             .taken
             .and_then(|taken| now.duration_since(taken).ok())
@@ -136,29 +185,29 @@ impl RateMeter {
             .filter(|elapsed| *elapsed > 0.0);
         let last = std::mem::take(&mut self.last);
         self.taken = Some(now);
-        self.last = peers
-            .iter()
-            .map(|peer| {
-                let rates = match (last.get(&peer.key), elapsed) {
+        self.last = tunnels
+            .into_iter()
+            .map(|(key, rx_bytes, tx_bytes)| {
+                let rates = match (last.get(&key), elapsed) {
                     (Some(before), Some(elapsed)) => Rates {
-                        rx: rate(before.rx_bytes, peer.rx_bytes, elapsed),
-                        tx: rate(before.tx_bytes, peer.tx_bytes, elapsed),
+                        rx: rate(before.rx_bytes, rx_bytes, elapsed),
+                        tx: rate(before.tx_bytes, tx_bytes, elapsed),
                     },
                     (Some(before), None) => before.rates,
                     (None, _) => Rates::default(),
                 };
                 let sample = Sample {
-                    rx_bytes: peer.rx_bytes,
-                    tx_bytes: peer.tx_bytes,
+                    rx_bytes,
+                    tx_bytes,
                     rates,
                 };
-                (peer.key, sample)
+                (key, sample)
             })
             .collect();
     }
 
-    /// The peer's rates between the last two samples.
-    pub fn rates(&self, key: Option<&PublicKey>) -> Rates {
+    /// A tunnel's rates between the last two samples.
+    pub fn rates(&self, key: Option<&K>) -> Rates {
         key.and_then(|key| self.last.get(key))
             .map(|sample| sample.rates)
             .unwrap_or_default()
@@ -189,7 +238,12 @@ mod tests {
     fn seen(handshake: Option<SystemTime>, now: SystemTime) -> (TunnelState, Option<Reason>) {
         let fleet = decide(&inventory([spoke(1, "10.1.0.0/16")]), &[]);
         let planned = fleet.tunnels.values().next().unwrap();
-        let tunnel = tunnel(planned, Some(&peer(handshake, 0)), Rates::default(), now);
+        let tunnel = tunnel(
+            planned,
+            Link::Wireguard(Some(&peer(handshake, 0))),
+            Rates::default(),
+            now,
+        );
         (tunnel.state, tunnel.reason)
     }
 
@@ -217,7 +271,8 @@ mod tests {
                 cidrs: cidrs.iter().map(|cidr| cidr.parse().unwrap()).collect(),
                 ..planned.clone()
             };
-            let tunnel = tunnel(&planned, None, Rates::default(), SystemTime::UNIX_EPOCH);
+            let (link, rates) = (Link::Wireguard(None), Rates::default());
+            let tunnel = tunnel(&planned, link, rates, SystemTime::UNIX_EPOCH);
             tunnel.gateway.map(|gateway| (gateway.role, gateway.health))
         };
         let both = ["10.1.0.0/16", "10.1.0.5/32"];
@@ -241,14 +296,14 @@ mod tests {
         let start = SystemTime::UNIX_EPOCH;
         let key = peer(None, 0).key;
         let mut meter = RateMeter::default();
-        meter.sample(&[peer(None, 1000)], start);
+        meter.sample([(key, 1000, 0)], start);
         assert_eq!(meter.rates(Some(&key)), Rates::default());
-        meter.sample(&[peer(None, 5000)], start + Duration::from_secs(2));
+        meter.sample([(key, 5000, 0)], start + Duration::from_secs(2));
         assert_eq!(meter.rates(Some(&key)).rx, 2000.0);
         // A peer made anew counts from zero again.
-        meter.sample(&[peer(None, 10)], start + Duration::from_secs(4));
+        meter.sample([(key, 10, 0)], start + Duration::from_secs(4));
         assert_eq!(meter.rates(Some(&key)).rx, 0.0);
-        meter.sample(&[], start + Duration::from_secs(6));
+        meter.sample([], start + Duration::from_secs(6));
         assert_eq!(meter.rates(Some(&key)), Rates::default());
     }
 }

@@ -44,14 +44,14 @@ pub struct Ruleset {
     pub diversions: Diversions,
     /// The short cut for what is translated; without effect where nothing is.
     pub flowtable: Option<Flowtable>,
-    /// TCP segment size through the tunnel.
-    pub tunnel: Option<TunnelClamp>,
+    /// TCP segment size through the tunnels.
+    pub tunnels: Vec<TunnelClamp>,
 }
 
 impl Ruleset {
     /// Whether it asks for nothing: then there is no table.
     pub fn is_empty(&self) -> bool {
-        !self.translates() && self.tunnel.is_none()
+        !self.translates() && self.tunnels.is_empty()
     }
 
     /// The fingerprint of the text.
@@ -71,8 +71,8 @@ impl Ruleset {
         if self.translates() {
             text.push_str(&self.nat());
         }
-        if let Some(tunnel) = &self.tunnel {
-            text.push_str(&tunnel.rules());
+        if !self.tunnels.is_empty() {
+            text.push_str(&clamp::chain(&self.tunnels));
         }
         text.push_str("}\n");
         text

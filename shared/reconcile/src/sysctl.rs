@@ -65,10 +65,10 @@ pub fn normal_value(value: &str) -> String {
 }
 
 /// The settings that a router between `uplink` (towards the VPC and the
-/// internet) and the tunnel interface needs.
-pub fn forwarding(
+/// internet) and the tunnel interfaces needs.
+pub fn forwarding<'a>(
     uplink: &InterfaceName,
-    tunnel: Option<&InterfaceName>,
+    tunnels: impl IntoIterator<Item = &'a InterfaceName>,
 ) -> BTreeMap<SysctlKey, String> {
     let mut settings = BTreeMap::new();
     let mut set = |path: String, value: &str| {
@@ -84,7 +84,7 @@ pub fn forwarding(
     // `all` and of the interface are or-ed, so both have to be off.
     set("net/ipv4/conf/all/send_redirects".to_owned(), "0");
     set(format!("net/ipv4/conf/{uplink}/send_redirects"), "0");
-    if let Some(tunnel) = tunnel {
+    for tunnel in tunnels {
         set(format!("net/ipv4/conf/{tunnel}/send_redirects"), "0");
         // Loose: a packet may come through the tunnel whose answer goes by
         // another path (a second hub, a VPC route). The tunnel has checked its

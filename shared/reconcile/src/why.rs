@@ -7,7 +7,7 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 use privnet_model::admin::WhyAnswer;
 use privnet_model::id::VpcId;
-use privnet_model::inventory::{Inventory, PartitionView, SpokeRecord};
+use privnet_model::inventory::{Inventory, PartitionView, SpokeRecord, Transport};
 use privnet_model::net::Supernet;
 use privnet_model::policy::Verdict;
 use privnet_model::status::{Exclusion, Status, Tunnel, TunnelState};
@@ -329,7 +329,23 @@ fn condition(tunnel: &Tunnel, input: &WhyInput<'_>) -> String {
         let seconds = input.status.now.duration_since(at).as_secs().max(0);
         format!(" (last handshake {seconds} s ago)")
     });
-    format!("Its tunnel is {}{reason}{age}.", tunnel.state)
+    let kind = match tunnel.transport {
+        Transport::Ipsec => "IPsec tunnel",
+        Transport::Wireguard | Transport::None => "tunnel",
+    };
+    let mut text = format!("Its {kind} is {}{reason}{age}.", tunnel.state);
+    let agreed = tunnel
+        .ipsec
+        .as_ref()
+        .filter(|it| !it.remote_selectors.is_empty());
+    if let Some(ipsec) = agreed {
+        text.push_str(&format!(
+            " Agreed selectors: {} here, {} there.",
+            ipsec.local_selectors.join(", "),
+            ipsec.remote_selectors.join(", ")
+        ));
+    }
+    text
 }
 
 fn carries(planned: &PlannedTunnel) -> String {

@@ -8,6 +8,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use privnet_model::config::hub::SecretSource;
+use privnet_model::ipsec::{IkeId, IkeSecret};
 use privnet_model::key::PublicKey;
 use privnet_model::secret::{FleetSecret, TunnelSecrets};
 use tokio::sync::{mpsc, watch};
@@ -106,6 +107,14 @@ impl Preshared {
                 Some(secret) => TunnelKeys::Known(secret.tunnel(spoke, hub)),
             },
         }
+    }
+
+    /// The preshared key of the IPsec tunnel between these two; `None` while there is
+    /// no secret. A spoke and its hub may know a new one minutes apart: what is set up
+    /// goes on meanwhile, as changing keys needs no secret.
+    pub fn ike_secret(&self, spoke: &IkeId, hub: &IkeId) -> Option<IkeSecret> {
+        let secret = self.secret()?;
+        IkeSecret::derive(&secret, spoke, hub).into_iter().next()
     }
 
     /// The secret itself, as far as it is known.

@@ -13,6 +13,7 @@ use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
+use privnet_model::ipsec::{CertificateKey, IkeSecret, IkeSecretError};
 use privnet_model::key::{KeyError, PresharedKey, PrivateKey};
 use privnet_model::secret::{FleetSecret, SecretError};
 use rand::TryRng;
@@ -24,6 +25,8 @@ use crate::atomic_file;
 
 /// A key is 45 bytes with its newline; what is much longer is another file.
 const MAX_KEY_BYTES: usize = 1024;
+/// A certificate and the authorities up to its root; VICI takes 64 KB.
+const MAX_PEM_BYTES: usize = 60_000;
 /// Two lines of at most 4096 bytes each, and some white space.
 const MAX_SECRET_BYTES: usize = 8400;
 
@@ -76,6 +79,22 @@ pub enum KeyFileError {
         path: PathBuf,
         /// What is wrong with it.
         source: SecretError,
+    },
+    /// The file holds no preshared key for IKE.
+    #[error("key file {}: holds no preshared key for IPsec (it was not touched)", path.display())]
+    NoIkeSecret {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        source: IkeSecretError,
+    },
+    /// The file is not the PEM that it should be.
+    #[error("key file {}: holds no {what} in PEM (it was not touched)", path.display())]
+    NoPem {
+        /// The file.
+        path: PathBuf,
+        /// What it should hold: "certificate", say.
+        what: &'static str,
     },
     /// A new key could not be made or written.
     #[error("key file {}: a new key cannot be {step}", path.display())]
@@ -175,6 +194,53 @@ pub fn read_preshared_key(path: &Path) -> Result<PresharedKey, KeyFileError> {
         path: path.to_owned(),
         hint: "put the preshared key there (`wg genpsk` makes one)",
     })
+}
+
+/// The preshared key of an IPsec tunnel in this file, which must exist.
+pub fn read_ike_secret(path: &Path) -> Result<IkeSecret, KeyFileError> {
+    let content = read(path, MAX_KEY_BYTES)?.ok_or_else(|| KeyFileError::Missing {
+        path: path.to_owned(),
+        hint: "put the preshared key there, as both sides have it (`openssl rand -base64 33` \
+               makes one)",
+    })?;
+    // Bytes that are no text are no printable characters either.
+    let text = Zeroizing::new(String::from_utf8_lossy(&content).into_owned());
+    IkeSecret::new(&text).map_err(|source| KeyFileError::NoIkeSecret {
+        path: path.to_owned(),
+        source,
+    })
+}
+
+/// The certificates in this file, which must exist, in PEM.
+pub fn read_certificate(path: &Path) -> Result<String, KeyFileError> {
+    let pem = read_pem(path, "certificate", "CERTIFICATE-----")?;
+    Ok(pem.to_string())
+}
+
+/// The private key of a certificate in this file, which must exist, in PEM.
+pub fn read_certificate_key(path: &Path) -> Result<CertificateKey, KeyFileError> {
+    let mut pem = read_pem(path, "private key", "PRIVATE KEY-----")?;
+    Ok(CertificateKey::new(std::mem::take(&mut *pem)))
+}
+
+fn read_pem(
+    path: &Path,
+    what: &'static str,
+    mark: &str,
+) -> Result<Zeroizing<String>, KeyFileError> {
+    let content = read(path, MAX_PEM_BYTES)?.ok_or_else(|| KeyFileError::Missing {
+        path: path.to_owned(),
+        hint: "ami/IPSEC.md tells how to make an authority and certificates",
+    })?;
+    let other = || KeyFileError::NoPem {
+        path: path.to_owned(),
+        what,
+    };
+    let text = std::str::from_utf8(&content).map_err(|_| other())?;
+    match text.contains("-----BEGIN ") && text.contains(mark) {
+        true => Ok(Zeroizing::new(text.to_owned())),
+        false => Err(other()),
+    }
 }
 
 /// The fleet's secret in this file, which must exist.

@@ -9,6 +9,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroUsize;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -16,22 +17,27 @@ use anyhow::{Context, Result, anyhow};
 use ipnet::IpNet;
 use privnet_dataplane::{Device, DeviceConfig, UapiAccess};
 use privnet_host::{Host, HostError, MacAddress, Scope};
+use privnet_ipsec::Keeper;
 use privnet_model::admin::{Action, Change};
 use privnet_model::config::spoke::NatConfig;
-use privnet_model::inventory::Identity;
+use privnet_model::inventory::{Identity, Transport};
+use privnet_model::ipsec::ConnectionName;
 use privnet_model::key::{PrivateKey, PublicKey};
 use privnet_model::net::Supernet;
 use privnet_model::offload::{OffloadState, Offloads};
 use privnet_model::peer::{PeerConfig, PeerStatus};
 use privnet_model::policy::PolicyTable;
-use privnet_model::status::{FlowtableState, InterfaceStatus, NatStatus, Tunnel, TunnelState};
+use privnet_model::status::{
+    CharonStatus, FlowtableState, InterfaceStatus, NatStatus, Tunnel, TunnelState,
+};
 use privnet_reconcile::conntrack::{CountClock, Destinations, Trouble, Watch};
-use privnet_reconcile::fleet::PlannedTunnel;
-use privnet_reconcile::gateway::{self, GatewayInput, TunnelInput};
+use privnet_reconcile::fleet::{PlannedIpsec, PlannedTunnel};
+use privnet_reconcile::gateway::{self, GatewayInput, IpsecInput, TunnelInput};
 use privnet_reconcile::host::{HostChange, HostPlan};
 use privnet_reconcile::interface::InterfaceName;
+use privnet_reconcile::ipsec::ledger::Report;
 use privnet_reconcile::kernel::Kernel;
-use privnet_reconcile::observe::{self, RateMeter};
+use privnet_reconcile::observe::{self, Link, RateMeter};
 use privnet_reconcile::peer;
 use privnet_reconcile::ruleset::Ruleset;
 use tokio::task::JoinHandle;
@@ -74,6 +80,8 @@ pub struct Desired {
     pub peers: BTreeMap<PublicKey, PeerConfig>,
     /// What is routed into the tunnel interface.
     pub destinations: Vec<IpNet>,
+    /// The tunnels by IPsec.
+    pub ipsec: BTreeMap<ConnectionName, PlannedIpsec>,
 }
 
 /// The router.
@@ -86,6 +94,7 @@ pub struct Router {
     nat: Option<NatConfig>,
     self_test: bool,
     tunnel: Option<OpenTunnel>,
+    keeper: Keeper,
     applied_endpoints: BTreeMap<PublicKey, SocketAddr>,
     desired: Desired,
     nat_active: bool,
@@ -99,7 +108,8 @@ pub struct Router {
     connection_troubles: Vec<(Trouble, String)>,
     problems: Vec<String>,
     metadata_problem: Option<String>,
-    meter: RateMeter,
+    meter: RateMeter<PublicKey>,
+    ipsec_meter: RateMeter<ConnectionName>,
     states: BTreeMap<String, TunnelState>,
 }
 
@@ -119,6 +129,7 @@ impl Router {
         identity: Identity,
         nat: Option<NatConfig>,
         tunnel: Option<TunnelInterface>,
+        charon: &Path,
     ) -> Result<Self> {
         let host = Host::new();
         let uplink = match nat.as_ref().and_then(|nat| nat.interface.as_ref()) {
@@ -142,6 +153,7 @@ impl Router {
             nat,
             self_test: false,
             tunnel,
+            keeper: Keeper::start(charon.to_owned(), BTreeMap::new()),
             applied_endpoints: BTreeMap::new(),
             desired: Desired::default(),
             nat_active: false,
@@ -154,12 +166,14 @@ impl Router {
             problems: Vec::new(),
             metadata_problem: None,
             meter: RateMeter::default(),
+            ipsec_meter: RateMeter::default(),
             states: BTreeMap::new(),
         })
     }
 
     /// Sets what is wanted from now on; [`Router::reconcile`] brings it about.
     pub fn want(&mut self, desired: Desired) {
+        self.keeper.want(desired.ipsec.clone());
         self.desired = desired;
     }
 
@@ -263,7 +277,7 @@ impl Router {
         };
         // Only now: no rule waits for a kernel that is slow to say what it has.
         self.ask_for_flowtables().await;
-        failures.extend(gateway::problems(&self.input(&[])));
+        failures.extend(gateway::problems(&self.input(&[], None)));
         for failure in &failures {
             if !self.problems.contains(failure) {
                 warn!(problem = %failure, "not as it should be; trying again");
@@ -343,13 +357,10 @@ impl Router {
         if let Some(found) = self.host.default_gateway(&self.uplink).await? {
             self.gateway = Some(found);
         }
-        let endpoints: Vec<IpAddr> = self
-            .desired
-            .peers
-            .values()
-            .filter_map(|peer| Some(peer.endpoint?.ip()))
-            .collect();
-        let mut desired = gateway::desired(self.input(&endpoints));
+        let peers = self.desired.peers.values();
+        let endpoints: Vec<IpAddr> = peers.filter_map(|it| Some(it.endpoint?.ip())).collect();
+        let esp = EspSide::of(&self.desired, &self.host).await?;
+        let mut desired = gateway::desired(self.input(&endpoints, esp.as_ref()));
         let mut scope = Scope::of(&desired);
         let mut unseen = None;
         let actual = match self.host.fetch(&scope).await {
@@ -378,7 +389,7 @@ impl Router {
     }
 
     /// What the host's configuration follows from.
-    fn input<'a>(&'a self, endpoints: &'a [IpAddr]) -> GatewayInput<'a> {
+    fn input<'a>(&'a self, endpoints: &'a [IpAddr], esp: Option<&'a EspSide>) -> GatewayInput<'a> {
         GatewayInput {
             privnet: &self.privnet,
             identity: &self.identity,
@@ -391,6 +402,7 @@ impl Router {
                 destinations: &self.desired.destinations,
                 endpoints,
             }),
+            ipsec: esp.map(EspSide::input),
             nat: self.nat.as_ref(),
             kernel: &self.kernel,
             self_test: self.self_test,
@@ -430,12 +442,17 @@ impl Router {
     }
 
     /// What failed at the last look, and did not work since.
-    pub fn problems(&self) -> impl Iterator<Item = &String> {
+    pub fn problems(&self) -> impl Iterator<Item = String> {
         let troubles = self.connection_troubles.iter().map(|(_, words)| words);
-        self.problems
-            .iter()
-            .chain(&self.metadata_problem)
-            .chain(troubles)
+        let seen = self.keeper.seen();
+        let lost = seen
+            .charon
+            .problem
+            .filter(|_| !self.desired.ipsec.is_empty());
+        let lost = lost.map(|problem| format!("IPsec tunnels wait for strongSwan: {problem}"));
+        let own = self.problems.iter().chain(&self.metadata_problem);
+        let own = own.chain(troubles).cloned();
+        own.chain(lost).chain(seen.problems)
     }
 
     /// Looks at the kernel's connection table, where NAT needs one, and logs
@@ -500,6 +517,24 @@ impl Router {
         device.map(|device| device.peers()).unwrap_or_default()
     }
 
+    /// The IPsec tunnels that can carry packets now.
+    pub fn connected(&self) -> BTreeSet<ConnectionName> {
+        let tunnels = self.keeper.seen().tunnels.into_iter();
+        let up = tunnels.filter(|(_, report)| report.state == TunnelState::Up);
+        up.map(|(name, _)| name).collect()
+    }
+
+    /// Done when an IPsec tunnel is in another state than at the last call.
+    /// Cancel-safe.
+    pub async fn ipsec_changed(&mut self) {
+        self.keeper.changed().await;
+    }
+
+    /// strongSwan, for the operator; `None` where nothing needs it.
+    pub fn charon_status(&self) -> Option<CharonStatus> {
+        (!self.desired.ipsec.is_empty()).then(|| self.keeper.seen().charon)
+    }
+
     /// Keys that knocked since this was asked last, and are no peer of ours.
     pub fn knocks(&self) -> BTreeSet<PublicKey> {
         let device = self.tunnel.as_ref().map(|tunnel| &tunnel.device);
@@ -522,7 +557,12 @@ impl Router {
         {
             return Err(anyhow!("the interface {} was deleted", tunnel.name));
         }
-        self.meter.sample(&self.peers(), SystemTime::now());
+        let peers = self.peers().into_iter();
+        let bytes = peers.map(|peer| (peer.key, peer.rx_bytes, peer.tx_bytes));
+        self.meter.sample(bytes, SystemTime::now());
+        let by_ipsec = self.keeper.seen().tunnels.into_iter();
+        let bytes = by_ipsec.map(|(name, it)| (name, it.rx_bytes, it.tx_bytes));
+        self.ipsec_meter.sample(bytes, SystemTime::now());
         let before = std::mem::take(&mut self.states);
         let tunnels = self.tunnels(planned);
         for tunnel in &tunnels {
@@ -553,15 +593,23 @@ impl Router {
         let peers = self.peers();
         let peers: BTreeMap<&PublicKey, &PeerStatus> =
             peers.iter().map(|peer| (&peer.key, peer)).collect();
+        let seen = self.keeper.seen();
+        let unknown = Report::unknown();
         let now = SystemTime::now();
         planned
             .into_iter()
             .map(|planned| {
+                if planned.transport == Transport::Ipsec {
+                    let name = planned.ipsec.as_ref().map(|ipsec| &ipsec.tunnel.name);
+                    let report = name.and_then(|name| seen.tunnels.get(name));
+                    let link = Link::Ipsec(report.unwrap_or(&unknown));
+                    return observe::tunnel(planned, link, self.ipsec_meter.rates(name), now);
+                }
                 let key = planned.public_key.as_ref();
                 // A rejected tunnel may have the key of another's peer.
                 let own = planned.has_peer().then_some(key).flatten();
                 let peer = own.and_then(|key| peers.get(key).copied());
-                observe::tunnel(planned, peer, self.meter.rates(own), now)
+                observe::tunnel(planned, Link::Wireguard(peer), self.meter.rates(own), now)
             })
             .collect()
     }
@@ -653,6 +701,45 @@ impl OpenTunnel {
             public_key,
             device: Arc::new(device),
         })
+    }
+}
+
+/// What the host's configuration follows from where there are IPsec tunnels.
+struct EspSide {
+    interface: InterfaceName,
+    present: bool,
+    destinations: Vec<IpNet>,
+    endpoints: Vec<IpAddr>,
+}
+
+impl EspSide {
+    async fn of(desired: &Desired, host: &Host) -> Result<Option<Self>> {
+        if desired.ipsec.is_empty() {
+            return Ok(None);
+        }
+        let interface = InterfaceName::new(gateway::ESP_INTERFACE)?;
+        let tunnels = || desired.ipsec.values().map(|planned| &planned.tunnel);
+        let destinations: BTreeSet<IpNet> = tunnels()
+            .flat_map(|tunnel| &tunnel.remote.selectors)
+            .copied()
+            .collect();
+        Ok(Some(Self {
+            present: host.interface(&interface).await.is_ok(),
+            interface,
+            destinations: destinations.into_iter().collect(),
+            endpoints: tunnels()
+                .filter_map(|tunnel| tunnel.remote.address)
+                .collect(),
+        }))
+    }
+
+    fn input(&self) -> IpsecInput<'_> {
+        IpsecInput {
+            interface: &self.interface,
+            present: self.present,
+            destinations: &self.destinations,
+            endpoints: &self.endpoints,
+        }
     }
 }
 

@@ -42,6 +42,7 @@ impl AdminHandler for Daemon {
             instance: None,
             privnet: Supernet::new(["10.0.0.0/8".parse().unwrap()]).unwrap(),
             interface: None,
+            charon: None,
             nat: None,
             tunnels: Vec::new(),
             partitions: Vec::new(),

@@ -7,6 +7,7 @@ use std::time::{Duration, SystemTime};
 
 use privnet_model::config::spoke::{HubPeerConfig, SpokeConfig};
 use privnet_model::enrol::HUB_ADDRESS;
+use privnet_model::inventory::Transport;
 use privnet_model::key::PublicKey;
 use privnet_model::peer::{PeerConfig, PeerStatus};
 use privnet_model::status::{Note, Origin};
@@ -26,6 +27,9 @@ const HUB: &str = "hub";
 
 impl Spoke {
     pub(super) fn desired(&self) -> Desired {
+        if self.config.transport == Transport::Ipsec {
+            return self.desired_ipsec();
+        }
         // The hub's own address inside the tunnel is not in the privnet.
         let mut destinations = self.config.privnet.nets().to_vec();
         destinations.push(IpAddr::from(HUB_ADDRESS).into());
@@ -51,6 +55,7 @@ impl Spoke {
         Desired {
             peers,
             destinations,
+            ..Desired::default()
         }
     }
 
@@ -83,7 +88,7 @@ impl Spoke {
             peer.last_handshake.is_some_and(|at| age(at) < STALE)
         };
         let peers = self.router.peers();
-        let up = peers.iter().any(fresh);
+        let up = peers.iter().any(fresh) || !self.router.connected().is_empty();
         if up && !self.was_up {
             self.enrolment.iter().for_each(Enrolment::again);
         }
@@ -114,7 +119,10 @@ impl Spoke {
 
     /// Shows the hub by the key that it uses.
     pub(super) fn follow_hub(&mut self) {
-        self.hubs = hubs(&self.config, self.hub_moved_on);
+        self.hubs = match self.config.transport {
+            Transport::Ipsec => self.ipsec_hubs(),
+            Transport::Wireguard | Transport::None => hubs(&self.config, self.hub_moved_on),
+        };
     }
 
     /// Starts to prove to the hub who we are, as far as it wants that and the
@@ -138,7 +146,7 @@ pub(super) fn key_in_use(hub: &HubPeerConfig, moved_on: bool) -> PublicKey {
 }
 
 /// The hubs as tunnels: what the operator sees on a spoke.
-pub(super) fn hubs(config: &SpokeConfig, moved_on: bool) -> Vec<PlannedTunnel> {
+fn hubs(config: &SpokeConfig, moved_on: bool) -> Vec<PlannedTunnel> {
     let one = config.hubs.len() == 1;
     config
         .hubs
@@ -181,6 +189,7 @@ fn hub_tunnel(
         preshared_key: None,
         beside: None,
         keepalive: hub.keepalive,
+        ipsec: None,
         health: None,
         obstacle: None,
         notes: next

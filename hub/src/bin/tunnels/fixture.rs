@@ -51,6 +51,7 @@ fn tunnel(name: &str, region: &str, number: u8, cidrs: &[&str]) -> Tunnel {
         tx_bytes: 98_765_432 * u64::from(number),
         rx_rate: 3_400_000.0 / f64::from(number),
         tx_rate: 41_000.0 * f64::from(number),
+        ipsec: None,
     }
 }
 
@@ -63,6 +64,7 @@ fn silent(tunnel: Tunnel, state: TunnelState, reason: Reason) -> Tunnel {
         tx_bytes: 0,
         rx_rate: 0.0,
         tx_rate: 0.0,
+        ipsec: None,
         ..tunnel
     }
 }
@@ -174,6 +176,7 @@ pub(crate) fn hub() -> Status {
                 ("source_mismatch", 120_000),
             ]),
         }),
+        charon: None,
         nat: None,
         tunnels: vec![
             site,
@@ -332,6 +335,7 @@ pub(crate) fn spoke() -> Status {
     };
     Status {
         role: Role::Spoke,
+        charon: None,
         nat: Some(NatStatus {
             active: true,
             interface: "ens5".to_owned(),

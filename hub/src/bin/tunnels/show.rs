@@ -8,8 +8,8 @@ use jiff::Timestamp;
 use privnet_model::inventory::Transport;
 use privnet_model::offload::OffloadReport;
 use privnet_model::status::{
-    AddressStatus, ConnectionUse, DestinationUse, GatewayStatus, InterfaceStatus, NatStatus,
-    Origin, PartitionStatus, RoutesStatus, RuleStatus, Status, Tunnel,
+    AddressStatus, CharonStatus, ConnectionUse, DestinationUse, GatewayStatus, InterfaceStatus,
+    IpsecStatus, NatStatus, Origin, PartitionStatus, RoutesStatus, RuleStatus, Status, Tunnel,
 };
 use serde::Serialize;
 
@@ -64,7 +64,7 @@ struct Shown<'a> {
 
 impl<'a> Shown<'a> {
     fn of(tunnel: &'a Tunnel, status: &'a Status) -> Self {
-        let carried = tunnel.transport != Transport::None;
+        let carried = tunnel.transport == Transport::Wireguard;
         let interface = status.interface.as_ref().filter(|_| carried);
         Self { tunnel, interface }
     }
@@ -76,6 +76,8 @@ struct Whole<'a> {
     /// `None` on an instance that only translates.
     #[serde(flatten)]
     interface: Option<&'a InterfaceStatus>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    charon: Option<&'a CharonStatus>,
     #[serde(skip_serializing_if = "Option::is_none")]
     nat: Option<&'a NatStatus>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -96,6 +98,7 @@ impl<'a> Whole<'a> {
         }
         Ok(Self {
             interface,
+            charon: status.charon.as_ref(),
             nat,
             routes: status.routes.as_ref(),
             policy: &status.policy,
@@ -255,7 +258,60 @@ fn render(shown: &Shown<'_>, now: Timestamp) -> String {
             interface.map_or_else(Vec::new, |interface| offloads(&interface.offloads)),
         ),
     ];
-    page(facts)
+    let ipsec = tunnel.ipsec.as_ref();
+    page(
+        facts
+            .into_iter()
+            .chain(ipsec.map_or_else(Vec::new, |it| associations(it, now))),
+    )
+}
+
+/// An IPsec tunnel's security associations.
+fn associations(ipsec: &IpsecStatus, now: Timestamp) -> Vec<(&'static str, Vec<String>)> {
+    let text = |text: &Option<String>| -> Vec<String> {
+        text.iter().map(|text| escape(text).into_owned()).collect()
+    };
+    let escaped = |texts: &[String]| texts.iter().map(|text| escape(text).into_owned()).collect();
+    let rekey = ipsec.rekey.map(|at| format!("in {}", units::span(now, at)));
+    vec![
+        ("own identity", text(&ipsec.local_id)),
+        ("identity", text(&ipsec.remote_id)),
+        ("ike", text(&ipsec.ike)),
+        ("esp", text(&ipsec.esp)),
+        (
+            "nat",
+            ipsec
+                .behind_nat
+                .then(|| "this end is behind one".to_owned())
+                .into_iter()
+                .collect(),
+        ),
+        ("selectors here", escaped(&ipsec.local_selectors)),
+        ("selectors there", escaped(&ipsec.remote_selectors)),
+        ("rekey", rekey.into_iter().collect()),
+        (
+            "packets",
+            vec![format!(
+                "{} received, {} sent",
+                ipsec.rx_packets, ipsec.tx_packets
+            )],
+        ),
+    ]
+}
+
+/// strongSwan.
+fn charon(charon: &CharonStatus) -> Vec<(&'static str, Vec<String>)> {
+    let program = charon
+        .version
+        .as_ref()
+        .map(|version| escape(version).into_owned());
+    let problem = charon.problem.as_ref();
+    let problem = problem.map(|problem| format!("NOT usable: {}", escape(problem)));
+    let esp = charon.esp.map(|esp| esp.to_string());
+    vec![(
+        "ipsec",
+        program.into_iter().chain(esp).chain(problem).collect(),
+    )]
 }
 
 fn render_interface(shown: &Whole<'_>, now: Timestamp) -> String {
@@ -275,9 +331,11 @@ fn render_interface(shown: &Whole<'_>, now: Timestamp) -> String {
         ("policy", rules(shown.policy)),
         ("polls", polls.collect::<Vec<_>>()),
     ];
+    let charon = shown.charon.map_or_else(Vec::new, charon);
+    let interface = interface.into_iter().chain(charon);
     let nat = shown.nat.map_or_else(Vec::new, nat);
     let routes = shown.routes.map_or_else(Vec::new, routes);
-    page(interface.into_iter().chain(nat).chain(routes).chain(rest))
+    page(interface.chain(nat).chain(routes).chain(rest))
 }
 
 /// The VPC routes: first whether this spoke may serve any.

@@ -129,7 +129,7 @@ pub(crate) fn without_privileges() {
     let desired = DesiredHost {
         addresses: [(name("lo"), "10.255.0.1/32".parse().unwrap())].into(),
         ruleset: Some(Ruleset {
-            tunnel: Some(clamp),
+            tunnels: vec![clamp],
             ..Ruleset::default()
         }),
         ..desired_routes([route("10.0.0.0/8", through("lo"))])

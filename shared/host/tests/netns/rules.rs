@@ -23,7 +23,7 @@ pub(crate) fn rules(sources: &[&str]) -> DesiredHost {
     DesiredHost {
         ruleset: Some(Ruleset {
             egress: Some(egress),
-            tunnel: Some(tunnel),
+            tunnels: vec![tunnel],
             ..Ruleset::default()
         }),
         ..DesiredHost::new()
@@ -66,7 +66,7 @@ pub(crate) fn loaded_once() {
         .exclude
         .clear();
     assert_eq!(reconcile(&halves), [LOAD]);
-    halves.ruleset.as_mut().unwrap().tunnel = None;
+    halves.ruleset.as_mut().unwrap().tunnels.clear();
     assert_eq!(reconcile(&halves), [LOAD]);
     assert_eq!(reconcile(&rules(&[])), [LOAD]);
 

@@ -340,6 +340,11 @@ impl<'a> Section<'a> {
         accepted.collect()
     }
 
+    /// Notes no key as unknown, where it cannot be told which there are.
+    pub(super) fn take_any(&mut self) {
+        self.free = true;
+    }
+
     /// Notes what is wrong with a value that was good by itself.
     pub(super) fn reject(&self, place: &Place, problem: &str, expected: Option<String>) {
         self.report.reject(place, problem, expected);

@@ -121,6 +121,7 @@ fn what_the_examples_show_as_default_is_the_default() {
     full.metrics = None;
     full.sites.clear();
     full.discovery.accounts.clear();
+    full.ipsec.id = None;
     full.discovery.endpoint = None;
     full.policy.clear();
     full.trust = hub::TrustConfig {

@@ -10,16 +10,17 @@ mod trust;
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
 use ipnet::IpNet;
 
 use super::document::{self, ConfigErrors, Located, Section};
+use super::ipsec::{self, IpsecConfig};
 use super::value;
 use crate::id::{AccountId, Region};
-use crate::inventory::Transport;
+use crate::ipsec::{IkeId, IkeRole, Proposals, Times};
 use crate::key::PublicKey;
 use crate::net::Supernet;
 use crate::offload::Offloads;
@@ -55,6 +56,8 @@ pub struct HubConfig {
     pub trust: TrustConfig,
     /// Who may talk to whom: the first rule that fits decides.
     pub policy: Vec<PolicyRule>,
+    /// What all IPsec tunnels have in common.
+    pub ipsec: IpsecConfig,
     /// The static sites.
     pub sites: Vec<SiteConfig>,
 }
@@ -244,7 +247,21 @@ pub struct SiteConfig {
     /// What lies behind it, inside the privnet.
     pub cidrs: Vec<IpNet>,
     /// How it is reached.
-    pub transport: Transport,
+    pub link: SiteLink,
+}
+
+/// How a static site is reached.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum SiteLink {
+    /// By WireGuard.
+    Wireguard(WireguardSite),
+    /// By IPsec.
+    Ipsec(IpsecSite),
+}
+
+/// A static site that speaks WireGuard.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct WireguardSite {
     /// Where it is; `None` when it calls us.
     pub endpoint: Option<SocketAddr>,
     /// Its key, unique among the sites.
@@ -253,6 +270,43 @@ pub struct SiteConfig {
     pub preshared_key: Option<PathBuf>,
     /// Persistent keepalive; `None` is off.
     pub keepalive: Option<Duration>,
+}
+
+/// A static site that speaks IPsec.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct IpsecSite {
+    /// Where it is; `None` when it calls us from wherever it is.
+    pub endpoint: Option<IpAddr>,
+    /// Who it says it is.
+    pub remote_id: IkeId,
+    /// Who we say we are, when not what `[ipsec]` says.
+    pub local_id: Option<IkeId>,
+    /// What it may reach here, when not all of the privnet.
+    pub local_cidrs: Vec<IpNet>,
+    /// How both prove who they are.
+    pub credentials: IkeCredentials,
+    /// Which ciphers.
+    pub proposals: Proposals,
+    /// Who begins.
+    pub role: IkeRole,
+    /// When keys are changed and silence is noticed.
+    pub times: Times,
+}
+
+/// Where what proves who the ends are is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum IkeCredentials {
+    /// The file of a preshared key: one line of text.
+    PresharedKey(PathBuf),
+    /// Files of X.509 certificates and of our private key, in PEM.
+    Certificate {
+        /// Our certificate.
+        certificate: PathBuf,
+        /// Its private key.
+        private_key: PathBuf,
+        /// The authority that must have signed the peer's certificate.
+        authority: PathBuf,
+    },
 }
 
 impl HubConfig {
@@ -291,6 +345,7 @@ pub(super) fn read(top: &mut Section<'_>) -> Option<HubConfig> {
     let discovery = top.required_table("discovery", expected, discovery::read);
     let trust = top.table("trust", "a [trust] section", trust::read);
     let policy = policy::read(top, privnet.as_ref());
+    let ipsec = ipsec::of_hub(top);
     let sites = site::read(top, privnet.as_ref());
 
     let place = state.as_ref().map(|state| state.place.clone());
@@ -309,6 +364,7 @@ pub(super) fn read(top: &mut Section<'_>) -> Option<HubConfig> {
         discovery: discovery?,
         trust: trust.unwrap_or_default(),
         policy,
+        ipsec,
         sites,
     };
     if let Some(place) = place.filter(|_| config.state == config.private_key) {

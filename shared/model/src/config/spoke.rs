@@ -3,14 +3,16 @@
 //! Each key is defined where it is read: its kind, its default and the checks
 //! against others. `ami/spoke.toml` explains it to the operator.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
 use super::document::{self, ConfigErrors, Section};
 use super::hub::SecretSource;
+use super::ipsec::{self, IpsecConfig};
 use super::value;
 use crate::inventory::Transport;
+use crate::ipsec::IkeId;
 use crate::key::PublicKey;
 use crate::net::Supernet;
 use crate::offload::Offloads;
@@ -54,8 +56,12 @@ pub struct SpokeConfig {
     pub metrics: Option<SocketAddr>,
     /// The log filter, in `tracing`'s syntax; the environment's `PRIVNET_LOG` wins.
     pub log: String,
-    /// The hubs; exactly one with `wireguard`, none with `none`.
+    /// The hub of `transport = "wireguard"`: exactly one then.
     pub hubs: Vec<HubPeerConfig>,
+    /// The hubs of `transport = "ipsec"`, the preferred one first.
+    pub ipsec_hubs: Vec<IpsecHubConfig>,
+    /// What all IPsec tunnels have in common.
+    pub ipsec: IpsecConfig,
     /// NAT: egress, forwards, redirects.
     pub nat: NatConfig,
     /// The VPC routes that it serves; `None` is none.
@@ -79,6 +85,15 @@ pub struct HubPeerConfig {
     pub next_public_key: Option<PublicKey>,
     /// Persistent keepalive; security groups forget UDP flows after 180 s.
     pub keepalive: Option<Duration>,
+}
+
+/// A hub, as a spoke that speaks IPsec knows it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct IpsecHubConfig {
+    /// Its address.
+    pub endpoint: IpAddr,
+    /// Who it says it is.
+    pub id: IkeId,
 }
 
 impl SpokeConfig {
@@ -120,8 +135,18 @@ pub(super) fn read(top: &mut Section<'_>) -> Option<SpokeConfig> {
         Some(transport) => Some(transport.value),
         None => (!top.has("transport")).then(Transport::default),
     };
-    let hubs = read_hubs(top, transport);
-    let has_tunnel = transport.is_some_and(|transport| transport != Transport::None);
+    let (mut hubs, mut ipsec_hubs) = (Vec::new(), Vec::new());
+    match transport {
+        Some(Transport::Ipsec) => ipsec_hubs = read_ipsec_hubs(top),
+        _ => hubs = read_hubs(top, transport),
+    }
+    let ipsec = ipsec::of_spoke(top);
+    if transport == Some(Transport::Ipsec) && !top.has("preshared_key") {
+        let expected = "the fleet's secret, as { file = \"/an/absolute/path\" } or { ssm = \
+                        \"/a/parameter\" }: the tunnel's key is made of it";
+        top.missing("preshared_key", expected);
+    }
+    let has_tunnel = transport == Some(Transport::Wireguard);
     let tunnel_port = has_tunnel.then_some(listen_port);
     let nat = top.table("nat", "a [nat] section", |nat| {
         Some(nat::read(nat, tunnel_port))
@@ -175,6 +200,8 @@ pub(super) fn read(top: &mut Section<'_>) -> Option<SpokeConfig> {
         metrics: metrics.map(|address| address.value),
         log,
         hubs,
+        ipsec_hubs,
+        ipsec,
         nat,
         routes,
         address,
@@ -218,5 +245,20 @@ fn read_hubs(top: &mut Section<'_>, transport: Option<Transport>) -> Vec<HubPeer
     for hub in hubs.iter().skip(allowed) {
         top.reject(&hub.place, problem, Some(expected.to_owned()));
     }
+    hubs.into_iter().filter_map(|hub| hub.value).collect()
+}
+
+/// Several hubs are for one at a time: with userspace ESP only one child can have the
+/// privnet.
+fn read_ipsec_hubs(top: &mut Section<'_>) -> Vec<IpsecHubConfig> {
+    if !top.has("hub") {
+        top.missing("hub", "a [[hub]] with `endpoint`, or transport = \"none\"");
+    }
+    let hubs = top.tables("hub", |hub| {
+        let endpoint = hub.required("endpoint", &ipsec::ADDRESS)?.value;
+        let id = hub.optional("id", &ipsec::IKE_ID).map(|id| id.value);
+        let id = id.unwrap_or_else(|| IkeId::from(endpoint));
+        Some(IpsecHubConfig { endpoint, id })
+    });
     hubs.into_iter().filter_map(|hub| hub.value).collect()
 }

@@ -265,11 +265,10 @@ pub(super) const ACCOUNT: Kind<AccountId> = Kind {
 };
 
 pub(super) const TRANSPORT: Kind<Transport> = Kind {
-    expected: "`wireguard` or `none`",
-    parse: |value| match text(value)?.parse() {
-        Ok(Transport::Ipsec) => Err("not available in this version".into()),
-        Ok(transport) => Ok(transport),
-        Err(()) => Err("not a transport".into()),
+    expected: Transport::EXPECTED,
+    parse: |value| {
+        let transport = text(value)?.parse();
+        transport.map_err(|()| "not a transport".into())
     },
 };
 

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use proptest::prelude::*;
 
-use super::hub::{HubConfig, SecretSource, TrustConfig};
+use super::hub::{HubConfig, SecretSource, SiteLink, TrustConfig};
 use super::spoke::SpokeConfig;
 use crate::inventory::Transport;
 use crate::offload::{Offload, Offloads};
@@ -204,7 +204,11 @@ fn a_site_keeps_its_path_open_only_where_it_has_an_address_to_call() {
             "privnet = '10.0.0.0/8'\n[[site]]\nname = 'a'\ncidrs = ['10.1.0.0/16']\n\
              public_key = '{KEY}'\n{rest}\n[discovery]\nregions = ['eu-west-1']\ntags = {{ a = 'b' }}"
         );
-        HubConfig::parse("hub.toml", &text).unwrap().sites[0].keepalive
+        let hub = HubConfig::parse("hub.toml", &text).unwrap();
+        match &hub.sites[0].link {
+            SiteLink::Wireguard(link) => link.keepalive,
+            SiteLink::Ipsec(link) => panic!("{link:?}"),
+        }
     };
     let default = Some(Duration::from_secs(25));
     assert_eq!(site(""), None);
@@ -233,7 +237,7 @@ tags = { "aws:name" = "x", env = 1 }
 [[site]]
 name = "dc east"
 cidrs = ["10.1.2.3/16", "10.2.0.0"]
-transport = "ipsec"
+transport = "openvpn"
 endpoint = "vpn.example.com:51820"
 [[site]]
 name = "b"
@@ -257,8 +261,7 @@ log = "debug"
         r#"hub.toml:14: site[0].name = "dc east": not a name; expected a name of 1 to 64 letters, digits, `.`, `_` or `-`"#,
         r#"hub.toml:15: site[0].cidrs[0] = "10.1.2.3/16": bits are set beyond the prefix of /16; expected 10.1.0.0/16"#,
         r#"hub.toml:15: site[0].cidrs[1] = "10.2.0.0": an address without a prefix length; expected a CIDR such as 10.2.0.0/32"#,
-        r#"hub.toml:16: site[0].transport = "ipsec": not available in this version; expected `wireguard`"#,
-        r#"hub.toml:17: site[0].endpoint = "vpn.example.com:51820": a host name, where an address is needed; expected an address and port such as 203.0.113.9:51820 or [2001:db8::9]:51820"#,
+        r#"hub.toml:16: site[0].transport = "openvpn": not a transport; expected `wireguard` or `ipsec`"#,
         "hub.toml:18: site[1].public_key: missing; expected a WireGuard public key: 44 characters of base64, as `wg pubkey` prints",
         "hub.toml:20: site[1].cidrs = []: empty; expected a list of at least one, each a CIDR such as 10.1.0.0/16",
         "hub.toml:21: site[1].log: unknown key; expected `log` above the first [section] of the file",
@@ -351,7 +354,7 @@ fn a_site_without_a_tunnel_is_refused() {
     assert_eq!(
         hub_with("", text),
         [
-            "hub.toml:9: site[0].transport = 'none': a site is reached by a tunnel or not at all; expected `wireguard`"
+            "hub.toml:9: site[0].transport = 'none': a site is reached by a tunnel or not at all; expected `wireguard` or `ipsec`"
         ]
     );
 }
@@ -373,7 +376,8 @@ fn the_number_of_hubs_follows_the_transport() {
     assert_eq!(
         spoke("privnet = '10.0.0.0/8'\ntransport = 'ipsec'"),
         [
-            "spoke.toml:2: transport = 'ipsec': not available in this version; expected `wireguard` or `none`"
+            "spoke.toml:1: hub: missing; expected a [[hub]] with `endpoint`, or transport = \"none\"",
+            "spoke.toml:1: preshared_key: missing; expected the fleet's secret, as { file = \"/an/absolute/path\" } or { ssm = \"/a/parameter\" }: the tunnel's key is made of it",
         ]
     );
     assert_eq!(
@@ -606,4 +610,49 @@ proptest! {
             }
         }
     }
+}
+
+#[test]
+fn an_ipsec_site_is_told_by_address_and_credentials() {
+    let site = |rest: &str| {
+        let text =
+            format!("[[site]]\nname = 'a'\ncidrs = ['10.1.0.0/16']\ntransport = 'ipsec'\n{rest}");
+        hub_with("", &text)
+    };
+    let key = "preshared_key = { file = '/etc/privnet/a.psk' }";
+    assert_eq!(site(&format!("endpoint = '192.0.2.1'\n{key}")), [""; 0]);
+    assert_eq!(
+        site(&format!("endpoint = '192.0.2.1:500'\n{key}")),
+        [
+            "hub.toml:10: site[0].endpoint = '192.0.2.1:500': an address with a port; expected an address without a port, such as 203.0.113.9: IKE uses UDP 500 and 4500"
+        ]
+    );
+    assert_eq!(
+        site("endpoint = '192.0.2.1'\npublic_key = 'x'"),
+        [
+            "hub.toml:6: site[0].preshared_key: missing; expected { file = \"/an/absolute/path\" }, or `certificate`, `certificate_key` and `authority`",
+            "hub.toml:11: site[0].public_key: unknown key",
+        ]
+    );
+    assert_eq!(
+        site(&format!("{key}\ninitiate = true")),
+        [
+            "hub.toml:6: site[0].remote_id: missing; expected an IKE identity: an address, a host name, an e-mail address or a distinguished name",
+            "hub.toml:11: site[0].initiate = true: nobody is known to begin with; expected an `endpoint` to call, or no `initiate`",
+        ]
+    );
+    assert_eq!(
+        site("endpoint = '192.0.2.1'\ncertificate = '/etc/privnet/hub.crt'"),
+        [
+            "hub.toml:6: site[0].certificate_key: missing; expected a file: a certificate needs all three",
+            "hub.toml:6: site[0].authority: missing; expected a file: a certificate needs all three",
+        ]
+    );
+    assert_eq!(
+        site(&format!("endpoint = '10.1.0.9'\nproposals = 'weak'\n{key}")),
+        [
+            "hub.toml:10: site[0].endpoint = '10.1.0.9': inside the site's own `cidrs`, which only its tunnel leads to; expected an address outside of them",
+            "hub.toml:11: site[0].proposals = 'weak': not a set of proposals; expected `modern` or `legacy`",
+        ]
+    );
 }

@@ -21,6 +21,28 @@ const MOST_BYTES: usize = 512;
 #[derive(Clone, PartialEq, Eq, Zeroize, ZeroizeOnDrop)]
 pub struct IkeSecret(String);
 
+/// The private key of a certificate, in PEM. Zeroized when dropped, shown nowhere.
+#[derive(Clone, PartialEq, Eq, Zeroize, ZeroizeOnDrop)]
+pub struct CertificateKey(String);
+
+impl CertificateKey {
+    /// Takes what a file holds.
+    pub fn new(pem: String) -> Self {
+        Self(pem)
+    }
+
+    /// The PEM, for charon.
+    pub fn as_pem(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for CertificateKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("CertificateKey(…)")
+    }
+}
+
 /// Why a text is no preshared key. It never repeats the text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum IkeSecretError {

@@ -212,6 +212,7 @@ mod tests {
             tx_bytes: 0,
             rx_rate: 0.0,
             tx_rate: 0.0,
+            ipsec: None,
         }
     }
 
@@ -224,6 +225,7 @@ mod tests {
             instance: None,
             privnet: Supernet::new(["10.0.0.0/8".parse().unwrap()]).unwrap(),
             interface: None,
+            charon: None,
             nat: None,
             tunnels,
             partitions: Vec::new(),

@@ -11,13 +11,13 @@ use privnet_model::status::{ExcludedCidr, Exclusion, Reason};
 use super::claims::{Claims, Holder};
 use super::gateways::{Gateway, Standing, share};
 use super::spoke::{Spoke, is_incumbent, site_tunnel};
-use super::{Fleet, FleetInput, Obstacle, PlannedSite, PlannedTunnel, SiteId, TunnelId};
+use super::{Fleet, FleetInput, Obstacle, PlannedSite, PlannedTunnel, SiteId, TunnelId, ipsec};
 
 pub(super) fn decide(input: FleetInput<'_>) -> Fleet {
     let mut claims = Claims::new(input);
     let mut fleet = Fleet::default();
     for site in input.sites {
-        let tunnel = static_site(site, &mut claims);
+        let tunnel = static_site(site, &mut claims, input);
         fleet.add_static(tunnel);
     }
     let mut spokes = spokes(input);
@@ -28,6 +28,9 @@ pub(super) fn decide(input: FleetInput<'_>) -> Fleet {
         share_site(vpc, site, &mut spokes, input, &mut fleet);
     }
     give_addresses(&mut spokes, &sites, &mut claims);
+    for spoke in &mut spokes {
+        ipsec::settle_spoke(&mut spoke.tunnel, input);
+    }
     let tunnels = spokes.into_iter().map(|spoke| (spoke.id(), spoke.tunnel));
     fleet.tunnels.extend(tunnels);
     fleet
@@ -47,10 +50,16 @@ impl Fleet {
     }
 }
 
-fn static_site<'a>(site: &'a super::Site, claims: &mut Claims<'a>) -> PlannedTunnel {
+fn static_site<'a>(
+    site: &'a super::Site,
+    claims: &mut Claims<'a>,
+    input: FleetInput<'_>,
+) -> PlannedTunnel {
     let name = &site.config.name;
     let mut tunnel = site_tunnel(site);
-    if let Err(owner) = claims.key(site.config.public_key, name) {
+    if let Some(key) = tunnel.public_key
+        && let Err(owner) = claims.key(key, name)
+    {
         tunnel.obstacle = Some(Obstacle::Rejected(Reason::DuplicateKey {
             tunnel: owner.to_owned(),
         }));
@@ -63,6 +72,7 @@ fn static_site<'a>(site: &'a super::Site, claims: &mut Claims<'a>) -> PlannedTun
     }
     tunnel.cidrs = won.into_iter().collect();
     tunnel.excluded = excluded;
+    ipsec::settle_site(&mut tunnel, site, input);
     tunnel
 }
 

@@ -5,12 +5,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use jiff::Timestamp;
-use privnet_model::config::hub::{SiteConfig, TrustConfig};
+use privnet_model::config::hub::{SiteConfig, SiteLink, TrustConfig, WireguardSite};
 use privnet_model::inventory::{Inventory, Partition, SpokeRecord, Transport};
+use privnet_model::ipsec::{ConnectionName, IkeSecret};
 use privnet_model::key::PublicKey;
 use privnet_model::net::Supernet;
+use privnet_model::secret::FleetSecret;
 
-use super::{Carried, Fleet, FleetInput, Site, TunnelId};
+use super::{Carried, Fleet, FleetInput, IpsecInput, Site, SiteSecret, TunnelId};
 use crate::health::Health;
 
 pub(crate) fn partition(region: &str) -> Partition {
@@ -63,6 +65,8 @@ pub(crate) struct World {
     pub(crate) carried: Carried,
     pub(crate) alive: BTreeSet<PublicKey>,
     pub(crate) health: BTreeMap<TunnelId, Health>,
+    pub(crate) fleet_secret: Option<FleetSecret>,
+    pub(crate) connected: BTreeSet<ConnectionName>,
 }
 
 impl World {
@@ -79,6 +83,16 @@ impl World {
             alive: &self.alive,
             health: &self.health,
             preshared: &|_| None,
+            ipsec: IpsecInput {
+                address: "10.0.0.10".parse().unwrap(),
+                id: &"192.0.2.1".parse().unwrap(),
+                secret: &|spoke| {
+                    let secret = self.fleet_secret.as_ref()?;
+                    let hub = "192.0.2.1".parse().unwrap();
+                    IkeSecret::derive(secret, spoke, &hub).into_iter().next()
+                },
+                up: &self.connected,
+            },
         })
     }
 
@@ -114,12 +128,13 @@ pub(crate) fn site(name: &str, cidr: &str) -> Site {
         config: SiteConfig {
             name: name.to_owned(),
             cidrs: vec![cidr.parse().unwrap()],
-            transport: Transport::Wireguard,
-            endpoint: None,
-            public_key: PublicKey::from_bytes([name.as_bytes()[0]; 32]),
-            preshared_key: None,
-            keepalive: None,
+            link: SiteLink::Wireguard(WireguardSite {
+                endpoint: None,
+                public_key: PublicKey::from_bytes([name.as_bytes()[0]; 32]),
+                preshared_key: None,
+                keepalive: None,
+            }),
         },
-        preshared_key: None,
+        secret: SiteSecret::Wireguard(None),
     }
 }

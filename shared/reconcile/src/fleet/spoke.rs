@@ -4,14 +4,16 @@
 use std::net::SocketAddr;
 
 use jiff::Timestamp;
-use privnet_model::config::hub::ProofMode;
+use privnet_model::config::hub::{ProofMode, SiteLink};
 use privnet_model::id::{InstanceId, VpcId};
 use privnet_model::inventory::{Partition, PartitionView, Pin, Proof, SpokeRecord, Transport};
 use privnet_model::key::PublicKey;
 use privnet_model::status::{Note, Origin, Reason};
 
+use super::ipsec::{self, IKE_PORT};
 use super::{
-    DEFAULT_PORT, FleetInput, KEEPALIVE, KeyBeside, Obstacle, PlannedTunnel, Site, TunnelId,
+    DEFAULT_PORT, FleetInput, KEEPALIVE, KeyBeside, Obstacle, PlannedTunnel, Site, SiteSecret,
+    TunnelId,
 };
 use crate::{pin, trust};
 
@@ -31,14 +33,17 @@ impl<'a> Spoke<'a> {
         record: &'a SpokeRecord,
         input: FleetInput<'_>,
     ) -> Self {
-        let pin = view.pins.get(&record.instance);
+        let by_wireguard = record.transport == Transport::Wireguard;
+        let pin = view.pins.get(&record.instance).filter(|_| by_wireguard);
         let (key, beside) = match pin {
             Some(pin) => {
                 let (key, beside) = pin::in_use(pin, input.alive);
                 (Some(key), beside)
             }
-            None => (record.public_key, None),
+            None => (record.public_key.filter(|_| by_wireguard), None),
         };
+        let connected = ipsec::connection(&record.instance);
+        let connected = connected.is_some_and(|name| input.ipsec.up.contains(&name));
         let alive = |key: Option<PublicKey>| key.is_some_and(|key| input.alive.contains(&key));
         let keyed = |key: PublicKey| KeyBeside {
             public_key: key,
@@ -60,11 +65,12 @@ impl<'a> Spoke<'a> {
             transport: record.transport,
             endpoint: record
                 .public_address
-                .map(|address| SocketAddr::new(address, record.port.unwrap_or(DEFAULT_PORT))),
+                .map(|address| SocketAddr::new(address, port(record))),
             public_key: key,
             preshared_key: key.and_then(|key| (input.preshared)(&key)),
             beside: beside.map(keyed),
-            keepalive: Some(KEEPALIVE),
+            keepalive: by_wireguard.then_some(KEEPALIVE),
+            ipsec: None,
             health: None,
             obstacle: obstacle(partition, record, pin, key, input),
             notes: notes(view, record, pin, input.trust.proof),
@@ -72,7 +78,7 @@ impl<'a> Spoke<'a> {
         Self {
             partition,
             record,
-            alive: alive(key) || alive(beside),
+            alive: alive(key) || alive(beside) || (!by_wireguard && connected),
             tunnel,
         }
     }
@@ -100,7 +106,7 @@ impl<'a> Spoke<'a> {
 
 pub(super) fn site_tunnel(site: &Site) -> PlannedTunnel {
     let config = &site.config;
-    PlannedTunnel {
+    let tunnel = PlannedTunnel {
         name: config.name.clone(),
         origin: Origin::Static,
         partition: None,
@@ -113,15 +119,42 @@ pub(super) fn site_tunnel(site: &Site) -> PlannedTunnel {
         excluded: Vec::new(),
         address: None,
         site: None,
-        transport: config.transport,
-        endpoint: config.endpoint,
-        public_key: Some(config.public_key),
-        preshared_key: site.preshared_key.clone(),
+        transport: Transport::Wireguard,
+        endpoint: None,
+        public_key: None,
+        preshared_key: None,
         beside: None,
-        keepalive: config.keepalive,
+        keepalive: None,
+        ipsec: None,
         health: None,
         obstacle: None,
         notes: Vec::new(),
+    };
+    match &config.link {
+        SiteLink::Wireguard(link) => PlannedTunnel {
+            endpoint: link.endpoint,
+            public_key: Some(link.public_key),
+            preshared_key: match &site.secret {
+                SiteSecret::Wireguard(key) => key.clone(),
+                SiteSecret::Ipsec { .. } => None,
+            },
+            keepalive: link.keepalive,
+            ..tunnel
+        },
+        SiteLink::Ipsec(link) => PlannedTunnel {
+            transport: Transport::Ipsec,
+            endpoint: link
+                .endpoint
+                .map(|address| SocketAddr::new(address, IKE_PORT)),
+            ..tunnel
+        },
+    }
+}
+
+fn port(record: &SpokeRecord) -> u16 {
+    match record.transport {
+        Transport::Ipsec => IKE_PORT,
+        Transport::Wireguard | Transport::None => record.port.unwrap_or(DEFAULT_PORT),
     }
 }
 
@@ -148,19 +181,17 @@ fn obstacle(
             problem: problem.clone(),
         }));
     }
-    if spoke.transport == Transport::Ipsec {
-        return Some(Obstacle::Rejected(Reason::TransportUnsupported {
-            transport: spoke.transport,
-        }));
-    }
+    let by_ipsec = spoke.transport == Transport::Ipsec;
     let missing = if spoke.vpc.is_none() {
         Some(Reason::NoVpc)
-    } else if key.is_none() {
+    } else if !by_ipsec && key.is_none() {
         Some(Reason::NoPublicKey)
-    } else if spoke.public_address.is_none() {
+    } else if !by_ipsec && spoke.public_address.is_none() {
         Some(Reason::NoPublicAddress)
     } else if spoke.cidrs.is_empty() {
         Some(Reason::NoCidrs)
+    } else if by_ipsec && !ipsec::has_key(&spoke.instance, input) {
+        Some(Reason::NoFleetSecret)
     } else {
         None
     };
@@ -169,6 +200,10 @@ fn obstacle(
     }
     match input.trust.proof {
         ProofMode::Off | ProofMode::Ask => None,
+        // Its key proves that it has the fleet's secret, and no more.
+        ProofMode::Require if by_ipsec => Some(Obstacle::Rejected(Reason::NoProof {
+            problem: Some("none can be given over IPsec, and trust.proof requires it".to_owned()),
+        })),
         ProofMode::Require => unproven(pin)
             .map(|proof| Reason::NoProof {
                 problem: problem(proof),

@@ -13,11 +13,21 @@ pub struct TunnelClamp {
     pub mtu: u16,
 }
 
+/// The chain for all of them.
+pub(super) fn chain(tunnels: &[TunnelClamp]) -> String {
+    let mut text = String::from(
+        "\tchain forward {\n\t\ttype filter hook forward priority mangle; policy accept;\n",
+    );
+    for tunnel in tunnels {
+        text.push_str(&tunnel.rules());
+    }
+    text.push_str("\t}\n");
+    text
+}
+
 impl TunnelClamp {
-    pub(super) fn rules(&self) -> String {
-        let mut text = String::from(
-            "\tchain forward {\n\t\ttype filter hook forward priority mangle; policy accept;\n",
-        );
+    fn rules(&self) -> String {
+        let mut text = String::new();
         for direction in ["iifname", "oifname"] {
             for (family, size) in [("ipv4", self.ipv4_segment()), ("ipv6", self.ipv6_segment())] {
                 // Only ever smaller: a host that asked for less has its reasons.
@@ -29,7 +39,6 @@ impl TunnelClamp {
                 );
             }
         }
-        text.push_str("\t}\n");
         text
     }
 

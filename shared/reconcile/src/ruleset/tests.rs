@@ -20,10 +20,10 @@ fn spoke() -> Ruleset {
             exclude: nets(&["10.0.0.0/8", "10.1.0.0/16", "192.168.7.0/24"]),
             ports: None,
         }),
-        tunnel: Some(TunnelClamp {
+        tunnels: vec![TunnelClamp {
             interface: InterfaceName::new("privnet0").unwrap(),
             mtu: 1420,
-        }),
+        }],
         ..Ruleset::default()
     }
 }
@@ -180,6 +180,6 @@ fn nothing_to_exclude_gives_no_rule_and_nobody_to_translate_no_nat() {
     ruleset.egress.as_mut().unwrap().sources.clear();
     assert!(!ruleset.text().contains("nat"));
     assert!(!ruleset.is_empty());
-    ruleset.tunnel = None;
+    ruleset.tunnels.clear();
     assert!(ruleset.is_empty());
 }

@@ -2,7 +2,7 @@
 use super::*;
 use crate::fleet::fixtures::{World, id, inventory, key, partition, site as static_site, spoke};
 use crate::health::Health;
-use crate::observe::{self, Rates};
+use crate::observe::{self, Link, Rates};
 use crate::policy::PolicyInput;
 use jiff::Timestamp;
 use privnet_model::config::hub::{PolicyRule, Selector};
@@ -53,7 +53,12 @@ impl Scene {
                 rx_bytes: 0,
                 tx_bytes: 0,
             });
-            observe::tunnel(planned, peer.as_ref(), Rates::default(), now)
+            observe::tunnel(
+                planned,
+                Link::Wireguard(peer.as_ref()),
+                Rates::default(),
+                now,
+            )
         });
         let at = Timestamp::from_second(NOW as i64).unwrap();
         let status = Status {
@@ -64,6 +69,7 @@ impl Scene {
             instance: None,
             privnet: Supernet::new(["10.0.0.0/8".parse().unwrap()]).unwrap(),
             interface: None,
+            charon: None,
             nat: None,
             tunnels: tunnels.collect(),
             partitions: Vec::new(),

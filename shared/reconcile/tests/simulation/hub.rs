@@ -6,13 +6,15 @@ use std::time::{Duration, SystemTime};
 
 use ipnet::IpNet;
 use jiff::Timestamp;
-use privnet_model::config::hub::{Glob, SiteConfig, TrustConfig};
+use privnet_model::config::hub::{Glob, SiteConfig, SiteLink, TrustConfig, WireguardSite};
 use privnet_model::id::InstanceId;
-use privnet_model::inventory::{Inventory, PartitionAnswer, Transport};
+use privnet_model::inventory::{Inventory, PartitionAnswer};
 use privnet_model::key::PublicKey;
 use privnet_model::net::Supernet;
 use privnet_model::peer::{PeerConfig, PeerStatus};
-use privnet_reconcile::fleet::{Carried, Fleet, FleetInput, Site, TunnelId};
+use privnet_reconcile::fleet::{
+    Carried, Fleet, FleetInput, IpsecInput, Site, SiteSecret, TunnelId,
+};
 use privnet_reconcile::health::Health;
 use privnet_reconcile::inventory::{Absorbed, Accepted, Sweep};
 use privnet_reconcile::memory::Memory;
@@ -114,6 +116,12 @@ impl Hub {
             alive: &self.alive(now),
             health: &self.health,
             preshared: &|_| None,
+            ipsec: IpsecInput {
+                address: "10.0.0.10".parse().unwrap(),
+                id: &"192.0.2.1".parse().unwrap(),
+                secret: &|_| None,
+                up: &BTreeSet::new(),
+            },
         })
     }
 
@@ -183,12 +191,13 @@ fn static_site() -> Site {
         config: SiteConfig {
             name: "dc".to_owned(),
             cidrs: vec![STATIC_CIDR.parse().unwrap()],
-            transport: Transport::Wireguard,
-            endpoint: None,
-            public_key: STATIC_KEY,
-            preshared_key: None,
-            keepalive: None,
+            link: SiteLink::Wireguard(WireguardSite {
+                endpoint: None,
+                public_key: STATIC_KEY,
+                preshared_key: None,
+                keepalive: None,
+            }),
         },
-        preshared_key: None,
+        secret: SiteSecret::Wireguard(None),
     }
 }

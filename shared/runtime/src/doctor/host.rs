@@ -189,6 +189,7 @@ fn desired(
                 destinations: &[],
                 endpoints: &[],
             }),
+        ipsec: None,
         nat: subject.nat.as_ref(),
         kernel,
         self_test: subject.self_test,

@@ -46,6 +46,7 @@ fn tunnel(name: &str, number: u8) -> Tunnel {
         tx_bytes: 98_765,
         rx_rate: 3_400_000.0,
         tx_rate: 41_000.0,
+        ipsec: None,
     }
 }
 
@@ -126,6 +127,7 @@ fn hub() -> Status {
             counters: counts([("handshakes", 12), ("relayed", 98_765_432)]),
             drops: counts([("no_route", 17), ("replayed", 0)]),
         }),
+        charon: None,
         nat: None,
         tunnels: vec![site, shared("prod-web", 1), waiting, gateway],
         partitions: vec![
@@ -165,6 +167,7 @@ fn hub() -> Status {
 fn spoke() -> Status {
     Status {
         role: Role::Spoke,
+        charon: None,
         nat: Some(NatStatus {
             active: true,
             interface: "ens5".to_owned(),
@@ -371,6 +374,7 @@ fn every_page_keeps_the_rules_of_the_format() {
     check(&render(&spoke()).unwrap());
     let bare = Status {
         interface: None,
+        charon: None,
         nat: None,
         tunnels: Vec::new(),
         partitions: Vec::new(),

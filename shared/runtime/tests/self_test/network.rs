@@ -100,7 +100,7 @@ pub(crate) async fn router() -> Router {
         interface: Some("wan".to_owned()),
         ..NatConfig::default()
     };
-    let mut router = Router::open(privnet, identity, Some(nat), None)
+    let mut router = Router::open(privnet, identity, Some(nat), None, "/none".as_ref())
         .await
         .unwrap();
     router.set_self_test(true);

@@ -1,17 +1,17 @@
 //! `[[site]]`: static sites, and what they must not share.
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
-use std::path::PathBuf;
-use std::time::Duration;
+use std::net::IpAddr;
 
 use ipnet::IpNet;
 use toml::de::DeValue;
 
-use super::SiteConfig;
+use super::{IkeCredentials, IpsecSite, SiteConfig, SiteLink, WireguardSite};
 use crate::config::document::{Located, Section};
+use crate::config::ipsec;
 use crate::config::value::{self, Kind, Rejection, text};
 use crate::inventory::Transport;
+use crate::ipsec::{IkeId, IkeRole, Proposals, Times};
 use crate::key::PublicKey;
 use crate::net::{Supernet, overlap};
 
@@ -28,7 +28,7 @@ const SITE_NAME: Kind<String> = Kind {
 };
 
 const SITE_TRANSPORT: Kind<Transport> = Kind {
-    expected: "`wireguard`",
+    expected: "`wireguard` or `ipsec`",
     parse: site_transport,
 };
 
@@ -44,11 +44,9 @@ fn site_transport(value: &DeValue<'_>) -> Result<Transport, Rejection> {
 struct SiteDraft {
     name: Option<Located<String>>,
     cidrs: Option<Vec<Located<IpNet>>>,
-    transport: Transport,
-    endpoint: Option<Located<SocketAddr>>,
+    endpoint: Option<Located<IpAddr>>,
     public_key: Option<Located<PublicKey>>,
-    preshared_key: Option<PathBuf>,
-    keepalive: Option<Option<Duration>>,
+    link: Option<SiteLink>,
 }
 
 pub(super) fn read(top: &mut Section<'_>, privnet: Option<&Supernet>) -> Vec<SiteConfig> {
@@ -68,38 +66,152 @@ fn read_site(site: &mut Section<'_>) -> SiteDraft {
     let name = site.required("name", &SITE_NAME);
     let cidrs = site.required_list("cidrs", &value::CIDR);
     let transport = site.optional("transport", &SITE_TRANSPORT);
-    let endpoint = site.optional("endpoint", &value::ENDPOINT);
-    let public_key = site.optional("public_key", &value::PUBLIC_KEY);
-    // A transport that is wrong may be one that has no such key.
-    let wireguard = transport.is_some() || !site.has("transport");
-    if wireguard && !site.has("public_key") {
-        site.missing("public_key", value::PUBLIC_KEY.expected);
-    }
-    let preshared_key = value::key_file(site, "preshared_key");
-    let keepalive = site.optional("keepalive", &value::KEEPALIVE);
-    SiteDraft {
+    let mut draft = SiteDraft {
         name,
         cidrs,
-        transport: transport.map(|found| found.value).unwrap_or_default(),
-        endpoint,
-        public_key,
-        preshared_key: preshared_key.map(|path| path.value),
-        keepalive: keepalive.map(|found| found.value),
+        endpoint: None,
+        public_key: None,
+        link: None,
+    };
+    // Which keys there are follows from the transport: of one that is wrong, none is
+    // wrong as well.
+    match transport.map(|transport| transport.value) {
+        Some(Transport::Ipsec) => read_ipsec(site, &mut draft),
+        None if site.has("transport") => site.take_any(),
+        Some(Transport::Wireguard | Transport::None) | None => read_wireguard(site, &mut draft),
+    }
+    draft
+}
+
+fn read_wireguard(site: &mut Section<'_>, draft: &mut SiteDraft) {
+    let endpoint = site.optional("endpoint", &value::ENDPOINT);
+    let public_key = site.required("public_key", &value::PUBLIC_KEY);
+    let preshared_key = value::key_file(site, "preshared_key");
+    let keepalive = site.optional("keepalive", &value::KEEPALIVE);
+    // Who waits to be called has no address to keep a path open to.
+    let default = endpoint.is_some().then_some(value::DEFAULT_KEEPALIVE);
+    draft.link = public_key.as_ref().map(|public_key| {
+        SiteLink::Wireguard(WireguardSite {
+            endpoint: endpoint.as_ref().map(|endpoint| endpoint.value),
+            public_key: public_key.value,
+            preshared_key: preshared_key.map(|path| path.value),
+            keepalive: keepalive.map_or(default, |found| found.value),
+        })
+    });
+    draft.public_key = public_key;
+    draft.endpoint = endpoint.map(|endpoint| Located {
+        value: endpoint.value.ip(),
+        place: endpoint.place,
+    });
+}
+
+fn read_ipsec(site: &mut Section<'_>, draft: &mut SiteDraft) {
+    let endpoint = site.optional("endpoint", &ipsec::ADDRESS);
+    let remote_id = site.optional("remote_id", &ipsec::IKE_ID);
+    let local_id = site.optional("local_id", &ipsec::IKE_ID);
+    let local_cidrs = site.nonempty_list("local_cidrs", &value::CIDR);
+    let credentials = read_credentials(site);
+    let proposals = site.with_default("proposals", &ipsec::PROPOSALS, Proposals::default());
+    let initiate = site.optional("initiate", &value::FLAG);
+    let times = Times::default();
+    let times = Times {
+        ike_lifetime: site.with_default("ike_lifetime", &ipsec::IKE_LIFETIME, times.ike_lifetime),
+        child_lifetime: site.with_default(
+            "child_lifetime",
+            &ipsec::CHILD_LIFETIME,
+            times.child_lifetime,
+        ),
+        dead_peer_delay: site.with_default(
+            "dead_peer_delay",
+            &ipsec::DEAD_PEER_DELAY,
+            times.dead_peer_delay,
+        ),
+    };
+    if let Some(initiate) = initiate
+        .as_ref()
+        .filter(|it| it.value && !site.has("endpoint"))
+    {
+        let expected = "an `endpoint` to call, or no `initiate`".to_owned();
+        site.reject(
+            &initiate.place,
+            "nobody is known to begin with",
+            Some(expected),
+        );
+    }
+    // A peer says its address unless told otherwise; one that calls from anywhere has none.
+    let address = endpoint.as_ref().map(|endpoint| endpoint.value);
+    let own_address = || address.map(IkeId::from);
+    if endpoint.is_none() && !site.has("endpoint") && !site.has("remote_id") {
+        site.missing("remote_id", IkeId::EXPECTED);
+    }
+    let remote_id = remote_id.map(|id| id.value).or_else(own_address);
+    let begins = initiate.map_or(address.is_some(), |initiate| initiate.value);
+    if let (Some(remote_id), Some(credentials)) = (remote_id, credentials) {
+        draft.link = Some(SiteLink::Ipsec(IpsecSite {
+            endpoint: address,
+            remote_id,
+            local_id: local_id.map(|id| id.value),
+            local_cidrs: local_cidrs
+                .into_iter()
+                .flatten()
+                .map(|net| net.value)
+                .collect(),
+            credentials,
+            proposals,
+            role: match begins {
+                true => IkeRole::Initiator,
+                false => IkeRole::Responder,
+            },
+            times,
+        }));
+    }
+    draft.endpoint = endpoint;
+}
+
+fn read_credentials(site: &mut Section<'_>) -> Option<IkeCredentials> {
+    let preshared_key = value::key_file(site, "preshared_key");
+    let certificate = site.optional("certificate", &value::PATH);
+    let private_key = value::key_file(site, "certificate_key");
+    let authority = site.optional("authority", &value::PATH);
+    let parts = ["certificate", "certificate_key", "authority"];
+    let given = parts.iter().any(|key| site.has(key));
+    match (site.has("preshared_key"), given) {
+        (true, true) => {
+            let expected = "one of the two".to_owned();
+            site.reject(
+                site.place(),
+                "both `preshared_key` and certificates",
+                Some(expected),
+            );
+        }
+        (false, false) => {
+            let expected = "{ file = \"/an/absolute/path\" }, or `certificate`, `certificate_key` \
+                            and `authority`";
+            site.missing("preshared_key", expected);
+        }
+        (false, true) => {
+            for part in parts.iter().filter(|part| !site.has(part)) {
+                site.missing(part, "a file: a certificate needs all three");
+            }
+        }
+        (true, false) => {}
+    }
+    match preshared_key {
+        Some(path) => Some(IkeCredentials::PresharedKey(path.value)),
+        None => Some(IkeCredentials::Certificate {
+            certificate: certificate?.value,
+            private_key: private_key?.value,
+            authority: authority?.value,
+        }),
     }
 }
 
 impl SiteDraft {
     fn finish(self) -> Option<SiteConfig> {
-        // Who waits to be called has no address to keep a path open to.
-        let default = self.endpoint.is_some().then_some(value::DEFAULT_KEEPALIVE);
         Some(SiteConfig {
             name: self.name?.value,
             cidrs: self.cidrs?.into_iter().map(|net| net.value).collect(),
-            transport: self.transport,
-            endpoint: self.endpoint.map(|endpoint| endpoint.value),
-            public_key: self.public_key?.value,
-            preshared_key: self.preshared_key,
-            keepalive: self.keepalive.unwrap_or(default),
+            link: self.link?,
         })
     }
 }
@@ -151,7 +263,7 @@ fn reject_misplaced(top: &Section<'_>, drafts: &[SiteDraft], privnet: Option<&Su
         }
         if let Some(endpoint) = &site.endpoint {
             let mut own = site.cidrs.iter().flatten();
-            if own.any(|net| net.value.contains(&endpoint.value.ip())) {
+            if own.any(|net| net.value.contains(&endpoint.value)) {
                 let problem = "inside the site's own `cidrs`, which only its tunnel leads to";
                 let expected = "an address outside of them".to_owned();
                 top.reject(&endpoint.place, problem, Some(expected));

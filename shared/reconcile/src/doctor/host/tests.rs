@@ -115,17 +115,17 @@ fn each_setting_that_differs_is_named_with_the_command_that_sets_it() {
 #[test]
 fn rules_are_known_by_their_seal() {
     let plain = Ruleset {
-        tunnel: Some(crate::ruleset::TunnelClamp {
+        tunnels: vec![crate::ruleset::TunnelClamp {
             interface: crate::interface::InterfaceName::new("privnet0").unwrap(),
             mtu: 1440,
-        }),
+        }],
         ..Ruleset::default()
     };
     let other = Ruleset {
-        tunnel: Some(crate::ruleset::TunnelClamp {
+        tunnels: vec![crate::ruleset::TunnelClamp {
             mtu: 1400,
-            ..plain.tunnel.clone().unwrap()
-        }),
+            ..plain.tunnels[0].clone()
+        }],
         ..Ruleset::default()
     };
     let intact = |rules: &Ruleset| Ok(Some(LoadedRuleset::Intact(rules.fingerprint())));

@@ -1,0 +1,507 @@
+//! Keeps charon's connections as they are wanted, beside the daemon's main loop: a
+//! charon that hangs or is not there must keep nothing else from being done.
+//!
+//! What is wanted comes in and what is seen goes out over watch channels. Ours to
+//! remember is only what charon never tells: which keys it was given, and why a tunnel
+//! failed. Everything else is asked anew, so both ends may be started again at will;
+//! when this ends, charon's tunnels go on.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+use std::pin::pin;
+use std::time::{Duration, Instant, SystemTime};
+
+use privnet_model::ipsec::{
+    ConnectionName, EspBackEnd, IkeCredential, IkeSa, IkeSecret, IpsecTunnel,
+};
+use privnet_model::status::{CharonStatus, EspStatus, Reason, TunnelState};
+use privnet_reconcile::fleet::PlannedIpsec;
+use privnet_reconcile::ipsec::diagnosis::{Diagnosis, LogLine, LogReader};
+use privnet_reconcile::ipsec::ledger::{Ledger, Report};
+use privnet_reconcile::ipsec::pace::Pace;
+use privnet_reconcile::ipsec::{IpsecChange, if_ids, plan};
+use tokio::sync::watch;
+use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
+use tracing::{debug, info, warn};
+use zeroize::Zeroizing;
+
+use crate::charon::Charon;
+use crate::connection::Connection;
+use crate::event::{AssociationEvent, AssociationEvents, Log};
+use crate::reconcile::Configured;
+use crate::vici::ViciError;
+
+/// How often charon is asked what it has, beside its events.
+const LOOK: Duration = Duration::from_secs(2);
+/// How often it is tried to reach one that is needed and not there.
+const RECONNECT: Duration = Duration::from_secs(1);
+/// The same, when none is needed: what an earlier config left there is taken away.
+const RECONNECT_IDLE: Duration = Duration::from_secs(30);
+/// Events come in bursts; one look is enough for each.
+const BURST: Duration = Duration::from_millis(50);
+
+/// The connections that are wanted.
+type Wanted = BTreeMap<ConnectionName, PlannedIpsec>;
+
+/// What is known of charon and its tunnels.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Seen {
+    /// charon itself.
+    pub charon: CharonStatus,
+    /// The tunnels that are wanted.
+    pub tunnels: BTreeMap<ConnectionName, Report>,
+    /// Changes that charon refused.
+    pub problems: Vec<String>,
+}
+
+impl Seen {
+    fn nothing() -> Self {
+        Self {
+            charon: CharonStatus {
+                version: None,
+                esp: None,
+                problem: None,
+            },
+            tunnels: BTreeMap::new(),
+            problems: Vec::new(),
+        }
+    }
+}
+
+/// The task that keeps them. It ends when this is dropped.
+#[derive(Debug)]
+pub struct Keeper {
+    wanted: watch::Sender<Wanted>,
+    seen: watch::Receiver<Seen>,
+}
+
+impl Keeper {
+    /// Starts to keep what charon, on this socket, has of ours. Within a Tokio runtime
+    /// only.
+    pub fn start(socket: PathBuf, wanted: Wanted) -> Self {
+        let (want, wanted) = watch::channel(wanted);
+        let (tell, seen) = watch::channel(Seen::nothing());
+        tokio::spawn(keep(socket, wanted, tell));
+        Self { wanted: want, seen }
+    }
+
+    /// Wants these from now on.
+    pub fn want(&self, wanted: Wanted) {
+        self.wanted.send_if_modified(|before| {
+            let differs = *before != wanted;
+            *before = wanted;
+            differs
+        });
+    }
+
+    /// What is known now.
+    pub fn seen(&self) -> Seen {
+        self.seen.borrow().clone()
+    }
+
+    /// Done when a tunnel is in another state than at the last call, or charon is.
+    /// Cancel-safe.
+    pub async fn changed(&mut self) {
+        if self.seen.changed().await.is_err() {
+            // The task ends with this only.
+            std::future::pending().await
+        }
+    }
+}
+
+/// What is remembered whatever becomes of charon.
+struct Memory {
+    ledger: Ledger,
+    pace: Pace,
+}
+
+async fn keep(socket: PathBuf, mut wanted: watch::Receiver<Wanted>, seen: watch::Sender<Seen>) {
+    let mut memory = Memory {
+        ledger: Ledger::default(),
+        pace: Pace::default(),
+    };
+    let mut known_problem = None;
+    loop {
+        let error = match Session::open(&socket).await {
+            Ok(mut session) => {
+                known_problem = None;
+                session.run(&mut wanted, &seen, &mut memory).await
+            }
+            Err(error) => Some(error),
+        };
+        let Some(error) = error else { return };
+        let problem = chain(&error);
+        let is_wanted = !wanted.borrow_and_update().is_empty();
+        if is_wanted && known_problem.as_ref() != Some(&problem) {
+            warn!(problem, "IPsec tunnels wait for strongSwan");
+        }
+        tell_lost(&seen, &wanted.borrow(), &memory, &problem);
+        known_problem = Some(problem);
+        memory.ledger.begin();
+        memory.pace.forget_all();
+        let pause = match is_wanted {
+            true => RECONNECT,
+            false => RECONNECT_IDLE,
+        };
+        tokio::select! {
+            () = sleep(pause) => {}
+            changed = wanted.changed() => {
+                if changed.is_err() {
+                    return;
+                }
+            }
+        }
+    }
+}
+
+/// Without charon nothing is known to be up: with userspace ESP nothing is.
+fn tell_lost(seen: &watch::Sender<Seen>, wanted: &Wanted, memory: &Memory, problem: &str) {
+    let now = SystemTime::now();
+    let lost = |name: &ConnectionName| {
+        let report = memory.ledger.report(name, &[], now);
+        Report {
+            reason: Some(Reason::NoCharon {
+                problem: problem.to_owned(),
+            }),
+            ..report
+        }
+    };
+    let told = Seen {
+        charon: CharonStatus {
+            version: None,
+            esp: None,
+            problem: (!wanted.is_empty()).then(|| problem.to_owned()),
+        },
+        tunnels: wanted
+            .keys()
+            .map(|name| (name.clone(), lost(name)))
+            .collect(),
+        problems: Vec::new(),
+    };
+    tell(seen, told);
+}
+
+/// Tells, and wakes whoever waits only when a state is another.
+fn tell(seen: &watch::Sender<Seen>, told: Seen) {
+    seen.send_if_modified(|before| {
+        let states = |seen: &Seen| -> Vec<(ConnectionName, TunnelState)> {
+            let states = seen.tunnels.iter();
+            states.map(|(name, it)| (name.clone(), it.state)).collect()
+        };
+        let differs = states(before) != states(&told) || before.charon != told.charon;
+        *before = told;
+        differs
+    });
+}
+
+/// The error and its causes in one line.
+fn chain(error: &ViciError) -> String {
+    let mut text = error.to_string();
+    let mut cause = std::error::Error::source(error);
+    while let Some(source) = cause {
+        text.push_str(&format!(": {source}"));
+        cause = source.source();
+    }
+    text
+}
+
+/// One connection to one charon.
+struct Session {
+    charon: Charon,
+    version: String,
+    esp: EspStatus,
+    events: AssociationEvents,
+    log: Log,
+    reader: LogReader,
+    /// The preshared keys that it was given.
+    secrets: BTreeMap<ConnectionName, IkeSecret>,
+    /// The private keys that it was given, by its own names for them.
+    private_keys: BTreeMap<ConnectionName, (IkeCredential, String)>,
+    associations: Vec<IkeSa>,
+    problems: Vec<String>,
+}
+
+impl Session {
+    async fn open(socket: &Path) -> Result<Self, ViciError> {
+        let charon = Charon::connect(socket).await?;
+        let version = charon.version().await?;
+        let plugins = charon.stats().await?.plugins;
+        let esp = match plugins.contains("kernel-libipsec") {
+            true => EspStatus::Userspace,
+            false => EspStatus::Kernel,
+        };
+        // Before anything is asked of it: what it leads to must not be missed.
+        let events = charon.association_events().await?;
+        let log = charon.log().await?;
+        Ok(Self {
+            version: format!("{} {}", version.daemon, version.version),
+            charon,
+            esp,
+            events,
+            log,
+            reader: LogReader::default(),
+            secrets: BTreeMap::new(),
+            private_keys: BTreeMap::new(),
+            associations: Vec::new(),
+            problems: Vec::new(),
+        })
+    }
+
+    /// Keeps the connections until charon is gone. `None` when nobody wants anything
+    /// any more.
+    async fn run(
+        &mut self,
+        wanted: &mut watch::Receiver<Wanted>,
+        seen: &watch::Sender<Seen>,
+        memory: &mut Memory,
+    ) -> Option<ViciError> {
+        info!(charon = self.version, esp = %self.esp, "strongSwan is there");
+        let mut look = interval(LOOK);
+        look.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            let turn = {
+                let mut event = pin!(self.events.next());
+                tokio::select! {
+                    changed = wanted.changed() => {
+                        if changed.is_err() {
+                            return None;
+                        }
+                        Turn::Reconcile
+                    }
+                    event = &mut event => match event {
+                        Ok(event) => Turn::Happened(event),
+                        Err(error) => Turn::Failed(error),
+                    },
+                    line = self.log.next() => match line {
+                        Ok(line) => Turn::Logged(line),
+                        Err(error) => Turn::Failed(error),
+                    },
+                    _ = look.tick() => Turn::Reconcile,
+                }
+            };
+            let done = match turn {
+                Turn::Logged(line) => {
+                    let diagnosis = line.and_then(|line| self.reader.read(&line));
+                    if let Some(diagnosis) = diagnosis {
+                        note(diagnosis, memory);
+                    }
+                    continue;
+                }
+                Turn::Happened(event) => {
+                    self.settle(&event, memory).await;
+                    let wanted = wanted.borrow_and_update().clone();
+                    self.reconcile(&wanted, memory).await
+                }
+                Turn::Reconcile => {
+                    let wanted = wanted.borrow_and_update().clone();
+                    self.reconcile(&wanted, memory).await
+                }
+                Turn::Failed(error) => Err(error),
+            };
+            match done {
+                Err(error) if error.ends_the_connection() => return Some(error),
+                Err(error) => {
+                    let problem = chain(&error);
+                    if !self.problems.contains(&problem) {
+                        warn!(problem, "strongSwan; trying again");
+                        self.problems.push(problem);
+                    }
+                }
+                Ok(()) => {}
+            }
+            self.tell(&wanted.borrow(), seen, memory);
+        }
+    }
+
+    /// The rest of a burst, and what is logged of it: a failure is told before the SA
+    /// is gone, so that who is told of the one knows of the other.
+    async fn settle(&mut self, event: &AssociationEvent, memory: &mut Memory) {
+        debug!(?event, "strongSwan");
+        if let AssociationEvent::ChildUp(sa) = event
+            && let Some(name) = ConnectionName::ours(&sa.connection)
+        {
+            memory.pace.forget(&name);
+        }
+        let _ = timeout(BURST, async {
+            loop {
+                tokio::select! {
+                    line = self.log.next() => match line {
+                        Ok(line) => {
+                            let diagnosis = line.and_then(|line| self.reader.read(&line));
+                            diagnosis.into_iter().for_each(|it| note(it, memory));
+                        }
+                        Err(_) => return,
+                    },
+                    event = self.events.next() => if event.is_err() { return },
+                }
+            }
+        })
+        .await;
+    }
+
+    async fn reconcile(&mut self, wanted: &Wanted, memory: &mut Memory) -> Result<(), ViciError> {
+        let mut problems = Vec::new();
+        let configured = self.configured(wanted, &mut problems);
+        memory.ledger.retain(|name| wanted.contains_key(name));
+        self.give_private_keys(wanted, &mut problems).await;
+        let of_now = |name: &ConnectionName| match &wanted.get(name)?.credential {
+            IkeCredential::PresharedKey(secret) => Some(secret),
+            IkeCredential::PrivateKey(_) => None,
+        };
+        let given = &self.secrets;
+        let current = given.iter().filter(|(name, it)| of_now(name) == Some(it));
+        let mut current: BTreeSet<ConnectionName> = current.map(|(name, _)| name.clone()).collect();
+        let actual = self.charon.fetch(&current).await?;
+        let connections = configured.iter();
+        let connections = connections
+            .map(|(name, it)| (name.clone(), it.connection.wanted()))
+            .collect();
+        let mut changes = plan(&connections, &actual);
+        let now = Instant::now();
+        changes.retain(|change| match change {
+            IpsecChange::Initiate { name, .. } => memory.pace.may_begin(name, now),
+            IpsecChange::LoadConnection(name) => {
+                // Another one: what became of the one before says nothing of it.
+                memory.pace.forget(name);
+                true
+            }
+            _ => true,
+        });
+        self.associations = actual.associations;
+        memory.ledger.look(&self.associations, SystemTime::now());
+        if !changes.is_empty() {
+            let results = self.charon.apply(&changes, &configured, &mut current).await;
+            for (change, result) in results {
+                match result {
+                    Ok(()) => info!("IPsec: {change}"),
+                    Err(error) if error.ends_the_connection() => return Err(error),
+                    Err(error) => problems.push(format!("IPsec: {}", chain(&error))),
+                }
+            }
+            self.associations = self.charon.associations().await?;
+            memory.ledger.look(&self.associations, SystemTime::now());
+        }
+        self.secrets = current
+            .into_iter()
+            .filter_map(|name| Some((name.clone(), of_now(&name)?.clone())))
+            .collect();
+        for problem in problems.iter().filter(|it| !self.problems.contains(it)) {
+            warn!(problem, "not as it should be; trying again");
+        }
+        self.problems = problems;
+        Ok(())
+    }
+
+    fn configured(
+        &self,
+        wanted: &Wanted,
+        problems: &mut Vec<String>,
+    ) -> BTreeMap<ConnectionName, Configured> {
+        let numbers = if_ids(wanted.keys());
+        let mut configured = BTreeMap::new();
+        for (name, planned) in wanted {
+            let esp = match (self.esp, numbers.get(name)) {
+                (EspStatus::Kernel, Some(if_id)) => EspBackEnd::Kernel { if_id: *if_id },
+                (EspStatus::Userspace, _) | (EspStatus::Kernel, None) => EspBackEnd::Userspace,
+            };
+            let tunnel = IpsecTunnel {
+                esp,
+                ..planned.tunnel.clone()
+            };
+            match Connection::new(&tunnel) {
+                Ok(connection) => {
+                    let secret = match &planned.credential {
+                        IkeCredential::PresharedKey(secret) => Some(secret.clone()),
+                        IkeCredential::PrivateKey(_) => None,
+                    };
+                    configured.insert(name.clone(), Configured { connection, secret });
+                }
+                Err(error) => problems.push(format!("IPsec: {name}: {error}")),
+            }
+        }
+        configured
+    }
+
+    /// charon is given the private keys of certificates, and forgets those that no
+    /// tunnel needs any more.
+    async fn give_private_keys(&mut self, wanted: &Wanted, problems: &mut Vec<String>) {
+        let needed = |name: &ConnectionName, key: &IkeCredential| {
+            wanted.get(name).is_some_and(|it| it.credential == *key)
+        };
+        let unneeded: Vec<ConnectionName> = self
+            .private_keys
+            .iter()
+            .filter(|(name, (key, _))| !needed(name, key))
+            .map(|(name, _)| name.clone())
+            .collect();
+        for name in unneeded {
+            let Some((_, id)) = self.private_keys.remove(&name) else {
+                continue;
+            };
+            let mut others = self.private_keys.values();
+            if !others.any(|(_, other)| *other == id)
+                && let Err(error) = self.charon.unload_private_key(&id).await
+            {
+                problems.push(format!("IPsec: {name}: {}", chain(&error)));
+            }
+        }
+        for (name, planned) in wanted {
+            let IkeCredential::PrivateKey(key) = &planned.credential else {
+                continue;
+            };
+            if self.private_keys.contains_key(name) {
+                continue;
+            }
+            let pem = Zeroizing::new(key.as_pem().to_owned());
+            match self.charon.load_private_key(&pem).await {
+                Ok(id) => {
+                    let given = (planned.credential.clone(), id);
+                    self.private_keys.insert(name.clone(), given);
+                }
+                Err(error) => problems.push(format!("IPsec: {name}: {}", chain(&error))),
+            }
+        }
+    }
+
+    fn tell(&self, wanted: &Wanted, seen: &watch::Sender<Seen>, memory: &Memory) {
+        let now = SystemTime::now();
+        let report = |name: &ConnectionName| memory.ledger.report(name, &self.associations, now);
+        let told = Seen {
+            charon: CharonStatus {
+                version: Some(self.version.clone()),
+                esp: Some(self.esp),
+                problem: None,
+            },
+            tunnels: wanted
+                .keys()
+                .map(|name| (name.clone(), report(name)))
+                .collect(),
+            problems: self.problems.clone(),
+        };
+        tell(seen, told);
+    }
+}
+
+/// What is to be done next.
+enum Turn {
+    Reconcile,
+    Happened(AssociationEvent),
+    Logged(Option<LogLine>),
+    Failed(ViciError),
+}
+
+fn note(diagnosis: Diagnosis, memory: &mut Memory) {
+    let Diagnosis {
+        connection,
+        remote,
+        failure,
+    } = diagnosis;
+    let name = connection.as_deref().and_then(ConnectionName::ours);
+    warn!(
+        tunnel = name.as_ref().map(ConnectionName::site),
+        remote, "IPsec: {failure}"
+    );
+    if let Some(name) = name {
+        memory.ledger.failed(name, failure);
+    }
+}

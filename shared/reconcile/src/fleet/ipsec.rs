@@ -1,0 +1,147 @@
+//! The tunnels that go by IPsec, in charon's terms.
+//!
+//! A static site's is what its section says. A discovered spoke's follows from its
+//! instance id, which is its identity and names its preshared key: it calls, from
+//! wherever it is.
+
+use std::collections::BTreeSet;
+
+use ipnet::IpNet;
+use privnet_model::config::hub::SiteLink;
+use privnet_model::id::InstanceId;
+use privnet_model::inventory::Transport;
+use privnet_model::ipsec::{
+    Authentication, ConnectionName, Encapsulation, EspBackEnd, IkeCredential, IkeRole, IpsecTunnel,
+    Proposals, Times, TunnelEnd,
+};
+use privnet_model::status::Reason;
+
+use super::{FleetInput, Obstacle, PlannedIpsec, PlannedTunnel, Site, SiteSecret};
+
+/// Where IKE begins.
+pub(crate) const IKE_PORT: u16 = 500;
+
+/// The connection of a spoke.
+pub(super) fn connection(instance: &InstanceId) -> Option<ConnectionName> {
+    ConnectionName::of(instance.as_str()).ok()
+}
+
+/// Whether the key of a spoke's connection is known.
+pub(super) fn has_key(instance: &InstanceId, input: FleetInput<'_>) -> bool {
+    let id = instance.as_str().parse();
+    id.is_ok_and(|id| (input.ipsec.secret)(&id).is_some())
+}
+
+/// Gives a static site its tunnel, once its CIDRs are settled.
+pub(super) fn settle_site(tunnel: &mut PlannedTunnel, site: &Site, input: FleetInput<'_>) {
+    let (
+        SiteLink::Ipsec(link),
+        SiteSecret::Ipsec {
+            authentication,
+            credential,
+        },
+    ) = (&site.config.link, &site.secret)
+    else {
+        return;
+    };
+    let Ok(name) = ConnectionName::of(&site.config.name) else {
+        return;
+    };
+    let local = match link.local_cidrs.as_slice() {
+        [] => input.privnet.nets().to_vec(),
+        cidrs => cidrs.to_vec(),
+    };
+    set(
+        tunnel,
+        PlannedIpsec {
+            tunnel: IpsecTunnel {
+                name,
+                local: TunnelEnd {
+                    address: Some(input.ipsec.address),
+                    id: link
+                        .local_id
+                        .clone()
+                        .unwrap_or_else(|| input.ipsec.id.clone()),
+                    selectors: local.into_iter().collect(),
+                },
+                remote: TunnelEnd {
+                    address: link.endpoint,
+                    id: link.remote_id.clone(),
+                    selectors: tunnel.cidrs.iter().copied().collect(),
+                },
+                authentication: authentication.clone(),
+                proposals: link.proposals,
+                role: link.role,
+                esp: EspBackEnd::Userspace,
+                encapsulation: Encapsulation::Always,
+                times: link.times,
+            },
+            credential: credential.clone(),
+        },
+    );
+}
+
+/// Gives a discovered spoke its tunnel, once its CIDRs and its address are settled.
+pub(super) fn settle_spoke(tunnel: &mut PlannedTunnel, input: FleetInput<'_>) {
+    if tunnel.transport != Transport::Ipsec || tunnel.obstacle.is_some() {
+        return;
+    }
+    let Some(instance) = &tunnel.instance else {
+        return;
+    };
+    let (Some(name), Ok(id)) = (connection(instance), instance.as_str().parse()) else {
+        return;
+    };
+    let Some(secret) = (input.ipsec.secret)(&id) else {
+        return;
+    };
+    let own = tunnel.address.map(IpNet::from);
+    let own = own.filter(|own| !tunnel.cidrs.iter().any(|cidr| cidr.contains(own)));
+    let remote: BTreeSet<IpNet> = tunnel.cidrs.iter().copied().chain(own).collect();
+    set(
+        tunnel,
+        PlannedIpsec {
+            tunnel: IpsecTunnel {
+                name,
+                local: TunnelEnd {
+                    address: Some(input.ipsec.address),
+                    id: input.ipsec.id.clone(),
+                    selectors: input.privnet.nets().iter().copied().collect(),
+                },
+                remote: TunnelEnd {
+                    address: None,
+                    id,
+                    selectors: remote,
+                },
+                authentication: Authentication::PresharedKey,
+                proposals: Proposals::Modern,
+                role: IkeRole::Responder,
+                esp: EspBackEnd::Userspace,
+                encapsulation: Encapsulation::Always,
+                times: Times {
+                    dead_peer_delay: SPOKE_DEAD_PEER_DELAY,
+                    ..Times::default()
+                },
+            },
+            credential: IkeCredential::PresharedKey(secret),
+        },
+    );
+}
+
+/// Between spokes and hubs, both of which are ours: with charon's retransmissions as
+/// `ami/` sets them a lost end is known after some 10 s.
+pub const SPOKE_DEAD_PEER_DELAY: std::time::Duration = std::time::Duration::from_secs(3);
+
+fn set(tunnel: &mut PlannedTunnel, planned: PlannedIpsec) {
+    if tunnel.obstacle.is_some() {
+        return;
+    }
+    match planned.tunnel.errors().first() {
+        None => tunnel.ipsec = Some(planned),
+        Some(error) => {
+            tunnel.obstacle = Some(Obstacle::Rejected(Reason::Misconfigured {
+                problem: error.to_string(),
+            }));
+        }
+    }
+}

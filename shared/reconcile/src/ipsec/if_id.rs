@@ -1,0 +1,51 @@
+//! The number of each tunnel's XFRM interface.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::num::NonZeroU32;
+
+use privnet_model::ipsec::ConnectionName;
+
+/// A number for each connection that follows from its name, so that a restart finds
+/// the interfaces and SAs as they are: FNV-1a, and the next free one where two names
+/// meet.
+pub fn if_ids<'a>(
+    names: impl IntoIterator<Item = &'a ConnectionName>,
+) -> BTreeMap<ConnectionName, NonZeroU32> {
+    let mut taken = BTreeSet::new();
+    let mut numbers = BTreeMap::new();
+    let ordered: BTreeSet<&ConnectionName> = names.into_iter().collect();
+    for name in ordered {
+        let mut number = hash(name.as_str());
+        while !taken.insert(number) {
+            number = number.checked_add(1).unwrap_or(NonZeroU32::MIN);
+        }
+        numbers.insert(name.clone(), number);
+    }
+    numbers
+}
+
+fn hash(name: &str) -> NonZeroU32 {
+    let hash = name.bytes().fold(0x811c_9dc5_u32, |hash, byte| {
+        (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193)
+    });
+    NonZeroU32::new(hash).unwrap_or(NonZeroU32::MIN)
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "a test that fails should panic")]
+    use super::*;
+
+    #[test]
+    fn a_tunnels_number_follows_from_its_name_and_is_its_own() {
+        let name = |number: u32| ConnectionName::of(&format!("site-{number}")).unwrap();
+        let names: Vec<ConnectionName> = (0..5_000).map(name).collect();
+        let numbers = if_ids(&names);
+        let distinct: BTreeSet<_> = numbers.values().collect();
+        assert_eq!(distinct.len(), names.len());
+        let alone = if_ids(&names[..1]);
+        assert_eq!(alone[&names[0]], numbers[&names[0]]);
+        // FNV-1a's own test vector.
+        assert_eq!(hash("a").get(), 0xe40c_292c);
+    }
+}

@@ -1,0 +1,174 @@
+//! The hubs of a spoke that speaks IPsec. One is used at a time: with userspace ESP
+//! only one tunnel can have the privnet. When it stays down, the next one's turn comes;
+//! hubs are equal, so there is no way back before that one is down, too.
+
+use std::collections::BTreeSet;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use ipnet::IpNet;
+use privnet_model::config::spoke::IpsecHubConfig;
+use privnet_model::inventory::Transport;
+use privnet_model::ipsec::{
+    Authentication, ConnectionName, Encapsulation, EspBackEnd, IkeCredential, IkeRole, IpsecTunnel,
+    Proposals, Times, TunnelEnd,
+};
+use privnet_model::status::{Origin, Reason};
+use privnet_reconcile::fleet::{Obstacle, PlannedIpsec, PlannedTunnel, SPOKE_DEAD_PEER_DELAY};
+use privnet_runtime::router::Desired;
+use tokio::time::Instant;
+use tracing::warn;
+
+use super::Spoke;
+
+/// How long a hub may be down before the next one's turn comes. One that lives has
+/// answered by then, unless packets are lost: charon repeats its first message after a
+/// second.
+const PATIENCE: Duration = Duration::from_secs(4);
+
+/// Where IKE begins.
+const IKE_PORT: u16 = 500;
+
+/// Which hub is used.
+#[derive(Debug, Default)]
+pub(super) struct IpsecHub {
+    /// Its place in the config.
+    number: usize,
+    /// Since when it is down, or began to be tried.
+    down_since: Option<Instant>,
+}
+
+impl Spoke {
+    /// Has the next hub's turn come where the one in use stays down.
+    pub(super) async fn change_hub(&mut self) {
+        if self.config.ipsec_hubs.len() < 2 {
+            return;
+        }
+        if !self.router.connected().is_empty() {
+            self.ipsec_hub.down_since = None;
+            return;
+        }
+        let now = Instant::now();
+        let since = *self.ipsec_hub.down_since.get_or_insert(now);
+        if now - since < PATIENCE {
+            return;
+        }
+        let next = (self.ipsec_hub.number + 1) % self.config.ipsec_hubs.len();
+        self.ipsec_hub = IpsecHub {
+            number: next,
+            down_since: Some(now),
+        };
+        self.follow_hub();
+        let hub = self.hubs.get(next).map(|hub| hub.name.as_str());
+        warn!(hub, "the hub in use is down; trying the next one");
+        self.router.want(self.desired());
+        self.router.reconcile().await;
+    }
+
+    pub(super) fn desired_ipsec(&self) -> Desired {
+        let planned = self.hubs.iter().filter_map(|hub| hub.ipsec.clone());
+        let planned = planned.map(|it| (it.tunnel.name.clone(), it));
+        Desired {
+            ipsec: planned.collect(),
+            ..Desired::default()
+        }
+    }
+
+    /// The hubs as tunnels, for charon and for the operator.
+    pub(super) fn ipsec_hubs(&self) -> Vec<PlannedTunnel> {
+        let hubs = &self.config.ipsec_hubs;
+        let in_use = self.ipsec_hub.number.min(hubs.len().saturating_sub(1));
+        hubs.iter()
+            .enumerate()
+            .map(|(number, hub)| {
+                let name = match hubs.len() {
+                    1 => "hub".to_owned(),
+                    _ => format!("hub-{}", number + 1),
+                };
+                let ipsec = match number == in_use {
+                    true => self.planned(&name, hub).map_err(Obstacle::Pending),
+                    false => Err(Obstacle::Pending(Reason::StandsBy)),
+                };
+                self.tunnel(name, hub, ipsec)
+            })
+            .collect()
+    }
+
+    fn planned(&self, name: &str, hub: &IpsecHubConfig) -> Result<PlannedIpsec, Reason> {
+        let identity = self.router.identity();
+        let misconfigured = |problem: String| Reason::Misconfigured { problem };
+        let name = ConnectionName::of(name).map_err(|it| misconfigured(it.to_string()))?;
+        let own = identity.instance.as_str().parse();
+        let own = own.map_err(|error| misconfigured(format!("instance id {error}")))?;
+        let secret = self.preshared.ike_secret(&own, &hub.id);
+        let secret = secret.ok_or(Reason::NoFleetSecret)?;
+        let privnet = &self.config.privnet;
+        let vpc = identity.vpc_cidrs.iter().copied();
+        let vpc: BTreeSet<IpNet> = vpc.filter(|net| privnet.contains(net)).collect();
+        let tunnel = IpsecTunnel {
+            name,
+            local: TunnelEnd {
+                address: Some(identity.private_address),
+                id: own,
+                selectors: vpc,
+            },
+            remote: TunnelEnd {
+                address: Some(hub.endpoint),
+                id: hub.id.clone(),
+                selectors: privnet.nets().iter().copied().collect(),
+            },
+            authentication: Authentication::PresharedKey,
+            proposals: Proposals::Modern,
+            role: IkeRole::Initiator,
+            esp: EspBackEnd::Userspace,
+            encapsulation: Encapsulation::Always,
+            times: Times {
+                dead_peer_delay: SPOKE_DEAD_PEER_DELAY,
+                ..Times::default()
+            },
+        };
+        match tunnel.errors().first() {
+            Some(error) => Err(misconfigured(error.to_string())),
+            None => Ok(PlannedIpsec {
+                tunnel,
+                credential: IkeCredential::PresharedKey(secret),
+            }),
+        }
+    }
+
+    fn tunnel(
+        &self,
+        name: String,
+        hub: &IpsecHubConfig,
+        ipsec: Result<PlannedIpsec, Obstacle>,
+    ) -> PlannedTunnel {
+        let (ipsec, obstacle) = match ipsec {
+            Ok(planned) => (Some(planned), None),
+            Err(obstacle) => (None, Some(obstacle)),
+        };
+        PlannedTunnel {
+            name,
+            origin: Origin::Hub,
+            partition: None,
+            zone: None,
+            vpc: None,
+            instance: None,
+            launched: None,
+            private_address: None,
+            cidrs: self.config.privnet.nets().to_vec(),
+            excluded: Vec::new(),
+            address: None,
+            site: None,
+            transport: Transport::Ipsec,
+            endpoint: Some(SocketAddr::new(hub.endpoint, IKE_PORT)),
+            public_key: None,
+            preshared_key: None,
+            beside: None,
+            keepalive: None,
+            ipsec,
+            health: None,
+            obstacle,
+            notes: Vec::new(),
+        }
+    }
+}

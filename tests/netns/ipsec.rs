@@ -1,0 +1,491 @@
+//! IPsec between the hub and firewalls that somebody else administers, beside the demo
+//! network (drawn at `privnet_tests::topology::demo`):
+//!
+//! ```text
+//!   firewall 203.0.113.90 (10.200.0.1)  ═══ IKEv2, ESP ═══  hub ═══ WireGuard ═══ spoke-a ─── host-a
+//!   branch   203.0.113.91 (10.201.0.1)  ══════════════════╝
+//! ```
+//! The firewalls are strongSwan with a `swanctl.conf` written by hand. The hub is behind
+//! a NAT as every instance is: the internet gateway's.
+
+use std::net::Ipv4Addr;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use nix::sys::signal::Signal;
+use privnet_model::inventory::Transport;
+use privnet_model::status::{Status, Tunnel, TunnelState};
+use privnet_tests::charon::Charon;
+use privnet_tests::daemon::{config_file, hub_config};
+use privnet_tests::deployment::{PATIENCE, nothing_leaked, start_spokes, tunnels, wait_until_up};
+use privnet_tests::long_ping::LongPing;
+use privnet_tests::namespace::Namespace;
+use privnet_tests::process::wait_until;
+use privnet_tests::topology::{self, HUB_PUBLIC, PRIVNET};
+use privnet_tests::world::World;
+
+const SECRET: &str = "correct horse battery staple";
+
+/// DPD and charon's retransmissions at both ends, and a machine that is slow.
+const SLOW: Duration = Duration::from_secs(60);
+
+/// A site behind a firewall of its own.
+struct Firewall {
+    name: &'static str,
+    namespace: Namespace,
+    charon: Charon,
+}
+
+/// What a firewall's administrator can get wrong.
+#[derive(Clone)]
+struct Settings {
+    public: Ipv4Addr,
+    cidr: &'static str,
+    reaches: &'static str,
+    proposals: [&'static str; 2],
+    secret: &'static str,
+    more: &'static str,
+}
+
+const EAST: Settings = Settings {
+    public: Ipv4Addr::new(203, 0, 113, 90),
+    cidr: "10.200.0.0/16",
+    reaches: PRIVNET,
+    proposals: ["aes256gcm16-prfsha384-ecp384", "aes256gcm16-ecp384"],
+    secret: SECRET,
+    more: "",
+};
+
+const BRANCH: Settings = Settings {
+    public: Ipv4Addr::new(203, 0, 113, 91),
+    cidr: "10.201.0.0/16",
+    ..EAST
+};
+
+impl Settings {
+    /// As an administrator would write it.
+    fn swanctl(&self) -> String {
+        let Self {
+            public,
+            cidr,
+            reaches,
+            proposals: [ike, esp],
+            secret,
+            more,
+        } = self;
+        format!(
+            "connections {{
+  privnet {{
+    version = 2
+    local_addrs = {public}
+    remote_addrs = {HUB_PUBLIC}
+    proposals = {ike}
+    mobike = no
+    dpd_delay = 2s
+    local {{
+      auth = psk
+      id = {public}
+    }}
+    remote {{
+      auth = psk
+      id = {HUB_PUBLIC}
+    }}
+    children {{
+      lan {{
+        local_ts = {cidr}
+        remote_ts = {reaches}
+        esp_proposals = {esp}
+        {more}
+      }}
+    }}
+  }}
+}}
+secrets {{
+  ike-privnet {{
+    id-1 = {public}
+    id-2 = {HUB_PUBLIC}
+    secret = \"{secret}\"
+  }}
+}}
+"
+        )
+    }
+
+    /// The address of its own inside.
+    fn inside(&self) -> Result<Ipv4Addr> {
+        let net: ipnet::Ipv4Net = self.cidr.parse()?;
+        net.hosts().next().context("an empty network")
+    }
+}
+
+impl Firewall {
+    fn start(world: &mut World, name: &'static str, settings: &Settings) -> Result<Self> {
+        let namespace = world.add_internet_host(name, settings.public)?;
+        namespace.ip(&[format!("addr add {}/32 dev lo", settings.inside()?)])?;
+        let charon = Charon::of_firewall(&namespace, &settings.swanctl())?;
+        Ok(Self {
+            name,
+            namespace,
+            charon,
+        })
+    }
+
+    fn initiate(&self) -> Result<()> {
+        let initiate = ["--initiate", "--child", "lan", "--timeout", "20"];
+        self.charon.swanctl(&initiate).map(drop)
+    }
+
+    /// Dies and comes back, as when its power fails.
+    fn restart(self, settings: &Settings) -> Result<Self> {
+        let Self {
+            name,
+            namespace,
+            charon,
+        } = self;
+        charon.kill()?;
+        let charon = Charon::of_firewall(&namespace, &settings.swanctl())?;
+        Ok(Self {
+            name,
+            namespace,
+            charon,
+        })
+    }
+}
+
+/// The hub's section about a site.
+fn site(world: &World, name: &str, cidr: &str, more: &str) -> Result<String> {
+    let key = world.namespace("hub")?.directory().join("site.psk");
+    std::fs::write(&key, format!("{SECRET}\n"))?;
+    Ok(format!(
+        "\n[[site]]\nname = {name:?}\ntransport = \"ipsec\"\ncidrs = [{cidr:?}]\n\
+         preshared_key = {{ file = {key:?} }}\ndead_peer_delay = \"2s\"\n{more}\n"
+    ))
+}
+
+fn calls(settings: &Settings) -> String {
+    format!("endpoint = \"{}\"", settings.public)
+}
+
+/// What a hub's config begins with where its charon is.
+fn with_charon(world: &World, charon: &Charon) -> Result<String> {
+    let config = hub_config(world.host("hub")?);
+    Ok(format!(
+        "{config}\n[ipsec]\nsocket = {:?}\n",
+        charon.socket()
+    ))
+}
+
+/// The demo network with its spokes, the hub's charon and one firewall.
+fn start(settings: &Settings) -> Result<(World, Charon, Firewall)> {
+    let mut world = World::build(&topology::demo())?;
+    let charon = Charon::of_instance(world.namespace("hub")?)?;
+    let firewall = Firewall::start(&mut world, "firewall", settings)?;
+    start_spokes(&mut world)?;
+    Ok((world, charon, firewall))
+}
+
+fn tunnel(status: &Status, name: &str) -> Result<Tunnel> {
+    let tunnel = status.tunnels.iter().find(|tunnel| tunnel.name == name);
+    tunnel.cloned().with_context(|| format!("no tunnel {name}"))
+}
+
+/// Waits until the hub gives this reason for a tunnel.
+fn reason(world: &World, name: &str, words: &str) -> Result<()> {
+    wait_until(&format!("{name}: {words}"), SLOW, || {
+        let tunnel = tunnel(&world.daemon("hub")?.status()?, name)?;
+        let reason = tunnel.reason.map(|reason| reason.to_string());
+        ensure!(
+            reason.as_ref().is_some_and(|reason| reason.contains(words)),
+            "it is {} because of {reason:?}",
+            tunnel.state
+        );
+        ensure!(tunnel.state != TunnelState::Up, "it is up");
+        Ok(Some(()))
+    })
+}
+
+fn reaches(from: &Namespace, to: Ipv4Addr) -> Result<()> {
+    wait_until(
+        &format!("a ping from {} to {to}", from.name()),
+        PATIENCE,
+        || Ok((from.ping(to, 1)? == 1).then_some(())),
+    )
+}
+
+/// Packets both ways between a site and a host behind a WireGuard spoke, and the hub's
+/// own VPC.
+fn both_ways(world: &World, firewall: &Firewall, settings: &Settings) -> Result<()> {
+    let inside = settings.inside()?;
+    for host in ["host-a", "host-b", "host-hub"] {
+        reaches(world.namespace(host)?, inside)?;
+        reaches(&firewall.namespace, world.host(host)?.instance.address)?;
+    }
+    Ok(())
+}
+
+fn checksum(from: &Namespace, url: &str) -> Result<String> {
+    let command = format!("curl -sS --fail --max-time 120 {url} | sha256sum");
+    from.run("sh", ["-c", &command])
+}
+
+pub(crate) fn a_firewall_and_wireguard_spokes_reach_each_other() -> Result<()> {
+    let (mut world, charon, firewall) = start(&EAST)?;
+    let config =
+        with_charon(&world, &charon)? + &site(&world, "dc-east", EAST.cidr, &calls(&EAST))?;
+    world.start("hub", &config)?;
+    let status = wait_until_up(&world, &["spoke-a", "spoke-b", "dc-east"], PATIENCE)?;
+    let east = tunnel(&status, "dc-east")?;
+    ensure!(east.transport == Transport::Ipsec, "{east:?}");
+    let ipsec = east.ipsec.context("nothing of its SAs")?;
+    ensure!(ipsec.ike.as_deref() == Some("AES_GCM_16-256/PRF_HMAC_SHA2_384/ECP_384"));
+    ensure!(
+        ipsec.behind_nat,
+        "the hub is behind the internet gateway's NAT"
+    );
+    ensure!(ipsec.remote_selectors == [EAST.cidr], "{ipsec:?}");
+    both_ways(&world, &firewall, &EAST)?;
+
+    // A transfer, byte for byte, through both kinds of tunnel.
+    let address = world.host("host-a")?.instance.address;
+    let url = format!("http://{address}/bytes/20000000");
+    let sent = checksum(world.namespace("host-a")?, &url)?;
+    let received = checksum(&firewall.namespace, &url)?;
+    ensure!(sent == received, "sent {sent}, received {received}");
+    let seen = firewall.namespace.fetch(&format!("http://{address}/"))?;
+    ensure!(seen == EAST.inside()?.to_string(), "host-a saw {seen}");
+
+    // New keys of both kinds while packets go on, and none is lost; counters go on, too.
+    let before = tunnel(&world.daemon("hub")?.status()?, "dc-east")?;
+    let mut pings = LongPing::start(world.namespace("host-a")?, EAST.inside()?)?;
+    pings.answers(10, PATIENCE)?;
+    for rekey in [
+        ["--rekey", "--child", "lan"],
+        ["--rekey", "--ike", "privnet"],
+    ] {
+        firewall.charon.swanctl(&rekey)?;
+        pings.answers(20, PATIENCE)?;
+    }
+    pings.has_lost_nothing(PATIENCE)?;
+    let after = wait_until("more bytes than before the rekeys", PATIENCE, || {
+        let now = tunnel(&world.daemon("hub")?.status()?, "dc-east")?;
+        Ok((now.rx_bytes > before.rx_bytes).then_some(now))
+    })?;
+    ensure!(after.last_handshake > before.last_handshake, "{after:?}");
+
+    let listed = tunnels(&world, &["list"])?;
+    ensure!(
+        listed.contains("dc-east") && listed.contains("ipsec"),
+        "{listed}"
+    );
+    let why = tunnels(&world, &["why", "dc-east"])?;
+    ensure!(why.contains("up") && why.contains("IPsec"), "{why}");
+    nothing_leaked(&world)?;
+    world.check()
+}
+
+pub(crate) fn a_firewall_behind_a_nat_calls_the_hub() -> Result<()> {
+    let mut world = World::build(&topology::demo())?;
+    let charon = Charon::of_instance(world.namespace("hub")?)?;
+    start_spokes(&mut world)?;
+    // The office has an address that its provider shares with others.
+    let nat = world.add_internet_host("provider", Ipv4Addr::new(203, 0, 113, 92))?;
+    nat.sysctl(&["net.ipv4.ip_forward=1"])?;
+    nat.nft("table ip nat { chain out { type nat hook postrouting priority srcnat; oifname uplink masquerade; }; }")?;
+    let office = Namespace::add("office")?;
+    nat.link("office", &office, "uplink", 1500)?;
+    nat.ip(&["addr add 192.168.7.1/24 dev office"])?;
+    office.ip(&[
+        "addr add 192.168.7.2/24 dev uplink",
+        "route add default via 192.168.7.1",
+        "addr add 10.200.0.1/32 dev lo",
+    ])?;
+    let settings = EAST.swanctl();
+    let public = EAST.public.to_string();
+    let settings = settings
+        .replace(
+            &format!("local_addrs = {public}"),
+            "local_addrs = 192.168.7.2",
+        )
+        .replace(&public, "office.example.com");
+    let office = Firewall {
+        name: "office",
+        charon: Charon::of_firewall(&office, &settings)?,
+        namespace: office,
+    };
+    let known = "remote_id = \"office.example.com\"";
+    let config = with_charon(&world, &charon)? + &site(&world, office.name, EAST.cidr, known)?;
+    world.start("hub", &config)?;
+    reason(&world, "office", "no handshake yet")?;
+    office.initiate()?;
+    wait_until_up(&world, &["office"], PATIENCE)?;
+    both_ways(&world, &office, &EAST)?;
+    nothing_leaked(&world)?;
+    world.check()
+}
+
+pub(crate) fn what_is_wrong_is_told_in_plain_words() -> Result<()> {
+    let wrong_key = Settings {
+        secret: "another secret altogether",
+        ..EAST
+    };
+    let (mut world, charon, firewall) = start(&wrong_key)?;
+    let config =
+        with_charon(&world, &charon)? + &site(&world, "dc-east", EAST.cidr, &calls(&EAST))?;
+    world.start("hub", &config)?;
+    reason(
+        &world,
+        "dc-east",
+        "the preshared key or certificate is not the one",
+    )?;
+    let why = tunnels(&world, &["why", "dc-east"])?;
+    ensure!(why.contains("preshared key"), "{why}");
+
+    let old = Settings {
+        proposals: ["aes128-sha1-modp2048", "aes128-sha1-modp2048"],
+        ..EAST
+    };
+    firewall.charon.load(&old.swanctl())?;
+    reason(&world, "dc-east", "no matching proposal for IKE")?;
+
+    let elsewhere = Settings {
+        reaches: "10.77.0.0/16",
+        cidr: "10.222.0.0/16",
+        ..EAST
+    };
+    firewall.charon.load(&elsewhere.swanctl())?;
+    reason(&world, "dc-east", "selectors rejected")?;
+
+    // As the firewall's administrator puts it right, so it comes up.
+    firewall.charon.load(&EAST.swanctl())?;
+    wait_until_up(&world, &["dc-east"], SLOW)?;
+    both_ways(&world, &firewall, &EAST)?;
+
+    // And an old firewall, when the hub is told that it may be one.
+    firewall.charon.load(&old.swanctl())?;
+    let legacy = format!("{}\nproposals = \"legacy\"", calls(&EAST));
+    let config = with_charon(&world, &charon)? + &site(&world, "dc-east", EAST.cidr, &legacy)?;
+    std::fs::write(config_file(world.host("hub")?), config)?;
+    world.daemon("hub")?.process.signal(Signal::SIGHUP)?;
+    wait_until("the legacy proposal", SLOW, || {
+        let tunnel = tunnel(&world.daemon("hub")?.status()?, "dc-east")?;
+        let ike = tunnel.ipsec.and_then(|ipsec| ipsec.ike);
+        Ok(ike.filter(|ike| ike.contains("MODP_2048")))
+    })?;
+    both_ways(&world, &firewall, &EAST)?;
+    nothing_leaked(&world)?;
+    world.check()
+}
+
+pub(crate) fn nothing_leaves_in_clear_whatever_dies() -> Result<()> {
+    let (mut world, charon, firewall) = start(&EAST)?;
+    let config =
+        with_charon(&world, &charon)? + &site(&world, "dc-east", EAST.cidr, &calls(&EAST))?;
+    world.start("hub", &config)?;
+    wait_until_up(&world, &["spoke-a", "spoke-b", "dc-east"], PATIENCE)?;
+    both_ways(&world, &firewall, &EAST)?;
+    // Somebody talks to the site all the time, from everywhere.
+    let _from_spoke = LongPing::start(world.namespace("host-a")?, EAST.inside()?)?;
+    let _from_vpc = LongPing::start(world.namespace("host-hub")?, EAST.inside()?)?;
+
+    let firewall = firewall.restart(&EAST)?;
+    wait_until(
+        "the hub to see that the firewall died and is back",
+        SLOW,
+        || Ok((world.namespace("host-a")?.ping(EAST.inside()?, 1)? == 1).then_some(())),
+    )?;
+    nothing_leaked(&world)?;
+
+    // charon of the hub: with userspace ESP no tunnel is left, and the hub says why.
+    charon.kill()?;
+    reason(&world, "dc-east", "strongSwan cannot be used")?;
+    let answered = world.namespace("host-a")?.ping(EAST.inside()?, 2)?;
+    ensure!(answered == 0, "the site is reached without a tunnel");
+    nothing_leaked(&world)?;
+    let charon = Charon::of_instance(world.namespace("hub")?)?;
+    wait_until_up(&world, &["dc-east"], SLOW)?;
+    both_ways(&world, &firewall, &EAST)?;
+
+    // Our daemon: what charon has goes on without it, and it takes over what it finds.
+    let before = charon.swanctl(&["--list-sas"])?;
+    world.crash("hub")?;
+    reaches(world.namespace("host-hub")?, EAST.inside()?)?;
+    world.start_again("hub")?;
+    wait_until_up(&world, &["spoke-a", "spoke-b", "dc-east"], PATIENCE)?;
+    let spis = |listed: &str| -> Vec<String> {
+        let lines = listed.lines().map(str::trim);
+        lines
+            .filter(|line| line.starts_with("in ") || line.starts_with("out"))
+            .filter_map(|line| line.split([' ', ',']).find(|word| word.len() == 8))
+            .map(str::to_owned)
+            .collect()
+    };
+    let after = charon.swanctl(&["--list-sas"])?;
+    ensure!(
+        !spis(&before).is_empty() && spis(&before) == spis(&after),
+        "not adopted:\n{before}\n{after}"
+    );
+    both_ways(&world, &firewall, &EAST)?;
+    nothing_leaked(&world)?;
+    world.check()
+}
+
+pub(crate) fn a_change_of_one_site_leaves_the_other_alone() -> Result<()> {
+    let (mut world, charon, firewall) = start(&EAST)?;
+    let branch = Firewall::start(&mut world, "branch", &BRANCH)?;
+    let east = site(&world, "dc-east", EAST.cidr, &calls(&EAST))?;
+    let other = site(&world, "branch", BRANCH.cidr, &calls(&BRANCH))?;
+    let begin = with_charon(&world, &charon)?;
+    world.start("hub", &format!("{begin}{east}{other}"))?;
+    wait_until_up(&world, &["spoke-a", "dc-east", "branch"], PATIENCE)?;
+    both_ways(&world, &firewall, &EAST)?;
+    // From site to site, both by IPsec.
+    reaches(&branch.namespace, EAST.inside()?)?;
+
+    let mut pings = LongPing::start(world.namespace("host-a")?, EAST.inside()?)?;
+    pings.answers(5, PATIENCE)?;
+    let before = tunnel(&world.daemon("hub")?.status()?, "dc-east")?;
+    let reload = |config: String| -> Result<()> {
+        std::fs::write(config_file(world.host("hub")?), config)?;
+        world.daemon("hub")?.process.signal(Signal::SIGHUP)
+    };
+    let changed = site(
+        &world,
+        "branch",
+        BRANCH.cidr,
+        &format!("{}\nchild_lifetime = \"10m\"", calls(&BRANCH)),
+    )?;
+    reload(format!("{begin}{east}{changed}"))?;
+    wait_until("the branch to be set up anew", SLOW, || {
+        let log = world.daemon("hub")?.process.log();
+        Ok((log.matches("load connection privnet-branch").count() == 2).then_some(()))
+    })?;
+    wait_until_up(&world, &["branch"], SLOW)?;
+    reload(format!("{begin}{east}"))?;
+    wait_until("the branch to leave", SLOW, || {
+        let status = world.daemon("hub")?.status()?;
+        let gone = status.tunnels.iter().all(|tunnel| tunnel.name != "branch");
+        let listed = charon.swanctl(&["--list-sas"])?;
+        Ok((gone && !listed.contains("privnet-branch")).then_some(()))
+    })?;
+    pings.has_lost_nothing(PATIENCE)?;
+    let after = tunnel(&world.daemon("hub")?.status()?, "dc-east")?;
+    ensure!(after.rx_bytes > before.rx_bytes, "{before:?} {after:?}");
+    let log = world.daemon("hub")?.process.log();
+    ensure!(
+        log.matches("load connection privnet-dc-east").count() == 1,
+        "{log}"
+    );
+    let answered = world.namespace("host-a")?.ping(BRANCH.inside()?, 1)?;
+    ensure!(answered == 0, "the branch is reached without a tunnel");
+
+    // A file in which two sites have the same addresses changes nothing.
+    let twice = site(&world, "branch", "10.200.7.0/24", &calls(&BRANCH))?;
+    reload(format!("{begin}{east}{twice}"))?;
+    wait_until("a word about the overlap", PATIENCE, || {
+        let log = world.daemon("hub")?.process.log();
+        Ok(log.contains("overlaps 10.200.0.0/16").then_some(()))
+    })?;
+    pings.has_lost_nothing(PATIENCE)?;
+    nothing_leaked(&world)?;
+    world.check()
+}

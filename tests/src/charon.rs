@@ -1,0 +1,118 @@
+//! strongSwan's charon in a namespace: our instances' own, as `ami/strongswan.d` has
+//! it, and those of firewalls that somebody else administers.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+
+use crate::namespace::{Namespace, logs};
+use crate::process::{Process, run, wait_until};
+
+const PROGRAM: &str = "/usr/sbin/charon-systemd";
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// What the image's file says beside sockets and logs: `ami/strongswan.d/privnet.conf`
+/// is included as it is.
+const SHIPPED: &str = include_str!("../../ami/strongswan.d/privnet.conf");
+
+/// A charon that runs. It is killed when dropped.
+#[derive(Debug)]
+pub struct Charon {
+    process: Process,
+    directory: PathBuf,
+}
+
+impl Charon {
+    /// Starts the one of an instance of ours, with userspace ESP: this kernel has no
+    /// other.
+    pub fn of_instance(namespace: &Namespace) -> Result<Self> {
+        let own = SHIPPED
+            .strip_prefix("charon-systemd {")
+            .with_context(|| format!("not one section: {SHIPPED}"))?;
+        let own = own.rsplit_once('}').map(|(inside, _)| inside);
+        Self::start(namespace, own.unwrap_or_default())
+    }
+
+    /// Starts a firewall's, and loads this `swanctl.conf`, written as its administrator
+    /// would.
+    pub fn of_firewall(namespace: &Namespace, swanctl: &str) -> Result<Self> {
+        let patience = "retransmit_timeout = 1.0\nretransmit_tries = 3\nretransmit_base = 1.4\n\
+                        routing_table = 254\n";
+        let charon = Self::start(namespace, patience)?;
+        charon.load(swanctl)?;
+        Ok(charon)
+    }
+
+    fn start(namespace: &Namespace, settings: &str) -> Result<Self> {
+        ensure!(
+            Path::new(PROGRAM).exists(),
+            "{PROGRAM} is missing: install the package charon-systemd"
+        );
+        let directory = namespace.directory().join("charon");
+        std::fs::create_dir_all(&directory)?;
+        let file = directory.join("strongswan.conf");
+        std::fs::write(&file, configuration(&directory, settings))?;
+        let socket = directory.join("charon.vici");
+        // One that was killed left its socket.
+        let _ = std::fs::remove_file(&socket);
+        let mut command = namespace.command(PROGRAM);
+        command.env("STRONGSWAN_CONF", &file);
+        let name = format!("{}-charon", namespace.name());
+        let mut process = Process::start(&name, &logs(), command)?;
+        wait_until("charon to listen", PATIENCE, || {
+            process.check()?;
+            let listens = std::os::unix::net::UnixStream::connect(&socket).is_ok();
+            Ok(listens.then_some(()))
+        })?;
+        Ok(Self { process, directory })
+    }
+
+    /// Its VICI socket.
+    pub fn socket(&self) -> PathBuf {
+        self.directory.join("charon.vici")
+    }
+
+    /// Loads a `swanctl.conf` in the place of the one before.
+    pub fn load(&self, swanctl: &str) -> Result<()> {
+        let file = self.directory.join("swanctl.conf");
+        std::fs::write(&file, swanctl)?;
+        let file = file.display().to_string();
+        self.swanctl(&["--load-all", "--file", &file]).map(drop)
+    }
+
+    /// What swanctl prints.
+    pub fn swanctl(&self, arguments: &[&str]) -> Result<String> {
+        let uri = format!("unix://{}", self.socket().display());
+        run(Command::new("swanctl")
+            .args(arguments)
+            .args(["--uri", &uri]))
+    }
+
+    /// Kills it, as a crash would.
+    pub fn kill(self) -> Result<()> {
+        self.process.kill()
+    }
+}
+
+fn configuration(directory: &Path, settings: &str) -> String {
+    let directory = directory.display();
+    format!(
+        "charon-systemd {{
+{settings}
+  load = random nonce drbg openssl kdf pem pkcs1 pkcs8 pubkey x509 constraints revocation hmac kernel-libipsec kernel-netlink socket-default updown vici
+  plugins {{
+    vici {{ socket = unix://{directory}/charon.vici }}
+    kernel-libipsec {{ load = yes }}
+  }}
+  journal {{ default = -1 }}
+  filelog {{ log {{
+    path = {directory}/log
+    default = 1
+    flush_line = yes
+  }} }}
+}}
+"
+    )
+}
