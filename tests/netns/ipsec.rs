@@ -8,20 +8,25 @@
 //! The firewalls are strongSwan with a `swanctl.conf` written by hand. The hub is behind
 //! a NAT as every instance is: the internet gateway's.
 
-use std::net::Ipv4Addr;
-use std::time::Duration;
+use std::net::{IpAddr, Ipv4Addr};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use nix::sys::signal::Signal;
 use privnet_model::inventory::Transport;
+use privnet_model::ipsec::{IkeId, IkeSecret};
+use privnet_model::secret::FleetSecret;
 use privnet_model::status::{Status, Tunnel, TunnelState};
 use privnet_tests::charon::Charon;
-use privnet_tests::daemon::{config_file, hub_config};
-use privnet_tests::deployment::{PATIENCE, nothing_leaked, start_spokes, tunnels, wait_until_up};
+use privnet_tests::daemon::{config_file, hub_config, hub_public_key, spoke_config};
+use privnet_tests::deployment::{
+    PATIENCE, nothing_leaked, public_address, reach_each_other, sees, start_spokes, tunnels,
+    wait_for_published_key, wait_until_up,
+};
 use privnet_tests::long_ping::LongPing;
 use privnet_tests::namespace::Namespace;
 use privnet_tests::process::wait_until;
-use privnet_tests::topology::{self, HUB_PUBLIC, PRIVNET};
+use privnet_tests::topology::{self, HUB_PUBLIC, PORT, PRIVNET, WEB};
 use privnet_tests::world::World;
 
 const SECRET: &str = "correct horse battery staple";
@@ -272,11 +277,14 @@ pub(crate) fn a_firewall_and_wireguard_spokes_reach_each_other() -> Result<()> {
     })?;
     ensure!(after.last_handshake > before.last_handshake, "{after:?}");
 
-    let listed = tunnels(&world, &["list"])?;
+    let listed = tunnels(&world, &["list", "--wide"])?;
+    let line = listed.lines().find(|line| line.starts_with("dc-east"));
     ensure!(
-        listed.contains("dc-east") && listed.contains("ipsec"),
+        line.is_some_and(|line| line.contains("ipsec") && line.contains("up")),
         "{listed}"
     );
+    let shown = tunnels(&world, &["show"])?;
+    ensure!(shown.contains("userspace ESP"), "{shown}");
     let why = tunnels(&world, &["why", "dc-east"])?;
     ensure!(why.contains("up") && why.contains("IPsec"), "{why}");
     nothing_leaked(&world)?;
@@ -486,6 +494,188 @@ pub(crate) fn a_change_of_one_site_leaves_the_other_alone() -> Result<()> {
         Ok(log.contains("overlaps 10.200.0.0/16").then_some(()))
     })?;
     pings.has_lost_nothing(PATIENCE)?;
+    nothing_leaked(&world)?;
+    world.check()
+}
+
+const FLEET_SECRET: &str = "the fleet's secret of the tests, long enough";
+
+/// Gives an instance the fleet's secret, and the line that names it.
+fn fleet_secret(world: &World, name: &str) -> Result<String> {
+    let file = world.namespace(name)?.directory().join("fleet.secret");
+    std::fs::write(&file, FLEET_SECRET)?;
+    Ok(format!("preshared_key = {{ file = {file:?} }}\n"))
+}
+
+/// Starts a spoke of the demo network by IPsec, with its charon.
+fn start_spoke_by_ipsec(world: &mut World, name: &str, hubs: &[Ipv4Addr]) -> Result<Charon> {
+    let charon = Charon::of_instance(world.namespace(name)?)?;
+    let secret = fleet_secret(world, name)?;
+    let mut config = format!(
+        "privnet = \"{PRIVNET}\"\ntransport = \"ipsec\"\n{secret}[ipsec]\nsocket = {:?}\n\
+         [nat]\negress = true\n",
+        charon.socket()
+    );
+    for hub in hubs {
+        config.push_str(&format!("[[hub]]\nendpoint = \"{hub}\"\n"));
+    }
+    world.start(name, &config)?;
+    Ok(charon)
+}
+
+pub(crate) fn a_spoke_by_ipsec_is_discovered_listed_and_removed() -> Result<()> {
+    let mut world = World::build(&topology::demo())?;
+    let hub = Charon::of_instance(world.namespace("hub")?)?;
+    // One spoke by IPsec, the other by WireGuard; the hub tells them apart by their tags.
+    let charon = start_spoke_by_ipsec(&mut world, "spoke-a", &[HUB_PUBLIC])?;
+    start_spoke_with_secret(&mut world, "spoke-b")?;
+    let secret = fleet_secret(&world, "hub")?;
+    let config = with_charon(&world, &hub)? + &format!("[trust]\n{secret}");
+    world.start("hub", &config)?;
+    let status = wait_until_up(&world, &["spoke-a", "spoke-b"], SLOW)?;
+    let spoke = tunnel(&status, "spoke-a")?;
+    ensure!(spoke.transport == Transport::Ipsec, "{spoke:?}");
+    ensure!(spoke.instance.is_some() && spoke.vpc.is_some(), "{spoke:?}");
+    reach_each_other(&world, "host-a", "host-b")?;
+    reach_each_other(&world, "host-a", "host-hub")?;
+    // Egress is NAT as ever.
+    sees(&world, "host-a", WEB, public_address(&world, "spoke-a")?)?;
+    let own = world.daemon("spoke-a")?.wait_until_up(&["hub"], PATIENCE)?;
+    ensure!(own.charon.is_some(), "{own:?}");
+
+    // The spoke's own charon dies: its privnet is unreachable, its egress is not.
+    charon.kill()?;
+    wait_until("the spoke to see it", SLOW, || {
+        let tunnel = tunnel(&world.daemon("spoke-a")?.status()?, "hub")?;
+        Ok((tunnel.state != TunnelState::Up).then_some(()))
+    })?;
+    let host_b = world.host("host-b")?.instance.address;
+    ensure!(world.namespace("host-a")?.ping(host_b, 1)? == 0);
+    sees(&world, "host-a", WEB, public_address(&world, "spoke-a")?)?;
+    nothing_leaked(&world)?;
+    let charon = Charon::of_instance(world.namespace("spoke-a")?)?;
+    wait_until("the tunnel to be back", SLOW, || {
+        Ok((world.namespace("host-a")?.ping(host_b, 1)? == 1).then_some(()))
+    })?;
+
+    // Gone from EC2, gone from charon.
+    world.terminate("spoke-a")?;
+    drop(charon);
+    tunnels(&world, &["refresh"])?;
+    wait_until("the spoke to leave", SLOW, || {
+        let status = world.daemon("hub")?.status()?;
+        let gone = status.tunnels.iter().all(|tunnel| tunnel.name != "spoke-a");
+        let left = hub.swanctl(&["--list-conns"])?;
+        Ok((gone && !left.contains("privnet-i-")).then_some(()))
+    })?;
+    nothing_leaked(&world)?;
+    world.check()
+}
+
+fn start_spoke_with_secret(world: &mut World, name: &str) -> Result<()> {
+    let key = hub_public_key(world.host("hub")?)?;
+    let secret = fleet_secret(world, name)?;
+    let config = spoke_config(world.host(name)?, &format!("{HUB_PUBLIC}:{PORT}"), &key);
+    world.start(name, &format!("{secret}{config}"))?;
+    wait_for_published_key(world, name)
+}
+
+pub(crate) fn a_spoke_by_ipsec_goes_to_the_next_hub_when_one_dies() -> Result<()> {
+    let mut world = World::build(&topology::demo())?;
+    let first = Charon::of_instance(world.namespace("hub")?)?;
+    // The second hub is a firewall of somebody else's to the test: it is given the
+    // spoke's key by hand, and has the privnet's address that is asked for.
+    let secret: FleetSecret = FLEET_SECRET.parse()?;
+    let spoke = world.host("spoke-a")?.metadata.instance.to_string();
+    let second = IkeId::from(IpAddr::from(EAST.public));
+    let key = IkeSecret::derive(&secret, &spoke.parse()?, &second);
+    let key = key.first().context("no key")?;
+    let key = std::str::from_utf8(key.as_bytes())?;
+    let settings = EAST
+        .swanctl()
+        .replace(SECRET, key)
+        .replace(
+            &format!("remote_addrs = {HUB_PUBLIC}"),
+            "remote_addrs = %any",
+        )
+        .replace(&HUB_PUBLIC.to_string(), &spoke)
+        .replace("local_ts = 10.200.0.0/16", "local_ts = 10.0.0.0/8")
+        .replace("remote_ts = 10.0.0.0/8", "remote_ts = 10.1.0.0/16");
+    let namespace = world.add_internet_host("second-hub", EAST.public)?;
+    namespace.ip(&["addr add 10.200.0.1/32 dev lo"])?;
+    let _second = Charon::of_firewall(&namespace, &settings)?;
+
+    let secret = fleet_secret(&world, "hub")?;
+    let config = with_charon(&world, &first)? + &format!("[trust]\n{secret}");
+    let _charon = start_spoke_by_ipsec(&mut world, "spoke-a", &[HUB_PUBLIC, EAST.public])?;
+    world.start("hub", &config)?;
+    let host_hub = world.host("host-hub")?.instance.address;
+    wait_until("the first hub", SLOW, || {
+        Ok((world.namespace("host-a")?.ping(host_hub, 1)? == 1).then_some(()))
+    })?;
+
+    world.crash("hub")?;
+    first.kill()?;
+    let start = Instant::now();
+    wait_until("the second hub", SLOW, || {
+        let answered = world.namespace("host-a")?.ping(EAST.inside()?, 1)?;
+        Ok((answered == 1).then_some(()))
+    })?;
+    println!(
+        "by the next hub after {:.1} s",
+        start.elapsed().as_secs_f32()
+    );
+    let status = world.daemon("spoke-a")?.status()?;
+    ensure!(
+        tunnel(&status, "hub-2")?.state == TunnelState::Up,
+        "{status:?}"
+    );
+    ensure!(
+        tunnel(&status, "hub-1")?.state == TunnelState::Pending,
+        "{status:?}"
+    );
+    nothing_leaked(&world)
+}
+
+pub(crate) fn the_policy_holds_between_ipsec_sites() -> Result<()> {
+    let (mut world, charon, firewall) = start(&EAST)?;
+    let branch = Firewall::start(&mut world, "branch", &BRANCH)?;
+    let rule = |a: &str, b: &str| {
+        format!("[[policy]]\naction = \"deny\"\nbetween = [\"{a}\"]\nand = [\"{b}\"]\n")
+    };
+    let config = with_charon(&world, &charon)?
+        + &rule("site:dc-east", "site:branch")
+        + &rule("site:branch", "hub")
+        + &rule("site:branch", "site:spoke-b")
+        + &site(&world, "dc-east", EAST.cidr, &calls(&EAST))?
+        + &site(&world, "branch", BRANCH.cidr, &calls(&BRANCH))?;
+    world.start("hub", &config)?;
+    wait_until_up(&world, &["spoke-a", "spoke-b", "dc-east", "branch"], SLOW)?;
+    // What is allowed works, so that what does not is the policy's doing.
+    both_ways(&world, &firewall, &EAST)?;
+    let address = |name: &str| Ok::<_, anyhow::Error>(world.host(name)?.instance.address);
+    reaches(&branch.namespace, address("host-a")?)?;
+    for (from, to) in [
+        (&branch.namespace, EAST.inside()?),
+        (&firewall.namespace, BRANCH.inside()?),
+        (&branch.namespace, address("host-hub")?),
+        (world.namespace("host-hub")?, BRANCH.inside()?),
+        (&branch.namespace, address("host-b")?),
+        (world.namespace("host-b")?, BRANCH.inside()?),
+    ] {
+        let answered = from.ping(to, 2)?;
+        ensure!(
+            answered == 0,
+            "{} reaches {to}, which the policy denies",
+            from.name()
+        );
+    }
+    let from = EAST.inside()?.to_string();
+    let why = tunnels(&world, &["why", &from, &BRANCH.inside()?.to_string()])?;
+    ensure!(
+        why.contains("deny between site:dc-east and site:branch"),
+        "{why}"
+    );
     nothing_leaked(&world)?;
     world.check()
 }

@@ -174,7 +174,7 @@ impl Hub {
         }
         // Routes stay as they are, and a failover does not wait for a look at them.
         self.router.want(self.desired(&self.fleet));
-        if let Err(error) = self.router.apply_peers().await {
+        if let Err(error) = self.router.apply_tunnels().await {
             warn!("{error:#}; trying again with the next look at the host");
         }
     }

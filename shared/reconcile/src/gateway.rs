@@ -7,12 +7,13 @@ use ipnet::{IpNet, Ipv4Net};
 use privnet_model::config::spoke::NatConfig;
 use privnet_model::inventory::Identity;
 use privnet_model::net::Supernet;
+use privnet_model::policy::PolicyTable;
 
 use crate::host::DesiredHost;
 use crate::interface::InterfaceName;
 use crate::kernel::Kernel;
 use crate::route::{Route, RouteTarget};
-use crate::ruleset::{Diversions, Egress, Flowtable, Ruleset, TunnelClamp};
+use crate::ruleset::{Diversions, Egress, Flowtable, Ruleset, TunnelClamp, Verdicts};
 use crate::{conntrack, self_test, sysctl};
 
 /// The metric of the routes that end the privnet where no tunnel carries it.
@@ -69,6 +70,8 @@ pub struct IpsecInput<'a> {
     pub destinations: &'a [IpNet],
     /// The addresses that the tunnels themselves talk to.
     pub endpoints: &'a [IpAddr],
+    /// Who may talk to whom.
+    pub policy: &'a PolicyTable,
 }
 
 /// The interface of charon's userspace ESP, whose name is not configurable.
@@ -101,6 +104,11 @@ pub fn desired(input: GatewayInput<'_>) -> DesiredHost {
         diversions: nat.map_or_else(Diversions::default, |nat| diversions(&input, nat)),
         flowtable: short_cut.map(|_| Flowtable {
             devices: [input.uplink.clone()].into(),
+        }),
+        verdicts: input.ipsec.and_then(|ipsec| {
+            let own = input.identity.vpc_cidrs.iter();
+            let cidrs = ipsec.destinations.iter().chain(own).copied();
+            Verdicts::among(cidrs, ipsec.policy, ipsec.interface)
         }),
         tunnels: clamps(&input),
     });

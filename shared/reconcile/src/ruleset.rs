@@ -12,12 +12,14 @@ mod diversion;
 mod egress;
 mod flowtable;
 mod seal;
+mod verdicts;
 
 pub use clamp::TunnelClamp;
 pub use diversion::Diversions;
 pub use egress::Egress;
 pub use flowtable::{Flowtable, probe as flowtable_probe};
 pub use seal::{Fingerprint, LoadedRuleset, inspect, seal};
+pub use verdicts::Verdicts;
 
 /// The table's family and name.
 pub const TABLE: &str = "inet privnet";
@@ -44,6 +46,8 @@ pub struct Ruleset {
     pub diversions: Diversions,
     /// The short cut for what is translated; without effect where nothing is.
     pub flowtable: Option<Flowtable>,
+    /// The policy, for what the kernel forwards by itself.
+    pub verdicts: Option<Verdicts>,
     /// TCP segment size through the tunnels.
     pub tunnels: Vec<TunnelClamp>,
 }
@@ -51,7 +55,7 @@ pub struct Ruleset {
 impl Ruleset {
     /// Whether it asks for nothing: then there is no table.
     pub fn is_empty(&self) -> bool {
-        !self.translates() && self.tunnels.is_empty()
+        !self.translates() && self.tunnels.is_empty() && self.verdicts.is_none()
     }
 
     /// The fingerprint of the text.
@@ -71,6 +75,7 @@ impl Ruleset {
         if self.translates() {
             text.push_str(&self.nat());
         }
+        text.extend(self.verdicts.as_ref().map(Verdicts::chains));
         if !self.tunnels.is_empty() {
             text.push_str(&clamp::chain(&self.tunnels));
         }

@@ -95,6 +95,7 @@ pub struct Router {
     self_test: bool,
     tunnel: Option<OpenTunnel>,
     keeper: Keeper,
+    policy: PolicyTable,
     applied_endpoints: BTreeMap<PublicKey, SocketAddr>,
     desired: Desired,
     nat_active: bool,
@@ -154,6 +155,7 @@ impl Router {
             self_test: false,
             tunnel,
             keeper: Keeper::start(charon.to_owned(), BTreeMap::new()),
+            policy: PolicyTable::default(),
             applied_endpoints: BTreeMap::new(),
             desired: Desired::default(),
             nat_active: false,
@@ -173,7 +175,6 @@ impl Router {
 
     /// Sets what is wanted from now on; [`Router::reconcile`] brings it about.
     pub fn want(&mut self, desired: Desired) {
-        self.keeper.want(desired.ipsec.clone());
         self.desired = desired;
     }
 
@@ -217,7 +218,8 @@ impl Router {
     ///
     /// # Errors
     /// The data plane is gone.
-    pub fn set_policy(&self, table: &PolicyTable) -> Result<()> {
+    pub fn set_policy(&mut self, table: &PolicyTable) -> Result<()> {
+        self.policy = table.clone();
         let Some(tunnel) = &self.tunnel else {
             return Ok(());
         };
@@ -275,6 +277,8 @@ impl Router {
                 Vec::new()
             }
         };
+        // Behind the rules and routes that keep what they carry where it belongs.
+        self.keeper.want(self.desired.ipsec.clone());
         // Only now: no rule waits for a kernel that is slow to say what it has.
         self.ask_for_flowtables().await;
         failures.extend(gateway::problems(&self.input(&[], None)));
@@ -402,19 +406,24 @@ impl Router {
                 destinations: &self.desired.destinations,
                 endpoints,
             }),
-            ipsec: esp.map(EspSide::input),
+            ipsec: esp.map(|esp| esp.input(&self.policy)),
             nat: self.nat.as_ref(),
             kernel: &self.kernel,
             self_test: self.self_test,
         }
     }
 
-    /// Brings the peers alone to what they should be: a failover does not wait for
+    /// Brings the tunnels alone to what they should be: a failover does not wait for
     /// the host, whose routes stay the same.
     ///
     /// # Errors
     /// They could not be changed; the next [`Router::reconcile`] tries again.
-    pub async fn apply_peers(&mut self) -> Result<()> {
+    pub async fn apply_tunnels(&mut self) -> Result<()> {
+        self.keeper.want(self.desired.ipsec.clone());
+        self.apply_peers().await
+    }
+
+    async fn apply_peers(&mut self) -> Result<()> {
         let Some(tunnel) = &self.tunnel else {
             return Ok(());
         };
@@ -733,12 +742,13 @@ impl EspSide {
         }))
     }
 
-    fn input(&self) -> IpsecInput<'_> {
+    fn input<'a>(&'a self, policy: &'a PolicyTable) -> IpsecInput<'a> {
         IpsecInput {
             interface: &self.interface,
             present: self.present,
             destinations: &self.destinations,
             endpoints: &self.endpoints,
+            policy,
         }
     }
 }

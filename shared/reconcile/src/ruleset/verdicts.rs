@@ -1,0 +1,168 @@
+//! The policy, for what the kernel forwards without the data plane: between IPsec
+//! tunnels, and between them and the own VPC. What goes into or comes out of a
+//! WireGuard tunnel meets the data plane's table, of which this is a part.
+//!
+//! Written as chains of single rules, longest prefix first, like the sets of
+//! addresses elsewhere in the table ([`super::cidr`] tells why).
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Write;
+
+use ipnet::IpNet;
+use privnet_model::policy::{PolicyTable, Verdict};
+
+use crate::interface::InterfaceName;
+
+/// Who may talk to whom through an interface.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Verdicts {
+    interface: InterfaceName,
+    /// The addresses of each class among those that the kernel forwards, the longest
+    /// prefix first.
+    prefixes: Vec<(IpNet, u16)>,
+    /// Pairs of classes that may not talk.
+    denied: BTreeSet<(u16, u16)>,
+}
+
+impl Verdicts {
+    /// The part of the table that is about these CIDRs; `None` when it denies nothing
+    /// between them.
+    pub fn among(
+        cidrs: impl IntoIterator<Item = IpNet>,
+        table: &PolicyTable,
+        interface: &InterfaceName,
+    ) -> Option<Self> {
+        let known: BTreeMap<IpNet, u16> = table.prefixes().iter().copied().collect();
+        let class = |net: &IpNet| {
+            let around = known.iter().filter(|(prefix, _)| prefix.contains(net));
+            let longest = around.max_by_key(|(prefix, _)| prefix.prefix_len());
+            longest.map_or(0, |(_, class)| *class)
+        };
+        let mut prefixes = BTreeMap::new();
+        for cidr in cidrs {
+            prefixes.insert(cidr, class(&cidr));
+            let inside = known.iter().filter(|(prefix, _)| cidr.contains(*prefix));
+            prefixes.extend(inside.map(|(prefix, class)| (*prefix, *class)));
+        }
+        let classes: BTreeSet<u16> = prefixes.values().copied().collect();
+        let pairs = classes
+            .iter()
+            .flat_map(|a| classes.iter().map(|b| (*a, *b)));
+        let denied: BTreeSet<(u16, u16)> = pairs
+            .filter(|(a, b)| matches!(table.verdict(*a, *b), Verdict::Deny(_)))
+            .collect();
+        if denied.is_empty() {
+            return None;
+        }
+        let mut prefixes: Vec<(IpNet, u16)> = prefixes.into_iter().collect();
+        prefixes.sort_by_key(|(net, _)| std::cmp::Reverse(net.prefix_len()));
+        Some(Self {
+            interface: interface.clone(),
+            prefixes,
+            denied,
+        })
+    }
+
+    pub(super) fn chains(&self) -> String {
+        let mut text = String::new();
+        let strict = |class: u16| self.denied.iter().any(|(from, _)| *from == class);
+        let classes: BTreeSet<u16> = self.prefixes.iter().map(|(_, class)| *class).collect();
+        for from in classes.iter().filter(|class| strict(**class)) {
+            let _ = writeln!(text, "\tchain from_{from} {{");
+            for (net, to) in &self.prefixes {
+                let verdict = match self.denied.contains(&(*from, *to)) {
+                    true => "drop",
+                    false => "accept",
+                };
+                let _ = writeln!(text, "\t\t{} daddr {net} {verdict}", family(net));
+            }
+            text.push_str("\t}\n");
+        }
+        text.push_str(
+            "\tchain policy {\n\t\ttype filter hook forward priority filter; policy accept;\n",
+        );
+        let interface = &self.interface;
+        let _ = writeln!(
+            text,
+            "\t\tiifname != \"{interface}\" oifname != \"{interface}\" accept"
+        );
+        for (net, class) in &self.prefixes {
+            let verdict = match strict(*class) {
+                true => format!("goto from_{class}"),
+                false => "accept".to_owned(),
+            };
+            let _ = writeln!(text, "\t\t{} saddr {net} {verdict}", family(net));
+        }
+        text.push_str("\t}\n");
+        text
+    }
+}
+
+fn family(net: &IpNet) -> &'static str {
+    match net {
+        IpNet::V4(_) => "ip",
+        IpNet::V6(_) => "ip6",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "a test that fails should panic")]
+    use super::*;
+
+    fn net(text: &str) -> IpNet {
+        text.parse().unwrap()
+    }
+
+    /// Class 1 is production, 2 a lab within it, 3 a partner: the lab and the partner may
+    /// not talk.
+    fn table(denied: bool) -> PolicyTable {
+        let prefixes = vec![
+            (net("10.0.0.0/16"), 1),
+            (net("10.200.7.0/24"), 2),
+            (net("10.201.0.0/16"), 3),
+        ];
+        PolicyTable::new(prefixes, 4, 1, |from, to| match (denied, from, to) {
+            (true, 2, 3) | (true, 3, 2) => Verdict::Deny(0),
+            _ => Verdict::Allow,
+        })
+    }
+
+    fn verdicts(denied: bool) -> Option<Verdicts> {
+        let cidrs = ["10.0.0.0/16", "10.200.0.0/16", "10.201.0.0/16"].map(net);
+        let interface = InterfaceName::new("ipsec0").unwrap();
+        Verdicts::among(cidrs, &table(denied), &interface)
+    }
+
+    #[test]
+    fn there_are_rules_only_where_something_is_denied() {
+        assert_eq!(verdicts(false), None);
+    }
+
+    #[test]
+    fn the_longest_prefix_decides_on_both_sides() {
+        let text = verdicts(true).unwrap().chains();
+        let expected = "\tchain from_2 {
+\t\tip daddr 10.200.7.0/24 accept
+\t\tip daddr 10.0.0.0/16 accept
+\t\tip daddr 10.200.0.0/16 accept
+\t\tip daddr 10.201.0.0/16 drop
+\t}
+\tchain from_3 {
+\t\tip daddr 10.200.7.0/24 drop
+\t\tip daddr 10.0.0.0/16 accept
+\t\tip daddr 10.200.0.0/16 accept
+\t\tip daddr 10.201.0.0/16 accept
+\t}
+\tchain policy {
+\t\ttype filter hook forward priority filter; policy accept;
+\t\tiifname != \"ipsec0\" oifname != \"ipsec0\" accept
+\t\tip saddr 10.200.7.0/24 goto from_2
+\t\tip saddr 10.0.0.0/16 accept
+\t\tip saddr 10.200.0.0/16 accept
+\t\tip saddr 10.201.0.0/16 goto from_3
+\t}
+";
+        assert_eq!(text, expected);
+    }
+}
