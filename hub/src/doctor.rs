@@ -8,12 +8,13 @@ use ipnet::{IpNet, Ipv4Net};
 use privnet_ec2::doctor::{Nearby, asked, fleet_secret, permitted};
 use privnet_ec2::{AwsClock, Discovery, Ec2Error, PartitionExamination, Reason, SdkContext, Vpc};
 use privnet_model::config::hub::{
-    DiscoveryConfig, HubConfig, IkeCredentials, SecretSource, SiteLink,
+    DiscoveryConfig, HubConfig, IkeCredentials, SecretSource, SiteConfig, SiteLink,
 };
 use privnet_model::doctor::{Area, Finding, Verdict, quoted_tag};
 use privnet_model::instance::{InstanceDescription, Traffic, UDP};
-use privnet_model::inventory::Identity;
-use privnet_model::status::{Role, Status};
+use privnet_model::inventory::{Identity, Transport};
+use privnet_model::ipsec::IKE_PORTS;
+use privnet_model::status::{Role, Status, Tunnel};
 use privnet_reconcile::doctor::instance::{self, AddressNeed};
 use privnet_reconcile::doctor::network_acl::{self, Opening, Sample};
 use privnet_reconcile::doctor::permission::{self, Need};
@@ -77,7 +78,9 @@ fn subject(config: &HubConfig) -> Subject {
         };
         Some((format!("{what} of {}", site.name), path))
     });
+    let by_ipsec = |site: &SiteConfig| matches!(site.link, SiteLink::Ipsec(_));
     Subject {
+        charon: (config.sites.iter().any(by_ipsec)).then(|| config.ipsec.socket.clone()),
         role: Role::Hub,
         privnet: config.privnet.clone(),
         nat: None,
@@ -281,7 +284,11 @@ async fn groups(
     };
     let port = config.listen_port;
     let tunnels = status.into_iter().flat_map(|status| &status.tunnels);
-    let peers = tunnels.filter_map(|tunnel| Some(IpNet::from(tunnel.endpoint?.ip())));
+    let (by_ipsec, tunnels): (Vec<&Tunnel>, Vec<&Tunnel>) =
+        tunnels.partition(|tunnel| tunnel.transport == Transport::Ipsec);
+    let address = |tunnel: &&Tunnel| Some(IpNet::from(tunnel.endpoint?.ip()));
+    let ike_peers: Vec<IpNet> = by_ipsec.iter().filter_map(address).collect();
+    let peers = tunnels.iter().filter_map(address);
     let peers: Vec<IpNet> = peers.filter(|peer| peer.addr().is_ipv4()).collect();
     // Who lets in the spokes that there are, and nobody else, has chosen to.
     let anybody = security_group::passes(&groups, &tunnels_from(port, &[EVERYWHERE]));
@@ -309,7 +316,15 @@ async fn groups(
             }
         }
     };
-    vec![
+    let ike = IKE_PORTS.map(|port| {
+        let passage = Passage {
+            check: "security group, IPsec",
+            consequence: "no IPsec tunnel comes up",
+            ..tunnels_from(port, &ike_peers)
+        };
+        (!ike_peers.is_empty()).then(|| security_group::passes(&groups, &passage))
+    });
+    let rest = vec![
         tunnels,
         security_group::passes(
             &groups,
@@ -335,7 +350,8 @@ async fn groups(
                 vital: true,
             },
         ),
-    ]
+    ];
+    rest.into_iter().chain(ike.into_iter().flatten()).collect()
 }
 
 async fn acl(config: &HubConfig, vpc: &Vpc, described: &InstanceDescription) -> Vec<Finding> {

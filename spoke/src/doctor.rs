@@ -71,12 +71,14 @@ async fn peers(config: &SpokeConfig, session: bool) -> Vec<Finding> {
 }
 
 fn subject(config: &SpokeConfig) -> Subject {
-    let has_tunnel = config.transport != Transport::None;
+    let by_ipsec = config.transport == Transport::Ipsec;
     Subject {
         role: Role::Spoke,
         privnet: config.privnet.clone(),
         nat: Some(config.nat.clone()),
-        tunnel: has_tunnel.then(|| (config.interface.clone(), config.mtu)),
+        tunnel: (config.transport == Transport::Wireguard)
+            .then(|| (config.interface.clone(), config.mtu)),
+        charon: by_ipsec.then(|| config.ipsec.socket.clone()),
         self_test: config.routes.is_some() && !config.self_test.targets.is_empty(),
         private_key: config.private_key.clone(),
         preshared_key: config.preshared_key.clone(),

@@ -85,6 +85,14 @@ impl Keeper {
         Self { wanted: want, seen }
     }
 
+    /// Which charon it is that listens there, and who does ESP.
+    ///
+    /// # Errors
+    /// Nobody listens, or it is no charon.
+    pub async fn about(socket: &Path) -> Result<(String, EspStatus), ViciError> {
+        about(&Charon::connect(socket).await?).await
+    }
+
     /// Wants these from now on.
     pub fn want(&self, wanted: Wanted) {
         self.wanted.send_if_modified(|before| {
@@ -224,17 +232,12 @@ struct Session {
 impl Session {
     async fn open(socket: &Path) -> Result<Self, ViciError> {
         let charon = Charon::connect(socket).await?;
-        let version = charon.version().await?;
-        let plugins = charon.stats().await?.plugins;
-        let esp = match plugins.contains("kernel-libipsec") {
-            true => EspStatus::Userspace,
-            false => EspStatus::Kernel,
-        };
+        let (version, esp) = about(&charon).await?;
         // Before anything is asked of it: what it leads to must not be missed.
         let events = charon.association_events().await?;
         let log = charon.log().await?;
         Ok(Self {
-            version: format!("{} {}", version.daemon, version.version),
+            version,
             charon,
             esp,
             events,
@@ -480,6 +483,16 @@ impl Session {
         };
         tell(seen, told);
     }
+}
+
+async fn about(charon: &Charon) -> Result<(String, EspStatus), ViciError> {
+    let version = charon.version().await?;
+    let plugins = charon.stats().await?.plugins;
+    let esp = match plugins.contains("kernel-libipsec") {
+        true => EspStatus::Userspace,
+        false => EspStatus::Kernel,
+    };
+    Ok((format!("{} {}", version.daemon, version.version), esp))
 }
 
 /// What is to be done next.

@@ -20,6 +20,10 @@ pub use failure::{IkeFailure, Side};
 pub use secret::{CertificateKey, IkeSecret, IkeSecretError};
 pub use security_association::{ChildSa, ChildState, IkeSa, IkeState, Nat, Traffic, UniqueId};
 
+/// The UDP ports of IKE: where it begins, and where it and ESP go on when there is a NAT
+/// or one is pretended (RFC 3947).
+pub const IKE_PORTS: [u16; 2] = [500, 4500];
+
 /// What our connections' names in charon begin with. Those of others are not
 /// touched.
 const PREFIX: &str = "privnet-";

@@ -77,6 +77,8 @@ pub struct Subject {
     pub nat: Option<NatConfig>,
     /// Name and MTU of the tunnel interface, if there is to be one.
     pub tunnel: Option<(String, u16)>,
+    /// charon's socket, where the config has IPsec tunnels.
+    pub charon: Option<PathBuf>,
     /// Whether NAT egress is tested.
     pub self_test: bool,
     /// The private key's file.

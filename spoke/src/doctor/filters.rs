@@ -7,6 +7,7 @@ use privnet_ec2::doctor::asked;
 use privnet_model::doctor::Finding;
 use privnet_model::instance::{InstanceDescription, TCP, Traffic, UDP};
 use privnet_model::inventory::Transport;
+use privnet_model::ipsec::IKE_PORTS;
 use privnet_model::vpc::Siblings;
 use privnet_reconcile::doctor::network_acl::{self, Opening, Sample};
 use privnet_reconcile::doctor::permission;
@@ -83,6 +84,23 @@ impl Surroundings<'_> {
                 },
             ));
         }
+        for hub in &self.config.ipsec_hubs {
+            let at = [IpNet::from(hub.endpoint)];
+            findings.extend(IKE_PORTS.map(|port| {
+                security_group::passes(
+                    &groups,
+                    &Passage {
+                        check: "security group, to the hub",
+                        consequence: "there is no tunnel",
+                        direction: Direction::Out,
+                        traffic: Traffic::port(UDP, port),
+                        with: &at,
+                        siblings: false,
+                        vital: true,
+                    },
+                )
+            }));
+        }
         let takeover = self
             .config
             .routes
@@ -145,6 +163,12 @@ impl Surroundings<'_> {
             sample("what goes to the hub", true, there, ip, Opening::Peer);
             let own = Traffic::port(UDP, self.config.listen_port);
             sample("what comes from the hub", false, own, ip, Opening::Peer);
+        }
+        for hub in &self.config.ipsec_hubs {
+            let there = Traffic::port(UDP, IKE_PORTS[1]);
+            let ip = hub.endpoint;
+            sample("what goes to the hub", true, there, ip, Opening::Peer);
+            sample("what comes from the hub", false, there, ip, Opening::Peer);
         }
         network_acl::network_acl(&acl, &samples)
     }

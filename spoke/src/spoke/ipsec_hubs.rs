@@ -10,8 +10,8 @@ use ipnet::IpNet;
 use privnet_model::config::spoke::IpsecHubConfig;
 use privnet_model::inventory::Transport;
 use privnet_model::ipsec::{
-    Authentication, ConnectionName, Encapsulation, EspBackEnd, IkeCredential, IkeRole, IpsecTunnel,
-    Proposals, Times, TunnelEnd,
+    Authentication, ConnectionName, Encapsulation, EspBackEnd, IKE_PORTS, IkeCredential, IkeRole,
+    IpsecTunnel, Proposals, Times, TunnelEnd,
 };
 use privnet_model::status::{Origin, Reason};
 use privnet_reconcile::fleet::{Obstacle, PlannedIpsec, PlannedTunnel, SPOKE_DEAD_PEER_DELAY};
@@ -25,9 +25,6 @@ use super::Spoke;
 /// answered by then, unless packets are lost: charon repeats its first message after a
 /// second.
 const PATIENCE: Duration = Duration::from_secs(4);
-
-/// Where IKE begins.
-const IKE_PORT: u16 = 500;
 
 /// Which hub is used.
 #[derive(Debug, Default)]
@@ -160,7 +157,7 @@ impl Spoke {
             address: None,
             site: None,
             transport: Transport::Ipsec,
-            endpoint: Some(SocketAddr::new(hub.endpoint, IKE_PORT)),
+            endpoint: Some(SocketAddr::new(hub.endpoint, IKE_PORTS[0])),
             public_key: None,
             preshared_key: None,
             beside: None,

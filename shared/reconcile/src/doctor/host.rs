@@ -6,7 +6,7 @@ use std::path::Path;
 
 use privnet_model::doctor::{Area, Finding, quoted};
 use privnet_model::offload::{Offload, OffloadObstacle};
-use privnet_model::status::{ConnectionUse, FlowtableState, Role};
+use privnet_model::status::{ConnectionUse, EspStatus, FlowtableState, Role};
 
 use super::{Known, service};
 use crate::ruleset::{LoadedRuleset, Ruleset};
@@ -50,6 +50,16 @@ pub fn tun(opened: &Known<()>) -> Finding {
         Err(why) => Finding::wrong(AREA, check, why.clone())
             .mend("modprobe tun")
             .mend("echo tun > /etc/modules-load.d/privnet.conf   # at each boot"),
+    }
+}
+
+/// strongSwan, where the config has IPsec tunnels: its program, and who does ESP.
+pub fn charon(asked: &Known<(String, EspStatus)>) -> Finding {
+    let check = "strongSwan";
+    match asked {
+        Ok((version, esp)) => Finding::ok(AREA, check, format!("{version}, {esp}")),
+        Err(why) => Finding::wrong(AREA, check, why.clone())
+            .mend("systemctl enable --now strongswan   # packages and settings: ami/IPSEC.md"),
     }
 }
 
@@ -152,8 +162,14 @@ pub fn sysctls(
     findings
 }
 
-/// The table `inet privnet`, against what it should be: any of these.
-pub fn ruleset(wanted: &[Ruleset], loaded: &Known<Option<LoadedRuleset>>, role: Role) -> Finding {
+/// The table `inet privnet`, against what it should be: any of these, or with
+/// `open_ended` more, which only the daemon knows.
+pub fn ruleset(
+    wanted: &[Ruleset],
+    loaded: &Known<Option<LoadedRuleset>>,
+    role: Role,
+    open_ended: bool,
+) -> Finding {
     let check = "nftables rules";
     let loaded = match loaded {
         Ok(loaded) => loaded,
@@ -167,7 +183,7 @@ pub fn ruleset(wanted: &[Ruleset], loaded: &Known<Option<LoadedRuleset>>, role: 
         None => Finding::wrong(AREA, check, "there is no table inet privnet")
             .mend(format!("systemctl restart {service}"))
             .mend(format!("journalctl -u {service} -n 30")),
-        Some(LoadedRuleset::Intact(print)) if fingerprints.contains(print) => {
+        Some(LoadedRuleset::Intact(print)) if open_ended || fingerprints.contains(print) => {
             Finding::ok(AREA, check, "in place, and as they were loaded")
         }
         Some(LoadedRuleset::Intact(_)) => {

@@ -18,9 +18,6 @@ use privnet_model::status::Reason;
 
 use super::{FleetInput, Obstacle, PlannedIpsec, PlannedTunnel, Site, SiteSecret};
 
-/// Where IKE begins.
-pub(crate) const IKE_PORT: u16 = 500;
-
 /// The connection of a spoke.
 pub(super) fn connection(instance: &InstanceId) -> Option<ConnectionName> {
     ConnectionName::of(instance.as_str()).ok()

@@ -7,10 +7,11 @@ use jiff::Timestamp;
 use privnet_model::config::hub::{ProofMode, SiteLink};
 use privnet_model::id::{InstanceId, VpcId};
 use privnet_model::inventory::{Partition, PartitionView, Pin, Proof, SpokeRecord, Transport};
+use privnet_model::ipsec::IKE_PORTS;
 use privnet_model::key::PublicKey;
 use privnet_model::status::{Note, Origin, Reason};
 
-use super::ipsec::{self, IKE_PORT};
+use super::ipsec;
 use super::{
     DEFAULT_PORT, FleetInput, KEEPALIVE, KeyBeside, Obstacle, PlannedTunnel, Site, SiteSecret,
     TunnelId,
@@ -145,7 +146,7 @@ pub(super) fn site_tunnel(site: &Site) -> PlannedTunnel {
             transport: Transport::Ipsec,
             endpoint: link
                 .endpoint
-                .map(|address| SocketAddr::new(address, IKE_PORT)),
+                .map(|address| SocketAddr::new(address, IKE_PORTS[0])),
             ..tunnel
         },
     }
@@ -153,7 +154,7 @@ pub(super) fn site_tunnel(site: &Site) -> PlannedTunnel {
 
 fn port(record: &SpokeRecord) -> u16 {
     match record.transport {
-        Transport::Ipsec => IKE_PORT,
+        Transport::Ipsec => IKE_PORTS[0],
         Transport::Wireguard | Transport::None => record.port.unwrap_or(DEFAULT_PORT),
     }
 }

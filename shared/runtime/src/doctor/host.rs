@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use std::path::Path;
 
 use privnet_host::{Host, HostError, MacAddress};
+use privnet_ipsec::Keeper as IpsecKeeper;
 use privnet_model::config::hub::SecretSource;
 use privnet_model::doctor::{Area, Finding};
 use privnet_model::inventory::Identity;
@@ -63,7 +64,7 @@ async fn in_time(check: &str, found: impl Future<Output = Vec<Finding>>) -> Vec<
 /// What kernel and processes are able to do.
 async fn abilities(subject: &Subject, asked: &Asked) -> Vec<Finding> {
     let host = Host::new();
-    let (release, tun, nat, own, of_daemon) = tokio::join!(
+    let (release, tun, nat, own, of_daemon, charon) = tokio::join!(
         within(PATIENCE, async { told(host.release().await) }),
         within(PATIENCE, async { told(host.tun().await) }),
         within(PATIENCE, async { Ok(host.nat().await) }),
@@ -72,6 +73,11 @@ async fn abilities(subject: &Subject, asked: &Asked) -> Vec<Finding> {
             let process = asked.process?;
             let capabilities = async { told(host.capabilities(Some(process)).await) };
             Some(within(PATIENCE, capabilities).await)
+        },
+        async {
+            let socket = subject.charon.as_ref()?;
+            let about = async { told(IpsecKeeper::about(socket).await) };
+            Some(within(PATIENCE, about).await)
         },
     );
     let tun = tun.map_err(|why| format!("/dev/net/tun: {why}"));
@@ -90,6 +96,7 @@ async fn abilities(subject: &Subject, asked: &Asked) -> Vec<Finding> {
         tun,
         Some(nat),
         Some(capabilities),
+        charon.as_ref().map(host::charon),
     ]
     .into_iter()
     .flatten()
@@ -147,7 +154,12 @@ async fn router(subject: &Subject, identity: &Known<Identity>, asked: &Asked) ->
     let (is, loaded) = tokio::join!(is, loaded);
     findings.extend(host::sysctls(&settings, &is, subject.role));
     findings.push(match desired {
-        Ok(desired) => host::ruleset(&wanted(desired), &loaded, subject.role),
+        Ok(desired) => host::ruleset(
+            &wanted(desired),
+            &loaded,
+            subject.role,
+            subject.charon.is_some(),
+        ),
         Err(why) => {
             let why = format!("what they should be follows from the instance metadata: {why}");
             Finding::not_checked(Area::Host, "nftables rules", why)

@@ -130,7 +130,8 @@ fn rules_are_known_by_their_seal() {
     };
     let intact = |rules: &Ruleset| Ok(Some(LoadedRuleset::Intact(rules.fingerprint())));
     let wanted = [plain.clone(), other.clone()];
-    let judged = |wanted: &[Ruleset], loaded| verdict(&ruleset(wanted, &loaded, Role::Spoke));
+    let judged =
+        |wanted: &[Ruleset], loaded| verdict(&ruleset(wanted, &loaded, Role::Spoke, false));
     assert_eq!(judged(&wanted, intact(&plain)), Verdict::Ok);
     assert_eq!(judged(&wanted, intact(&other)), Verdict::Ok);
     assert_eq!(judged(&wanted[..1], intact(&other)), Verdict::Warning);
