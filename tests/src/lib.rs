@@ -12,11 +12,14 @@
 
 pub mod address_fabric;
 pub mod charon;
+pub mod cloudformation;
 pub mod cpu;
 pub mod daemon;
 pub mod deployment;
 pub mod fault_proxy;
 pub mod iam;
+#[cfg(test)]
+mod iam_coverage;
 pub mod imds;
 mod internet;
 pub mod iperf;

@@ -61,6 +61,16 @@ pub fn moto_server() -> Result<PathBuf> {
     Ok(path)
 }
 
+/// The Python that moto runs in, with all that it needs (of which one is cfn-lint).
+pub fn moto_python() -> Result<PathBuf> {
+    let server = moto_server()?;
+    let python = server.with_file_name("python3");
+    if !python.is_file() {
+        bail!("{} is missing (make setup installs it)", python.display());
+    }
+    Ok(python)
+}
+
 /// The path of an installed tool.
 pub fn tool(name: &str) -> Result<PathBuf> {
     require_tools(&[name])?;
