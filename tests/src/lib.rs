@@ -31,6 +31,8 @@ pub mod process;
 pub mod programs;
 pub mod requests;
 pub mod scale;
+#[cfg(test)]
+mod terraform;
 pub mod topology;
 pub mod tuning;
 pub mod vpc_fabric;
