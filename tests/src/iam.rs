@@ -543,6 +543,9 @@ mod tests {
                 let judge = |who| organization(who, action, &[("aws:TagKeys", keys)]);
                 assert_eq!(judge(DEVELOPER), Verdict::Denied, "{action} {keys:?}");
                 assert_eq!(judge(SPOKE_ROLE), Verdict::Silent);
+                // As the deployment templates name it.
+                let named = format!("{SPOKE_ROLE}-us-west-2-a");
+                assert_eq!(judge(&named), Verdict::Silent);
                 assert_eq!(judge(PIPELINE), Verdict::Silent);
                 assert_eq!(
                     judge("arn:aws:iam::111122223333:role/team/privnet-launch"),
