@@ -16,7 +16,7 @@ variable "image_id" {
 variable "instance_type" {
   description = "Its size: the network bandwidth of the type is the most that the hub can relay."
   type        = string
-  default     = "c7gn.medium"
+  default     = "c6in.large"
 }
 
 variable "public_subnet_id" {

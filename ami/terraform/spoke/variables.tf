@@ -15,7 +15,7 @@ variable "image_id" {
 variable "instance_type" {
   description = "Their size: the network bandwidth of the type is the most that one can pass on."
   type        = string
-  default     = "t4g.small"
+  default     = "t3.small"
 }
 
 variable "vpc_id" {
