@@ -43,6 +43,7 @@ lint: setup
 	cargo clippy $(ALL) -- -D warnings
 	RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --lib --examples --locked
 	cargo deny --all-features --locked check bans licenses sources
+	cfn-lint ami/cloudformation/*.yaml
 	@tests/advisories
 
 build: setup

@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use futures_util::future::join_all;
 use ipnet::{IpNet, Ipv4Net};
-use privnet_ec2::doctor::{Nearby, asked, fleet_secret, permitted};
+use privnet_ec2::doctor::{Nearby, asked, fleet_secret, hub_key, permitted};
 use privnet_ec2::{AwsClock, Discovery, Ec2Error, PartitionExamination, Reason, SdkContext, Vpc};
 use privnet_model::config::hub::{
     DiscoveryConfig, HubConfig, IkeCredentials, SecretSource, SiteConfig, SiteLink,
@@ -115,16 +115,24 @@ async fn aws(
             Some(SecretSource::File(_)) | None => None,
         }
     };
-    let (dns, examined, outside, secret) = tokio::join!(
+    let key = async {
+        let name = config.private_key_parameter.as_ref()?;
+        let interface = status.and_then(|status| status.interface.as_ref());
+        let in_use = interface.map(|interface| interface.public_key);
+        Some(hub_key(&context, &identity.region, name, in_use, PATIENCE).await)
+    };
+    let (dns, examined, outside, secret, key) = tokio::join!(
         doctor::dns(&endpoint),
         discovery.examine(AFTERWARDS),
         outside(config, identity, &context, status),
         secret,
+        key,
     );
     let mut findings = vec![dns];
     let partition = |examined| partition(examined, &config.discovery);
     findings.extend(examined.iter().flat_map(partition));
     findings.extend(secret);
+    findings.extend(key);
     // One that did not answer may have some.
     if examined.iter().all(|it| it.spokes.is_ok()) {
         let found = examined.iter().flat_map(|it| &it.spokes).sum();

@@ -44,6 +44,7 @@ use crate::tally::Tally;
 
 mod answers;
 mod decision;
+mod own_key;
 mod reload;
 mod report;
 mod rotation;
@@ -116,6 +117,10 @@ impl Daemon for Hub {
         &config.private_key
     }
 
+    fn makes_key(config: &HubConfig) -> bool {
+        config.private_key_parameter.is_none()
+    }
+
     fn log(config: &HubConfig) -> &str {
         &config.log
     }
@@ -135,9 +140,7 @@ impl Daemon for Hub {
         file: ConfigFile,
         events: &mut Events,
     ) -> Result<Option<Self>> {
-        let private_key = key_file::load_or_create(&config.private_key)?;
-        let public_key = private_key.public();
-        let next_key = key_file::read_next(&config.private_key)?.map(|key| key.public());
+        let own_key = own_key::in_file(&config)?;
         let sites = load_sites(&config.sites)?;
         let cache = Cache::at(&config.state);
         let cached = cache.load();
@@ -146,6 +149,16 @@ impl Daemon for Hub {
             identity = who_am_i(&imds, cached.as_ref()) => identity?,
             () = events.stop() => return Ok(None),
         };
+        let private_key = match (own_key, &config.private_key_parameter) {
+            (Some(key), _) => key,
+            (None, None) => key_file::read_private_key(&config.private_key)?,
+            (None, Some(name)) => tokio::select! {
+                key = own_key::fetch(&config, name, &identity.region) => key?,
+                () = events.stop() => return Ok(None),
+            },
+        };
+        let public_key = private_key.public();
+        let next_key = key_file::read_next(&config.private_key)?.map(|key| key.public());
         info!(
             version = env!("CARGO_PKG_VERSION"),
             instance = %identity.instance,

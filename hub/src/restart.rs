@@ -6,7 +6,11 @@ use privnet_model::config::hub::HubConfig;
 pub(crate) fn needs_restart(old: &HubConfig, new: &HubConfig) -> Vec<&'static str> {
     [
         ("listen_port", old.listen_port != new.listen_port),
-        ("private_key", old.private_key != new.private_key),
+        (
+            "private_key",
+            old.private_key != new.private_key
+                || old.private_key_parameter != new.private_key_parameter,
+        ),
         ("interface", old.interface != new.interface),
         ("mtu", old.mtu != new.mtu),
         ("workers", old.workers != new.workers),

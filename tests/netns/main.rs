@@ -30,7 +30,9 @@ mod spoke_nat;
 mod star;
 mod static_site;
 mod takeover;
+mod templates;
 mod traffic;
+mod upgrades;
 mod userspace_api;
 mod vpc_routes;
 mod wireguard_interop;
@@ -163,6 +165,11 @@ const TESTS: &[Test] = tests![
     takeover::a_spoke_that_flaps_loses_its_routes_for_longer_each_time,
     takeover::a_missing_permission_is_named_and_everything_else_goes_on,
     takeover::a_planned_stop_loses_one_request_at_most,
+    templates::the_hub_of_a_template_finds_the_spokes_of_another,
+    templates::the_whole_cloud_is_made_from_one_document,
+    templates::every_role_may_do_what_ami_iam_says_and_its_user_data_is_valid,
+    upgrades::a_hub_that_is_upgraded_is_missed_for_less_than_three_seconds,
+    upgrades::a_spoke_that_is_upgraded_in_place_goes_on_with_nat,
     userspace_api::every_request_has_the_answer_and_the_effect_that_wireguard_go_gives_it,
     userspace_api::one_request_sets_130_000_allowed_ips_under_traffic_and_get_returns_all,
     userspace_api::clients_at_one_time_each_get_what_they_asked_for,

@@ -7,11 +7,15 @@
 //! operators must all hold; a missing key fails a condition, but satisfies a
 //! negated one and `ForAllValues`; the segments of an ARN are compared one by one.
 
-use std::collections::BTreeMap;
+mod comparison;
+
+use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::{Context, Result, bail};
 use privnet_model::config::hub::Glob;
 use serde_json::Value;
+
+pub use comparison::says_the_same;
 
 /// The hub's permissions.
 pub const HUB: &str = include_str!("../../ami/iam/hub-policy.json");
@@ -23,6 +27,10 @@ pub const ROUTES: &str = include_str!("../../ami/iam/routes-policy.json");
 pub const SOURCE_DEST_CHECK: &str = include_str!("../../ami/iam/source-dest-check-policy.json");
 /// What it needs in addition to have an Elastic IP.
 pub const ADDRESS: &str = include_str!("../../ami/iam/address-policy.json");
+/// What both need in addition to read the fleet's secret in SSM.
+pub const SECRET: &str = include_str!("../../ami/iam/secret-policy.json");
+/// What the hub needs in addition to read its private key there.
+pub const HUB_KEY: &str = include_str!("../../ami/iam/hub-key-policy.json");
 /// What hub and spokes need in addition for all that `doctor` looks at.
 pub const DOCTOR: &str = include_str!("../../ami/iam/doctor-policy.json");
 /// Who may have the hub's and the spokes' role.
@@ -78,12 +86,8 @@ pub enum Verdict {
 /// What a policy says of a request.
 pub fn judge(policy: &str, request: &Request) -> Result<Verdict> {
     let policy: Value = serde_json::from_str(policy).context("the policy is no JSON")?;
-    let statements = policy
-        .get("Statement")
-        .and_then(Value::as_array)
-        .context("the policy has no list of statements")?;
     let mut verdict = Verdict::Silent;
-    for statement in statements {
+    for statement in statements(&policy)? {
         if !applies(statement, request).with_context(|| statement.to_string())? {
             continue;
         }
@@ -94,6 +98,41 @@ pub fn judge(policy: &str, request: &Request) -> Result<Verdict> {
         }
     }
     Ok(verdict)
+}
+
+/// The actions that a policy allows or denies, `service:Action` each.
+pub fn actions(policy: &str) -> Result<BTreeSet<String>> {
+    let policy: Value = serde_json::from_str(policy).context("the policy is no JSON")?;
+    let mut actions = BTreeSet::new();
+    for statement in statements(&policy)? {
+        let of_it = texts(statement.get("Action").context("no Action")?)?;
+        actions.extend(of_it.into_iter().map(str::to_owned));
+    }
+    Ok(actions)
+}
+
+/// The actions that the policies of ours allow somebody.
+pub fn all_actions() -> Result<BTreeSet<String>> {
+    let all = [
+        HUB,
+        HUB_KEY,
+        SPOKE,
+        ROUTES,
+        SOURCE_DEST_CHECK,
+        ADDRESS,
+        SECRET,
+        DOCTOR,
+        DISCOVERY,
+    ];
+    let all = all.into_iter().map(actions).collect::<Result<Vec<_>>>()?;
+    Ok(all.into_iter().flatten().collect())
+}
+
+fn statements(policy: &Value) -> Result<&Vec<Value>> {
+    policy
+        .get("Statement")
+        .and_then(Value::as_array)
+        .context("the policy has no list of statements")
 }
 
 fn applies(statement: &Value, request: &Request) -> Result<bool> {
@@ -504,6 +543,9 @@ mod tests {
                 let judge = |who| organization(who, action, &[("aws:TagKeys", keys)]);
                 assert_eq!(judge(DEVELOPER), Verdict::Denied, "{action} {keys:?}");
                 assert_eq!(judge(SPOKE_ROLE), Verdict::Silent);
+                // As the deployment templates name it.
+                let named = format!("{SPOKE_ROLE}-us-west-2-a");
+                assert_eq!(judge(&named), Verdict::Silent);
                 assert_eq!(judge(PIPELINE), Verdict::Silent);
                 assert_eq!(
                     judge("arn:aws:iam::111122223333:role/team/privnet-launch"),

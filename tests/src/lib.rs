@@ -12,11 +12,14 @@
 
 pub mod address_fabric;
 pub mod charon;
+pub mod cloudformation;
 pub mod cpu;
 pub mod daemon;
 pub mod deployment;
 pub mod fault_proxy;
 pub mod iam;
+#[cfg(test)]
+mod iam_coverage;
 pub mod imds;
 mod internet;
 pub mod iperf;
@@ -28,6 +31,8 @@ pub mod process;
 pub mod programs;
 pub mod requests;
 pub mod scale;
+#[cfg(test)]
+mod terraform;
 pub mod topology;
 pub mod tuning;
 pub mod vpc_fabric;

@@ -89,6 +89,10 @@ impl LongPing {
             let Some((_, rest)) = line.split_once("icmp_seq=") else {
                 continue;
             };
+            // Where no tunnel is, a gateway says so: that is no answer.
+            if line.ends_with("Unreachable") {
+                continue;
+            }
             ensure!(line.contains("bytes from"), "{line}");
             let number: String = rest.chars().take_while(char::is_ascii_digit).collect();
             let (_, time) = line.split_once("time=").with_context(|| line.to_owned())?;

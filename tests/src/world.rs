@@ -15,11 +15,12 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use privnet_model::id::{Region, VpcId};
 
 use crate::daemon::{self, Daemon};
 use crate::fault_proxy::Control;
+use crate::iam;
 use crate::imds::Metadata;
 use crate::internet::{Internet, Link};
 use crate::moto::{self, Ec2, SubnetId};
@@ -381,8 +382,16 @@ impl World {
             .with_context(|| format!("no daemon on {name}"))
     }
 
-    /// An error if a daemon or a server of the world has ended by itself.
+    /// An error if a daemon or a server of the world has ended by itself, or a daemon
+    /// has asked AWS for what no policy of `ami/iam` allows.
     pub fn check(&mut self) -> Result<()> {
+        // Whom the credentials are of may be asked by whoever has them.
+        let mut allowed = iam::all_actions()?;
+        allowed.insert("sts:GetCallerIdentity".to_owned());
+        for call in self.faults.calls()? {
+            let action = format!("{}:{}", call.service, call.action);
+            ensure!(allowed.contains(&action), "a daemon asked for {action}");
+        }
         for daemon in self.daemons.values_mut() {
             daemon.process.check()?;
         }

@@ -46,13 +46,22 @@ impl Hub {
         // The preshared keys follow from it.
         self.decide_anew();
         self.reconcile().await;
+        let elsewhere = match &self.config.private_key_parameter {
+            Some(name) => format!(
+                ". Put the key of {} into the SSM parameter {name} as well: the next instance has \
+                 it from there",
+                file.display()
+            ),
+            None => String::new(),
+        };
         Ok(RotateAnswer {
             public_key,
             next: None,
             text: "tunnels move to the new key as they handshake, within two minutes; sessions of \
                    the old one live on until then. Spokes that do not know the new key are cut off \
                    after three minutes: `tunnels list` shows them"
-                .to_owned(),
+                .to_owned()
+                + &elsewhere,
         })
     }
 }

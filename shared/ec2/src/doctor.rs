@@ -1,11 +1,12 @@
 //! What `doctor` asks AWS on hub and spoke alike, made into facts and findings: the
-//! metadata service, the clock, the fleet's secret, and what keeps EC2 from answering.
+//! metadata service, the clock, the secrets in SSM, and what keeps EC2 from answering.
 
 use std::time::{Duration, SystemTime};
 
 use privnet_model::doctor::{Area, Finding};
 use privnet_model::id::Region;
 use privnet_model::inventory::Identity;
+use privnet_model::key::PublicKey;
 use privnet_reconcile::doctor::clock::{self, Keeper, Offset};
 use privnet_reconcile::doctor::permission::{self, Answer, Asked, Refusal};
 use privnet_reconcile::doctor::{Known, Names, metadata};
@@ -15,7 +16,7 @@ use crate::clock::{AwsClock, ToldTime};
 use crate::context::SdkContext;
 use crate::error::Ec2Error;
 use crate::imds::{Imds, ImdsError};
-use crate::secret::ParameterStore;
+use crate::secret::{ParameterStore, SecretFetchError};
 use crate::tokenless::Tokenless;
 use crate::vpc::Permission;
 
@@ -145,12 +146,54 @@ pub async fn fleet_secret(
     name: &str,
     patience: Duration,
 ) -> Finding {
-    let check = "fleet secret";
     let store = ParameterStore::new(context, region);
+    let read = async { store.fleet_secret(name).await.map(drop) };
+    let finding = parameter("fleet secret", "secret-policy.json", name, read, patience);
+    finding.await
+}
+
+/// Whether the hub's private key can be had from there, as the next instance will want
+/// it, and is the one `in_use`.
+pub async fn hub_key(
+    context: &SdkContext,
+    region: &Region,
+    name: &str,
+    in_use: Option<PublicKey>,
+    patience: Duration,
+) -> Finding {
+    let check = "private key";
+    let store = ParameterStore::new(context, region);
+    let mut found = None;
+    let read = async {
+        let key = store.private_key(name).await?;
+        found = Some(key.public());
+        Ok(())
+    };
+    let finding = parameter(check, "hub-key-policy.json", name, read, patience).await;
+    match (found, in_use) {
+        (Some(found), Some(in_use)) if found != in_use => {
+            let found = format!(
+                "SSM parameter {name} holds another key than this hub has: to an instance in its \
+                 place no spoke would answer"
+            );
+            let mend = format!("put the key whose public half is {in_use} into {name}");
+            Finding::wrong(Area::Aws, check, found).mend(mend)
+        }
+        _ => finding,
+    }
+}
+
+async fn parameter(
+    check: &str,
+    policy: &str,
+    name: &str,
+    read: impl Future<Output = Result<(), SecretFetchError>>,
+    patience: Duration,
+) -> Finding {
     let what = format!("ssm:GetParameter on {name}");
-    let mend = permission::allow(None, "secret-policy.json", &what);
-    match timeout(patience, store.fleet_secret(name)).await {
-        Ok(Ok(_)) => Finding::ok(
+    let mend = permission::allow(None, policy, &what);
+    match timeout(patience, read).await {
+        Ok(Ok(())) => Finding::ok(
             Area::Aws,
             check,
             format!("SSM parameter {name} can be read"),

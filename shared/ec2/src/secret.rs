@@ -1,4 +1,5 @@
-//! The fleet's secret, where it is a parameter of SSM's Parameter Store.
+//! The fleet's secret and the hub's key, where they are parameters of SSM's
+//! Parameter Store.
 //!
 //! One GetParameter of a SecureString. It is asked for once and not retried: who
 //! asks keeps what was known before, and comes again.
@@ -9,6 +10,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use privnet_model::id::Region;
+use privnet_model::key::{KeyError, PrivateKey};
 use privnet_model::secret::{FleetSecret, SecretError};
 use serde::Deserialize;
 use tokio::sync::OnceCell;
@@ -36,7 +38,7 @@ pub struct ParameterStore {
 /// A secret that is being read.
 pub type SecretRead = Pin<Box<dyn Future<Output = Result<FleetSecret, String>> + Send>>;
 
-/// Why the secret could not be had from the Parameter Store.
+/// Why a secret could not be had from the Parameter Store.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SecretFetchError {
     /// The parameter's name.
@@ -73,6 +75,8 @@ pub enum SecretFetchReason {
     },
     /// The parameter holds no fleet secret.
     NoSecret(SecretError),
+    /// The parameter holds no private key.
+    NoKey(KeyError),
     /// The answer makes no sense.
     Unreadable,
 }
@@ -112,14 +116,30 @@ impl ParameterStore {
     /// # Errors
     /// There is none, or it cannot be had now. The text never holds any of it.
     pub async fn fleet_secret(&self, name: &str) -> Result<FleetSecret, SecretFetchError> {
-        self.fetch(name).await.map_err(|reason| SecretFetchError {
+        let parse = |value: &str| value.parse().map_err(SecretFetchReason::NoSecret);
+        let secret = self.fetch(name).await.and_then(|value| parse(&value));
+        secret.map_err(|reason| self.error(name, reason))
+    }
+
+    /// The private key under this name, as `wg genkey` writes it, within 10 s.
+    ///
+    /// # Errors
+    /// There is none, or it cannot be had now. The text never holds any of it.
+    pub async fn private_key(&self, name: &str) -> Result<PrivateKey, SecretFetchError> {
+        let parse = |value: &str| value.trim_end().parse().map_err(SecretFetchReason::NoKey);
+        let key = self.fetch(name).await.and_then(|value| parse(&value));
+        key.map_err(|reason| self.error(name, reason))
+    }
+
+    fn error(&self, name: &str, reason: SecretFetchReason) -> SecretFetchError {
+        SecretFetchError {
             name: name.to_owned(),
             region: self.region.clone(),
             reason,
-        })
+        }
     }
 
-    async fn fetch(&self, name: &str) -> Result<FleetSecret, SecretFetchReason> {
+    async fn fetch(&self, name: &str) -> Result<Zeroizing<String>, SecretFetchReason> {
         let load = || SdkContext::load(&self.region);
         let context = self.context.get_or_init(load).await;
         let (url, _) = context.endpoint(Service::Ssm, &self.region);
@@ -140,7 +160,7 @@ impl ParameterStore {
 }
 
 /// Only what is asked for is read; no error repeats any of the rest.
-fn read(answer: &Answer) -> Result<FleetSecret, SecretFetchReason> {
+fn read(answer: &Answer) -> Result<Zeroizing<String>, SecretFetchReason> {
     if answer.status != 200 {
         return Err(refusal(answer));
     }
@@ -153,7 +173,7 @@ fn read(answer: &Answer) -> Result<FleetSecret, SecretFetchReason> {
         let kind = kind.chars().take(32).collect();
         return Err(SecretFetchReason::NotSecure { kind });
     }
-    value.parse().map_err(SecretFetchReason::NoSecret)
+    Ok(value)
 }
 
 fn refusal(answer: &Answer) -> SecretFetchReason {
@@ -225,6 +245,10 @@ impl fmt::Display for SecretFetchError {
                  another name"
             ),
             SecretFetchReason::NoSecret(error) => write!(f, "it holds no fleet secret: {error}"),
+            SecretFetchReason::NoKey(error) => write!(
+                f,
+                "it holds no private key, as `wg genkey` writes one: {error}"
+            ),
             SecretFetchReason::Unreadable => f.write_str("the answer makes no sense"),
         }
     }

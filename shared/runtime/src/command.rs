@@ -41,6 +41,10 @@ pub trait Daemon: Sized {
     fn parse(file: &str, text: &str) -> Result<Self::Config, ConfigErrors>;
     /// Where the private key is.
     fn private_key(config: &Self::Config) -> &Path;
+    /// Whether a key is made there when there is none, instead of fetched.
+    fn makes_key(_config: &Self::Config) -> bool {
+        true
+    }
     /// The log filter.
     fn log(config: &Self::Config) -> &str;
     /// Where its admin API answers and, if anywhere, the loopback address of its metrics.
@@ -214,7 +218,11 @@ fn check<D: Daemon>(file: &ConfigFile) -> Result<()> {
 
 fn public_key<D: Daemon>(file: &ConfigFile) -> Result<()> {
     let config = file.read::<D>()?;
-    let key = key_file::load_or_create(D::private_key(&config))?;
+    let path = D::private_key(&config);
+    let key = match D::makes_key(&config) {
+        true => key_file::load_or_create(path)?,
+        false => key_file::read_private_key(path)?,
+    };
     print(&key.public().to_string())
 }
 

@@ -139,10 +139,7 @@ pub fn load_or_create(path: &Path) -> Result<PrivateKey, KeyFileError> {
         .try_fill_bytes(random.as_mut_slice())
         .map_err(|error| failed("made: the kernel gives no random bytes")(error.into()))?;
     let key = PrivateKey::from_random(*random);
-    let mut line = Zeroizing::new(Vec::with_capacity(64));
-    line.extend_from_slice(key.to_base64().as_bytes());
-    line.push(b'\n');
-    match atomic_file::create(path, &line) {
+    match write_private_key(path, &key) {
         Ok(()) => {
             info!(path = %path.display(), public_key = %key.public(), "made a new private key");
             Ok(key)
@@ -150,6 +147,27 @@ pub fn load_or_create(path: &Path) -> Result<PrivateKey, KeyFileError> {
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => read_private_key(path),
         Err(error) => Err(failed("written")(error)),
     }
+}
+
+/// Puts a key that is kept elsewhere into its file, which must not exist.
+pub fn keep_private_key(path: &Path, key: &PrivateKey) -> Result<(), KeyFileError> {
+    write_private_key(path, key).map_err(|source| KeyFileError::Create {
+        path: path.to_owned(),
+        step: "written",
+        source,
+    })
+}
+
+fn write_private_key(path: &Path, key: &PrivateKey) -> io::Result<()> {
+    let mut line = Zeroizing::new(Vec::with_capacity(64));
+    line.extend_from_slice(key.to_base64().as_bytes());
+    line.push(b'\n');
+    atomic_file::create(path, &line)
+}
+
+/// The private key of this file, `None` when there is no such file.
+pub fn find_private_key(path: &Path) -> Result<Option<PrivateKey>, KeyFileError> {
+    read_key(path, true)
 }
 
 /// The private key of this file, which must exist.

@@ -3,9 +3,13 @@
 
 use std::time::{Duration, SystemTime};
 
+use privnet_model::doctor::Verdict;
+use privnet_model::key::PrivateKey;
+
 use super::answers::region;
 use super::moto::Moto;
 use super::server::{Reply, Server};
+use crate::doctor::hub_key;
 use crate::signed::{Request, Service};
 use crate::{CallError, ParameterStore, SdkContext, SecretFetchReason};
 
@@ -56,6 +60,48 @@ async fn a_secure_string_is_decrypted_and_whatever_else_there_is_is_refused() {
         assert!(shown.contains(said) && shown.contains(name), "{shown}");
         assert!(
             !shown.contains("hunter2") && !shown.contains("horse"),
+            "{shown}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_private_key_comes_as_it_was_put_and_nothing_else_passes_for_one() {
+    let moto = Moto::start().await;
+    let store = ParameterStore::new(&moto.context, &region("eu-west-1"));
+    let key = PrivateKey::from_random([7; 32]);
+    let line = format!("{}\n", *key.to_base64());
+    for (name, kind, value) in [
+        ("/privnet/hub", "SecureString", line.as_str()),
+        ("/privnet/open", "String", &line),
+        ("/privnet/psk", "SecureString", SECRET),
+    ] {
+        put(&moto.context, name, kind, value).await;
+    }
+    let found = store.private_key("/privnet/hub").await.unwrap();
+    assert_eq!(found.public(), key.public());
+    let other = PrivateKey::from_random([8; 32]).public();
+    for (name, in_use, verdict) in [
+        ("/privnet/hub", None, Verdict::Ok),
+        ("/privnet/hub", Some(key.public()), Verdict::Ok),
+        ("/privnet/hub", Some(other), Verdict::Wrong),
+        ("/privnet/none", Some(key.public()), Verdict::Wrong),
+    ] {
+        let region = region("eu-west-1");
+        let patience = Duration::from_secs(10);
+        let finding = hub_key(&moto.context, &region, name, in_use, patience).await;
+        assert_eq!(finding.verdict, verdict, "{finding:?}");
+    }
+    for (name, said) in [
+        ("/privnet/none", "there is none"),
+        ("/privnet/open", "it is a String, expected a SecureString"),
+        ("/privnet/psk", "it holds no private key"),
+    ] {
+        let error = store.private_key(name).await.unwrap_err();
+        let shown = format!("{error} {error:?}");
+        assert!(shown.contains(said) && shown.contains(name), "{shown}");
+        assert!(
+            !shown.contains("horse") && !shown.contains(line.trim_end()),
             "{shown}"
         );
     }

@@ -13,6 +13,7 @@ use crate::inventory::{PORT_TAG, PUBLIC_KEY_TAG, TRANSPORT_TAG};
 const HUB: &str = include_str!("../../../../ami/hub.toml");
 const SPOKE: &str = include_str!("../../../../ami/spoke.toml");
 const SPOKE_POLICY: &str = include_str!("../../../../ami/iam/spoke-policy.json");
+const HUB_KEY_POLICY: &str = include_str!("../../../../ami/iam/hub-key-policy.json");
 const SECRET_POLICY: &str = include_str!("../../../../ami/iam/secret-policy.json");
 
 /// The file with its keys and headers commented in: they have no space after
@@ -60,8 +61,12 @@ fn known<T>(text: &str, read: impl FnOnce(&mut Section<'_>) -> Option<T>) -> BTr
     let (result, known) = parse_noting_keys("example.toml", text, read);
     assert!(result.is_ok(), "{}", result.err().unwrap());
     // A secret is in one of two places, so an example shows one of them.
-    let other = |path: &str| known.contains(&path.replace(".file", ".ssm"));
-    let shown = |path: &&String| !(path.ends_with(".file") && other(path));
+    let written = written(text);
+    let other = |path: &str| match path.strip_suffix(".file") {
+        Some(secret) => Some(format!("{secret}.ssm")),
+        None => Some(format!("{}.file", path.strip_suffix(".ssm")?)),
+    };
+    let shown = |path: &&String| !other(path).is_some_and(|other| written.contains(&other));
     // So are an address and the pool that it may be of.
     let mut shown: BTreeSet<String> = known.iter().filter(shown).cloned().collect();
     shown.remove("address.tag");
@@ -70,7 +75,7 @@ fn known<T>(text: &str, read: impl FnOnce(&mut Section<'_>) -> Option<T>) -> BTr
 
 #[test]
 fn the_examples_parse_as_shipped() {
-    let hub = hub::HubConfig::parse("ami/hub.toml", HUB).unwrap();
+    let hub = shipped_hub();
     assert_eq!((hub.sites, hub.policy), (Vec::new(), Vec::new()));
     let spoke = spoke::SpokeConfig::parse("ami/spoke.toml", SPOKE).unwrap();
     assert_eq!(spoke.hubs.len(), 1);
@@ -104,6 +109,15 @@ fn the_other_values_that_the_hub_example_tells_of_are_read() {
     let file = other("#preshared_key = { ssm", "preshared_key", told);
     let named = SecretSource::File("/etc/privnet/fleet.secret".into());
     assert_eq!(file.trust.preshared_key, Some(named));
+    let told = "{ ssm = \"/privnet/hub/private-key\" }";
+    let fetched = other("#private_key = ", "private_key", told);
+    let name = fetched.private_key_parameter.as_deref();
+    assert_eq!(name, Some("/privnet/hub/private-key"));
+    assert_eq!(fetched.private_key, shipped_hub().private_key);
+}
+
+fn shipped_hub() -> hub::HubConfig {
+    hub::HubConfig::parse("hub.toml", HUB).unwrap()
 }
 
 #[test]
@@ -162,7 +176,18 @@ fn a_spoke_may_set_just_the_tags_that_it_publishes() {
 
 #[test]
 fn who_reads_the_fleet_secret_reads_the_examples_parameter_and_no_other() {
-    let policy: serde_json::Value = serde_json::from_str(SECRET_POLICY).unwrap();
+    let name = parameter_of(SECRET_POLICY);
+    for example in [HUB, SPOKE] {
+        let line = format!("#preshared_key = {{ ssm = \"{name}\" }}");
+        assert!(example.contains(&line), "{line}");
+    }
+    let told = format!("{{ ssm = \"{}\" }}", parameter_of(HUB_KEY_POLICY));
+    assert!(HUB.contains(&told), "{told}");
+}
+
+/// The one parameter that a policy lets be read and decrypted.
+fn parameter_of(policy: &str) -> String {
+    let policy: serde_json::Value = serde_json::from_str(policy).unwrap();
     let [read, decrypt] = policy["Statement"].as_array().unwrap().as_slice() else {
         panic!("two statements expected: {policy}");
     };
@@ -171,9 +196,5 @@ fn who_reads_the_fleet_secret_reads_the_examples_parameter_and_no_other() {
     let parameter = read["Resource"].as_str().unwrap();
     let context = &decrypt["Condition"]["StringLike"]["kms:EncryptionContext:PARAMETER_ARN"];
     assert_eq!(context, parameter);
-    let name = parameter.split_once(":parameter").unwrap().1;
-    for example in [HUB, SPOKE] {
-        let line = format!("#preshared_key = {{ ssm = \"{name}\" }}");
-        assert!(example.contains(&line), "{line}");
-    }
+    parameter.split_once(":parameter").unwrap().1.to_owned()
 }

@@ -34,6 +34,9 @@ pub struct HubConfig {
     pub listen_port: u16,
     /// The file of the private key, made at first start.
     pub private_key: PathBuf,
+    /// The SSM parameter that has the key when the file is not there, so that an
+    /// instance that replaces the hub is the same hub. Nothing is made then.
+    pub private_key_parameter: Option<String>,
     /// The tunnel interface's name.
     pub interface: String,
     /// The MTU inside the tunnels.
@@ -327,7 +330,8 @@ const DEFAULT_ADMIN_SOCKET: &str = "/run/privnet/hub.sock";
 pub(super) fn read(top: &mut Section<'_>) -> Option<HubConfig> {
     let privnet = value::privnet(top);
     let listen_port = top.with_default("listen_port", &value::PORT, value::DEFAULT_PORT);
-    let private_key = value::key_file(top, "private_key");
+    let (private_key, private_key_parameter) =
+        value::key_source(top, "private_key").unwrap_or_default();
     let interface = value::DEFAULT_INTERFACE.to_owned();
     let interface = top.with_default("interface", &value::INTERFACE, interface);
     let mtu = top.with_default("mtu", &value::MTU, value::DEFAULT_MTU);
@@ -353,6 +357,7 @@ pub(super) fn read(top: &mut Section<'_>) -> Option<HubConfig> {
         privnet: privnet?,
         listen_port,
         private_key: path_or(private_key, DEFAULT_PRIVATE_KEY),
+        private_key_parameter,
         interface,
         mtu,
         workers: workers.map(|workers| workers.value),

@@ -319,6 +319,24 @@ pub(super) fn key_file(section: &mut Section<'_>, key: &'static str) -> Option<L
     section.secret_table(key, expected, |table| table.required("file", &PATH))
 }
 
+/// Where the host's own key is: in a file, which it makes itself, or first in SSM's
+/// Parameter Store, from where it comes into that file.
+pub(super) fn key_source(
+    section: &mut Section<'_>,
+    key: &'static str,
+) -> Option<(Option<Located<PathBuf>>, Option<String>)> {
+    let expected = "{ file = \"/an/absolute/path\" } or { ssm = \"/a/parameter\" }; the key itself \
+                    has no place in this file";
+    section.secret_table(key, expected, |table| {
+        let file = table.optional("file", &PATH);
+        let name = table.optional("ssm", &SSM_NAME);
+        if !table.has("file") && !table.has("ssm") {
+            table.missing("file", "an absolute path, or `ssm` with a parameter's name");
+        }
+        Some((file, name.map(|name| name.value)))
+    })
+}
+
 /// Where a secret is, which is never in the config itself.
 pub(super) fn secret_source(section: &mut Section<'_>, key: &'static str) -> Option<SecretSource> {
     let expected = "{ file = \"/an/absolute/path\" } or { ssm = \"/a/parameter\" }; the secret \

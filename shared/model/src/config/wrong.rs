@@ -250,7 +250,7 @@ log = "debug"
         "hub.toml:3: mtu = 900: out of range; expected bytes, 1280 to 34736",
         r#"hub.toml:4: workers = "2": text, not a number; leave the quotes out; expected a number of threads, 1 to 64"#,
         r#"hub.toml:5: interface = "a-name-that-is-too-long": 23 bytes long; expected an interface name: at most 15 bytes, no `/`, `:`, `%` or white space"#,
-        r#"hub.toml:6: private_key: not a table; expected { file = "/an/absolute/path" }; the key itself has no place in this file"#,
+        r#"hub.toml:6: private_key: not a table; expected { file = "/an/absolute/path" } or { ssm = "/a/parameter" }; the key itself has no place in this file"#,
         r#"hub.toml:7: admin_socket = "hub.sock": not an absolute path; expected an absolute path of at most 107 bytes"#,
         r#"hub.toml:8: log = "inof": `inof` is not a log filter; expected a level (off, error, warn, info, debug, trace) or `target=level`, several with commas between"#,
         r#"hub.toml:10: discovery.interval = "1s": less than 5s; expected a time such as "1h", 5s to 7days"#,

@@ -1,0 +1,30 @@
+variable "region" {
+  description = "The region of all of it."
+  type        = string
+}
+
+variable "hub_image_id" {
+  description = "The hub's AMI."
+  type        = string
+}
+
+variable "spoke_image_id" {
+  description = "The spokes' AMI."
+  type        = string
+}
+
+variable "hub_public_key" {
+  description = "What `wg pubkey` makes of the key in the hub's SSM parameter /privnet/hub/private-key."
+  type        = string
+}
+
+variable "self_test_targets" {
+  description = "Addresses and TCP ports on the internet that each spoke connects to, once a second."
+  type        = list(string)
+}
+
+variable "zones" {
+  description = "In how many availability zones each VPC has subnets and a spoke."
+  type        = number
+  default     = 2
+}

@@ -1,0 +1,444 @@
+//! The CloudFormation templates of `ami/cloudformation`, made in moto, and the hub
+//! that runs with what one of them gives its instance as user data.
+//!
+//! What moto leaves out of a template is named in `privnet_tests::cloudformation`.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use anyhow::{Context, Result, ensure};
+use privnet_model::config::hub::HubConfig;
+use privnet_model::config::spoke::SpokeConfig;
+use privnet_model::id::{InstanceId, Region};
+use privnet_model::inventory::{PORT_TAG, PUBLIC_KEY_TAG, Transport};
+use privnet_model::key::PrivateKey;
+use privnet_model::status::{Status, TunnelState};
+use privnet_tests::cloudformation::Templates;
+use privnet_tests::deployment::{PATIENCE, tunnels};
+use privnet_tests::iam;
+use privnet_tests::moto::{Ec2, Stack};
+use privnet_tests::process::wait_until;
+use privnet_tests::topology::{self, ACCOUNT, HUB_PUBLIC, Network};
+use privnet_tests::world::World;
+
+const HUB_KEY: [u8; 32] = [7; 32];
+const IMAGE: &str = "ami-12c6146b";
+const SECRET: &str = "correct horse battery staple, and some more";
+const TARGETS: &str = "192.0.2.1:443,198.51.100.1:443";
+
+type Parameters = BTreeMap<String, String>;
+
+fn parameters<const N: usize>(given: [(&str, &str); N]) -> Parameters {
+    let owned = given.map(|(key, value)| (key.to_owned(), value.to_owned()));
+    owned.into_iter().collect()
+}
+
+fn region() -> Result<Region> {
+    Ok("us-west-2".parse()?)
+}
+
+fn key() -> PrivateKey {
+    PrivateKey::from_random(HUB_KEY)
+}
+
+/// A VPC of `vpc.yaml`.
+fn vpc(templates: &Templates, ec2: &Ec2, name: &str, cidr: &str, zones: &str) -> Result<Stack> {
+    let given = parameters([("Name", name), ("VpcCidr", cidr), ("Zones", zones)]);
+    let stack = format!("{name}-vpc");
+    templates.make(ec2, &region()?, (&stack, "vpc"), &given)
+}
+
+/// What `hub.yaml` wants to know of a VPC, and the rest.
+fn hub_parameters(vpc: &Stack, more: &[(&str, &str)]) -> Result<Parameters> {
+    let mut given = parameters([("ImageId", IMAGE), ("Regions", "us-west-2,eu-west-1")]);
+    for output in [
+        "VpcId",
+        "VpcCidr",
+        "PublicSubnetId",
+        "PublicSubnetZone",
+        "Zones",
+        "PrivateRouteTableIds",
+    ] {
+        given.insert(output.to_owned(), vpc.output(output)?.to_owned());
+    }
+    given.extend(more.iter().map(|&(k, v)| (k.to_owned(), v.to_owned())));
+    Ok(given)
+}
+
+/// The same of `spoke.yaml`.
+fn spoke_parameters(vpc: &Stack, more: &[(&str, &str)]) -> Result<Parameters> {
+    let mut given = parameters([("ImageId", IMAGE), ("SelfTestTargets", TARGETS)]);
+    for output in [
+        "VpcId",
+        "VpcCidr",
+        "PublicSubnetIds",
+        "Zones",
+        "PrivateRouteTableArns",
+    ] {
+        given.insert(output.to_owned(), vpc.output(output)?.to_owned());
+    }
+    given.extend(more.iter().map(|&(k, v)| (k.to_owned(), v.to_owned())));
+    Ok(given)
+}
+
+/// What a stack gives its instances: as XML, and the user data.
+fn launched_with(ec2: &Ec2, stack: &Stack) -> Result<(String, String)> {
+    let region = region()?;
+    let group = stack
+        .output("HubGroup")
+        .or_else(|_| stack.output("SpokeGroups"))?;
+    let group = group.split(',').next().unwrap_or_default();
+    let launched = ec2.instances_with(&region, "tag:aws:autoscaling:groupName", group)?;
+    let [instance] = launched.as_slice() else {
+        anyhow::bail!("{group} has {launched:?}");
+    };
+    ec2.launch_template(&region, &tag(ec2, instance, "aws:ec2launchtemplate:id")?)
+}
+
+fn hub_of_the_demo() -> Network {
+    let vpcs = topology::demo().vpcs.into_iter().take(1);
+    Network {
+        vpcs: vpcs.collect(),
+    }
+}
+
+pub(crate) fn the_hub_of_a_template_finds_the_spokes_of_another() -> Result<()> {
+    let mut world = World::build(&hub_of_the_demo())?;
+    let (region, templates) = (region()?, Templates::read()?);
+    let ec2 = world.ec2.clone();
+    let line = format!("{}\n", *key().to_base64());
+    ec2.put_secret(&region, "/privnet/hub/private-key", &line)?;
+    ec2.put_secret(&region, "/privnet/psk", SECRET)?;
+
+    let hub_vpc = vpc(&templates, &ec2, "hub", "10.0.0.0/16", "1")?;
+    // Without a proof: nothing runs on the instances.
+    let given = hub_parameters(&hub_vpc, &[("Proof", "ask")])?;
+    let hub = templates.make(&ec2, &region, ("hub", "hub"), &given)?;
+    let (address, public_key) = (HUB_PUBLIC.to_string(), key().public().to_string());
+    let given = [
+        ("Name", "a"),
+        ("HubAddress", &address),
+        ("HubPublicKey", &public_key),
+    ];
+    let client = vpc(&templates, &ec2, "a", "10.1.0.0/16", "2")?;
+    let given = spoke_parameters(&client, &given)?;
+    templates.make(&ec2, &region, ("a", "spoke"), &given)?;
+
+    // What spokes do themselves, and the addresses that moto forgets.
+    let instances = ec2.instances_with(&region, "vpc-id", client.output("VpcId")?)?;
+    ensure!(instances.len() == 2, "{instances:?}");
+    for (number, instance) in (1..).zip(&instances) {
+        ec2.give_address(&region, instance, [198, 51, 100, 200 + number].into())?;
+        let key = PrivateKey::from_random([number; 32]).public().to_string();
+        let tags = [(PUBLIC_KEY_TAG, key.as_str()), (PORT_TAG, "51820")];
+        ec2.tag(&region, instance.as_str(), &tags)?;
+    }
+
+    let (_, user_data) = launched_with(&ec2, &hub)?;
+    let directory = world.namespace("hub")?.directory().to_owned();
+    let directory = directory.display();
+    let config = user_data.replace(
+        "private_key = {",
+        &format!(
+            "state = \"{directory}/state.json\"\nprivate_key = {{ file = \"{directory}/key\","
+        ),
+    );
+    ensure!(config != user_data, "{user_data}");
+    world.start("hub", &config)?;
+    // They have no profile yet, which moto forgot.
+    let listed = |world: &World, expected: TunnelState| {
+        wait_until("both spokes to be listed", PATIENCE, || {
+            let status = world.daemon("hub")?.status()?;
+            let named: BTreeSet<&str> = status.tunnels.iter().map(|t| t.name.as_str()).collect();
+            ensure!(named == BTreeSet::from(["a-1", "a-2"]), "{named:?}");
+            for tunnel in &status.tunnels {
+                ensure!(tunnel.state == expected, "{:?}", tunnel.reason);
+            }
+            Ok(Some(status))
+        })
+    };
+    let status = listed(&world, TunnelState::Rejected)?;
+    for tunnel in &status.tunnels {
+        let reason = tunnel.reason.as_ref().context("no reason")?.to_string();
+        ensure!(reason.contains("trust.instance_profiles"), "{reason}");
+    }
+    for instance in &instances {
+        ec2.give_profile(&region, instance, "privnet-spoke-us-west-2-a")?;
+    }
+    tunnels(&world, &["refresh"])?;
+    let status = listed(&world, TunnelState::Connecting)?;
+    for tunnel in &status.tunnels {
+        let vpc = tunnel.vpc.as_ref().context("no VPC")?;
+        ensure!(vpc.as_str() == client.output("VpcId")?, "{vpc}");
+    }
+    let cidrs: Vec<String> = status
+        .tunnels
+        .iter()
+        .flat_map(|tunnel| &tunnel.cidrs)
+        .map(ToString::to_string)
+        .collect();
+    ensure!(cidrs.contains(&"10.1.0.0/16".to_owned()), "{cidrs:?}");
+    its_key_is_that_of_ssm(&status)?;
+
+    // Another instance in its place, with nothing on its disk.
+    world.stop("hub")?;
+    for file in ["key", "state.json"] {
+        std::fs::remove_file(world.namespace("hub")?.directory().join(file))?;
+    }
+    world.start_again("hub")?;
+    let status = listed(&world, TunnelState::Connecting)?;
+    its_key_is_that_of_ssm(&status)?;
+    world.check()
+}
+
+fn its_key_is_that_of_ssm(status: &Status) -> Result<()> {
+    let interface = status.interface.as_ref().context("no interface")?;
+    ensure!(interface.public_key == key().public());
+    Ok(())
+}
+
+pub(crate) fn the_whole_cloud_is_made_from_one_document() -> Result<()> {
+    let world = World::build(&Network { vpcs: vec![] })?;
+    let (region, templates, ec2) = (region()?, Templates::read()?, &world.ec2);
+    let public_key = key().public().to_string();
+    let given = parameters([
+        ("HubImageId", IMAGE),
+        ("SpokeImageId", IMAGE),
+        ("HubPublicKey", &public_key),
+        ("SelfTestTargets", TARGETS),
+    ]);
+    let cloud = templates.make_nested(ec2, &region, "cloud", &given)?;
+    let names: Vec<&str> = cloud.keys().map(String::as_str).collect();
+    let spokes = ["ClientASpokes", "ClientBSpokes", "HubNat"];
+    let vpcs = ["ClientAVpc", "ClientBVpc", "HubVpc"];
+    let expected = [
+        spokes[0], vpcs[0], spokes[1], vpcs[1], "Hub", spokes[2], vpcs[2],
+    ];
+    ensure!(names == expected, "{names:?}");
+
+    // The demo's hub and first two clients.
+    let hub = &cloud["Hub"];
+    let mut cidrs = BTreeSet::new();
+    for name in vpcs {
+        let vpc = &cloud[name];
+        cidrs.insert(vpc.output("VpcCidr")?);
+        let subnets = ["PublicSubnetIds", "PrivateSubnetIds"].map(|output| vpc.output(output));
+        for list in subnets {
+            ensure!(list?.split(',').count() == 2, "{name}: two zones");
+        }
+        let tables = vpc.output("PrivateRouteTableIds")?;
+        let arns: Vec<String> = tables
+            .split(',')
+            .map(|table| format!("arn:aws:ec2:{region}:{ACCOUNT}:route-table/{table}"))
+            .collect();
+        ensure!(vpc.output("PrivateRouteTableArns")? == arns.join(","));
+        // The privnet leads to the hub in its own VPC, and what the spokes are to
+        // serve is left to them.
+        let privnet = match name {
+            "HubVpc" => vec![(
+                "10.0.0.0/8".to_owned(),
+                hub.output("HubInterface")?.to_owned(),
+            )],
+            _ => vec![],
+        };
+        for table in tables.split(',') {
+            let routes = ec2.routes_of(&region, table)?;
+            ensure!(routes == privnet, "{name}, {table}: {routes:?}");
+        }
+        let groups = spokes[vpcs.iter().position(|vpc| *vpc == name).context("which")?];
+        let groups: BTreeSet<&str> = cloud[groups].output("SpokeGroups")?.split(',').collect();
+        let instances = ec2.instances_with(&region, "vpc-id", vpc.output("VpcId")?)?;
+        let mut launched_by = BTreeSet::new();
+        for instance in &instances {
+            launched_by.insert(tag(ec2, instance, "aws:autoscaling:groupName")?);
+            ensure!(tag(ec2, instance, "service")? == "nat");
+            ensure!(tag(ec2, instance, "env")? == "prod");
+        }
+        let launched_by: BTreeSet<&str> = launched_by.iter().map(String::as_str).collect();
+        ensure!(launched_by == groups, "{name}: {launched_by:?}");
+        ensure!(instances.len() == 2, "{name}: one spoke a zone");
+    }
+    ensure!(cidrs == BTreeSet::from(["10.0.0.0/16", "10.1.0.0/16", "10.2.0.0/16"]));
+
+    let (launch, toml) = launched_with(ec2, hub)?;
+    let config = HubConfig::parse("hub.toml", &toml)?;
+    let parameter = config.private_key_parameter.as_deref();
+    ensure!(parameter == Some("/privnet/hub/private-key"));
+    ensure!(config.discovery.tags["service"] == "nat" && config.discovery.tags["env"] == "prod");
+    // The interface that has the address is the instance's, and IMDSv2 the only way.
+    let interface = hub.output("HubInterface")?;
+    for said in [interface, "<httpTokens>required</httpTokens>"] {
+        ensure!(launch.contains(said), "no {said}: {launch}");
+    }
+    for name in spokes {
+        let (launch, toml) = launched_with(ec2, &cloud[name])?;
+        ensure!(launch.contains("<httpTokens>required</httpTokens>"));
+        let config = SpokeConfig::parse("spoke.toml", &toml)?;
+        let routes = config.routes.context("no routes")?;
+        ensure!(routes.takeover.is_some(), "{toml}");
+        match name {
+            "HubNat" => ensure!(config.transport == Transport::None && config.hubs.is_empty()),
+            _ => {
+                let [named] = config.hubs.as_slice() else {
+                    anyhow::bail!("{toml}");
+                };
+                let address = format!("{}:51820", hub.output("HubAddress")?);
+                ensure!(named.endpoint == address.parse()?, "{toml}");
+                ensure!(named.public_key == key().public(), "{toml}");
+            }
+        }
+    }
+    Ok(())
+}
+
+fn tag(ec2: &Ec2, instance: &InstanceId, key: &str) -> Result<String> {
+    let tag = ec2.tag_of(&region()?, instance, key)?;
+    tag.with_context(|| format!("{instance} has no tag {key}"))
+}
+
+/// Which of a role's policies, by its name in the template, says what which file of
+/// `ami/iam` says, without which of its statements.
+type Granted = [(&'static str, &'static str, &'static [&'static str])];
+
+/// With listed regions, `ec2:DescribeRegions` is of no use.
+const OF_THE_HUB: &Granted = &[
+    ("hub", iam::HUB, &["ListRegions", "PollOtherAccounts"]),
+    ("key", iam::HUB_KEY, &[]),
+    ("secret", iam::SECRET, &[]),
+    ("doctor", iam::DOCTOR, &[]),
+    ("other-accounts", iam::HUB, &["ListRegions", "FindSpokes"]),
+];
+const OF_A_SPOKE: &Granted = &[
+    ("spoke", iam::SPOKE, &[]),
+    ("routes", iam::ROUTES, &[]),
+    ("source-dest-check", iam::SOURCE_DEST_CHECK, &[]),
+    ("address", iam::ADDRESS, &[]),
+    ("secret", iam::SECRET, &[]),
+    ("doctor", iam::DOCTOR, &[]),
+];
+
+pub(crate) fn every_role_may_do_what_ami_iam_says_and_its_user_data_is_valid() -> Result<()> {
+    let world = World::build(&Network { vpcs: vec![] })?;
+    let (region, templates, ec2) = (region()?, Templates::read()?, &world.ec2);
+    let home = vpc(&templates, ec2, "home", "10.7.0.0/16", "3")?;
+    let role_arn = "arn:aws:iam::222222222222:role/privnet-discovery";
+    let accounts = format!(r#"["own", {{ role_arn = "{role_arn}", external_id = "some-thing" }}]"#);
+    let policy = "[[policy]]\naction = \"deny\"\nbetween = [\"any\"]\nand = [\"tag:env=dev\"]";
+
+    for (name, more, without) in [
+        ("plain", &[][..], &["other-accounts"][..]),
+        (
+            "full",
+            &[
+                ("DiscoveryRoleArns", role_arn),
+                ("Accounts", &accounts),
+                ("MoreConfig", policy),
+            ],
+            &[],
+        ),
+    ] {
+        let mut given = hub_parameters(&home, more)?;
+        given.insert("Name".to_owned(), name.to_owned());
+        let stack = templates.make(ec2, &region, (name, "hub"), &given)?;
+        let role = format!("privnet-hub-us-west-2-{name}");
+        let policies = granted(ec2, &role, OF_THE_HUB, without)?;
+        ensure!(policies.contains("\"eu-west-1\""), "{policies}");
+        let (_, toml) = launched_with(ec2, &stack)?;
+        let config = HubConfig::parse("hub.toml", &toml)?;
+        let full = name == "full";
+        ensure!(policies.contains(role_arn) == full, "{policies}");
+        ensure!(config.policy.is_empty() != full, "{toml}");
+        ensure!(config.discovery.accounts.is_empty() != full, "{toml}");
+    }
+
+    let forward = "[[nat.forward]]\nproto = \"tcp\"\nport = 8443\nto = \"10.7.0.10:443\"\n\
+                   from = [\"203.0.113.0/24\"]";
+    let public_key = key().public().to_string();
+    let tunnel = [
+        ("HubAddress", "198.51.100.100"),
+        ("HubPublicKey", &public_key),
+    ];
+    for (name, more, without, addresses) in [
+        ("each", [tunnel[0], tunnel[1]], &[][..], 3),
+        ("one", [tunnel[0], tunnel[1]], &[], 1),
+        (
+            "none",
+            [("Transport", "none"), ("MoreConfig", forward)],
+            &["spoke", "address"],
+            0,
+        ),
+    ] {
+        let mut given = spoke_parameters(&home, &more)?;
+        given.insert("Name".to_owned(), name.to_owned());
+        given.insert("Addresses".to_owned(), name.to_owned());
+        let stack = templates.make(ec2, &region, (name, "spoke"), &given)?;
+        let role = format!("privnet-spoke-us-west-2-{name}");
+        let policies = granted(ec2, &role, OF_A_SPOKE, without)?;
+        // Its own things and no others.
+        let tables = home.output("PrivateRouteTableArns")?.split(',');
+        for own in tables.chain([home.output("VpcId")?]) {
+            ensure!(policies.contains(own), "no {own}: {policies}");
+        }
+        ensure!(policies.matches("route-table/").count() == 3, "{policies}");
+        let named = policies.matches("elastic-ip/eipalloc-").count();
+        ensure!(
+            named == addresses,
+            "{addresses} addresses expected: {policies}"
+        );
+
+        let (_, toml) = launched_with(ec2, &stack)?;
+        let config = SpokeConfig::parse("spoke.toml", &toml)?;
+        ensure!(config.address.is_some() == (addresses > 0), "{toml}");
+        ensure!(config.nat.forwards.is_empty() == (addresses > 0), "{toml}");
+        ensure!(stack.outputs.contains_key("EgressAddresses") == (addresses > 0));
+    }
+
+    let given = parameters([
+        (
+            "HubRoleArn",
+            "arn:aws:iam::123456789012:role/privnet-hub-us-west-2-hub",
+        ),
+        ("ExternalId", "a-long-random-text-of-ours"),
+        ("Regions", "us-west-2"),
+    ]);
+    templates.make(ec2, &region, ("discovery", "discovery"), &given)?;
+    let of_the_hub: &Granted = &[("discovery", iam::DISCOVERY, &["ListRegions"])];
+    let (trust, _) = ec2.role("privnet-discovery")?;
+    granted_to_whom(
+        ec2,
+        "privnet-discovery",
+        of_the_hub,
+        &[],
+        iam::DISCOVERY_TRUST,
+    )?;
+    let trust = trust.to_string();
+    ensure!(trust.contains("a-long-random-text-of-ours") && trust.contains("us-west-2-hub"));
+    Ok(())
+}
+
+fn granted(ec2: &Ec2, role: &str, granted: &Granted, without: &[&str]) -> Result<String> {
+    granted_to_whom(ec2, role, granted, without, iam::TRUST)
+}
+
+/// An error unless the role has these policies, except those named, and no others, and
+/// each says what its file says; the text of them all.
+fn granted_to_whom(
+    ec2: &Ec2,
+    role: &str,
+    granted: &Granted,
+    without: &[&str],
+    trust: &str,
+) -> Result<String> {
+    let (trusted, policies) = ec2.role(role)?;
+    iam::says_the_same(&trusted, trust, &[]).with_context(|| format!("who may have {role}"))?;
+    let expected = granted.iter().filter(|(name, ..)| !without.contains(name));
+    let mut names = BTreeSet::new();
+    for (name, file, left_out) in expected {
+        let policy = policies.get(*name);
+        let policy = policy.with_context(|| format!("{role} has no policy {name}"))?;
+        iam::says_the_same(policy, file, left_out).with_context(|| format!("{role}: {name}"))?;
+        names.insert((*name).to_owned());
+    }
+    let all: BTreeSet<String> = policies.keys().cloned().collect();
+    ensure!(all == names, "{role} has the policies {all:?}");
+    Ok(policies.values().map(ToString::to_string).collect())
+}

@@ -1,0 +1,204 @@
+//! The Terraform modules of `ami/terraform`, as far as Terraform can be run without
+//! the AWS provider, which is in no registry that the tests need otherwise: their form,
+//! that they fit together, and the module that makes the policies and config files, which
+//! has no provider and is run in earnest. The arguments of the AWS resources were held
+//! against the provider's schema once, by hand (`ami/DEPLOY.md`).
+
+#![expect(clippy::unwrap_used, reason = "a test that fails should panic")]
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use privnet_model::config::hub::HubConfig;
+use privnet_model::config::spoke::SpokeConfig;
+use privnet_model::inventory::Transport;
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+use crate::iam;
+use crate::process::run;
+use crate::programs;
+
+fn modules() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../ami/terraform")
+}
+
+/// Runs Terraform in a module, with all that it keeps elsewhere.
+fn terraform(module: &str, data: &TempDir, arguments: &[&str]) -> String {
+    let mut command = programs::terraform().unwrap();
+    command.arg(modules().join(module)).args(arguments);
+    command.env("TF_DATA_DIR", data.path());
+    command.env("TF_IN_AUTOMATION", "1");
+    command.env("TF_CLI_CONFIG_FILE", "/dev/null");
+    command.env("CHECKPOINT_DISABLE", "1");
+    run(&mut command).unwrap()
+}
+
+/// What the module of the documents makes of these variables.
+fn documents(variables: &Value) -> (String, Value, BTreeMap<String, Value>) {
+    let data = TempDir::new().unwrap();
+    let file = |name: &str| data.path().join(name).to_str().unwrap().to_owned();
+    let (given, state) = (file("given.tfvars.json"), file("state"));
+    std::fs::write(&given, variables.to_string()).unwrap();
+    let (given, state) = (format!("-var-file={given}"), format!("-state={state}"));
+    let terraform = |arguments: &[&str]| terraform("documents", &data, arguments);
+    terraform(&["init", "-input=false", "-no-color"]);
+    let apply = ["apply", "-auto-approve", "-input=false", "-no-color"];
+    terraform(&[&apply[..], &[&given, &state]].concat());
+    let made: Value = serde_json::from_str(&terraform(&["output", "-json", &state])).unwrap();
+    let parsed = |text: &Value| serde_json::from_str(text.as_str().unwrap()).unwrap();
+    let policies = made["policies"]["value"].as_object().unwrap();
+    let policies = policies
+        .iter()
+        .map(|(name, text)| (name.clone(), parsed(text)));
+    let config = made["config"]["value"].as_str().unwrap().to_owned();
+    (config, parsed(&made["trust"]["value"]), policies.collect())
+}
+
+/// Variables of both roles; the names are not those of `ami/iam`, on purpose.
+fn common(role: &str, more: &Value) -> Value {
+    let mut variables = json!({
+        "role": role,
+        "account": "999988887777",
+        "region": "eu-west-1",
+        "privnet": "10.0.0.0/8",
+        "service_tag": "nat",
+        "environment_tag": "test",
+        "fleet_secret_parameter": "/privnet/psk",
+    });
+    let more = more.as_object().unwrap().clone();
+    variables.as_object_mut().unwrap().extend(more);
+    variables
+}
+
+/// An error unless these are the policies, each what its file says without some
+/// statements, and the account's own.
+fn are(policies: &BTreeMap<String, Value>, expected: &[(&str, &str, &[&str])]) {
+    let names: Vec<&str> = policies.keys().map(String::as_str).collect();
+    assert_eq!(
+        names,
+        expected.iter().map(|(name, ..)| *name).collect::<Vec<_>>()
+    );
+    for (name, file, without) in expected {
+        iam::says_the_same(&policies[*name], file, without).unwrap();
+        let text = policies[*name].to_string();
+        assert!(
+            !text.contains("111122223333") && !text.contains('@'),
+            "{text}"
+        );
+        assert!(!text.contains("vpc-0123456789abcdef0"), "{text}");
+    }
+}
+
+#[test]
+fn the_modules_are_well_formed_and_fit_together() {
+    let data = TempDir::new().unwrap();
+    terraform(
+        ".",
+        &data,
+        &["fmt", "-check", "-recursive", "-diff", "-no-color"],
+    );
+    // Reads them all, with what each hands to the others.
+    let got = terraform("example", &data, &["get", "-no-color"]);
+    for module in [
+        "hub.documents",
+        "hub_nat",
+        "client_spokes.documents",
+        "client_vpc",
+    ] {
+        assert!(got.contains(&format!("- {module} in ")), "{got}");
+    }
+}
+
+#[test]
+fn a_hubs_documents_say_what_ami_iam_says_and_its_config_is_valid() {
+    let key = ("key", iam::HUB_KEY, &[][..]);
+    let (doctor, secret) = (
+        ("doctor", iam::DOCTOR, &[][..]),
+        ("secret", iam::SECRET, &[][..]),
+    );
+    let regions = json!({ "regions": ["us-west-2", "eu-west-1"] });
+    let (config, trust, policies) = documents(&common("hub", &regions));
+    iam::says_the_same(&trust, iam::TRUST, &[]).unwrap();
+    let alone = ("hub", iam::HUB, &["ListRegions", "PollOtherAccounts"][..]);
+    are(&policies, &[doctor, alone, key, secret]);
+    let hub = policies["hub"].to_string();
+    assert!(hub.contains(r#"["us-west-2","eu-west-1"]"#), "{hub}");
+    let config = HubConfig::parse("hub.toml", &config).unwrap();
+    let parameter = config.private_key_parameter.as_deref();
+    assert_eq!(parameter, Some("/privnet/hub/private-key"));
+    assert!(config.policy.is_empty() && config.discovery.accounts.is_empty());
+
+    let role = "arn:aws:iam::222222222222:role/privnet-discovery";
+    let (config, _, policies) = documents(&common(
+        "hub",
+        &json!({
+            "regions": ["us-west-2"],
+            "discovery_roles": [{ "role_arn": role, "external_id": "some-thing" }],
+            "more_config": "[[policy]]\naction = \"deny\"\nbetween = [\"any\"]\nand = [\"hub\"]",
+        }),
+    ));
+    are(
+        &policies,
+        &[doctor, ("hub", iam::HUB, &["ListRegions"]), key, secret],
+    );
+    let config = HubConfig::parse("hub.toml", &config).unwrap();
+    assert_eq!(config.policy.len(), 1);
+    assert_eq!(config.discovery.accounts[0].role_arn, role);
+}
+
+#[test]
+fn a_spokes_documents_say_what_ami_iam_says_and_its_config_is_valid() {
+    let both = [
+        ("doctor", iam::DOCTOR, &[][..]),
+        ("routes", iam::ROUTES, &[]),
+        ("secret", iam::SECRET, &[]),
+        ("source-dest-check", iam::SOURCE_DEST_CHECK, &[]),
+    ];
+    let table = "arn:aws:ec2:eu-west-1:999988887777:route-table/rtb-0a1b2c3d4e5f60718";
+    let address = "arn:aws:ec2:eu-west-1:999988887777:elastic-ip/eipalloc-0a1b2c3d4e5f60718";
+    let vpc = "vpc-0a1b2c3d4e5f60718";
+    let mut given = json!({
+        "vpc_id": vpc,
+        "route_table_arns": [table],
+        "address_arns": [address],
+        "address_config": "tag = { \"privnet:pool\" = \"a\" }",
+        "hub_address": "198.51.100.100",
+        "hub_public_key": "BwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwc=",
+        "self_test_targets": ["192.0.2.1:443", "198.51.100.1:443"],
+    });
+    let (config, trust, policies) = documents(&common("spoke", &given));
+    iam::says_the_same(&trust, iam::TRUST, &[]).unwrap();
+    let with = [
+        ("address", iam::ADDRESS, &[][..]),
+        both[0],
+        both[1],
+        both[2],
+        both[3],
+        ("spoke", iam::SPOKE, &[]),
+    ];
+    are(&policies, &with);
+    for (policy, own) in [
+        ("routes", table),
+        ("address", address),
+        ("source-dest-check", vpc),
+    ] {
+        let text = policies[policy].to_string();
+        assert!(text.contains(own), "{text}");
+    }
+    let config = SpokeConfig::parse("spoke.toml", &config).unwrap();
+    assert_eq!(config.hubs[0].endpoint.to_string(), "198.51.100.100:51820");
+    assert!(config.routes.unwrap().takeover.is_some() && config.address.is_some());
+    assert_eq!(config.self_test.targets.len(), 2);
+
+    let none = json!({ "transport": "none", "address_arns": [], "address_config": "" });
+    given
+        .as_object_mut()
+        .unwrap()
+        .extend(none.as_object().unwrap().clone());
+    let (config, _, policies) = documents(&common("spoke", &given));
+    are(&policies, &both);
+    let config = SpokeConfig::parse("spoke.toml", &config).unwrap();
+    assert_eq!(config.transport, Transport::None);
+    assert!(config.hubs.is_empty() && config.address.is_none());
+}
