@@ -7,6 +7,7 @@
 
 mod address;
 mod asked;
+mod connections;
 mod keeper;
 mod report;
 mod routes;
@@ -22,6 +23,7 @@ use privnet_model::config::spoke::SpokeConfig;
 use privnet_model::inventory::Identity;
 use privnet_model::secret::FleetSecret;
 use privnet_model::status::RoutesStatus;
+use privnet_runtime::connections::remove_guard;
 use privnet_runtime::self_test::SelfTester;
 use tokio::sync::{Notify, watch};
 use tokio::task::{AbortHandle, JoinSet};
@@ -29,10 +31,14 @@ use tokio::time::timeout;
 use tracing::warn;
 
 pub(crate) use start::memory_path;
-use start::{Start, memory_file};
+use start::{Keeps, Start, memory_file};
 
 /// How long handing over may take when the spoke stops.
 const FAREWELL: Duration = Duration::from_secs(6);
+
+/// Connections of a sibling's that are kept in mind unless nat.connections says otherwise:
+/// as many as a machine of 1 GiB remembers of its own, some 10 MB.
+const MOST_CONNECTIONS: usize = 262_144;
 
 /// What the main loop knows.
 #[derive(Debug, Clone)]
@@ -64,6 +70,9 @@ struct View {
 impl Serving {
     /// Begins, if the config names routes. The interface of the self-test is there then.
     pub(crate) fn start(config: &SpokeConfig, identity: &Identity, imds: &Imds) -> Option<Self> {
+        if !config.keeps_connections {
+            tokio::spawn(remove_guard());
+        }
         let routes = config.routes.clone()?;
         let targets: Vec<SocketAddrV4> = config
             .self_test
@@ -91,6 +100,13 @@ impl Serving {
             test_interval: interval,
             config: routes,
             address: config.address.clone(),
+            keeps: config.keeps_connections.then(|| Keeps {
+                idle_timeout: config.nat.idle_timeout,
+                most: config
+                    .nat
+                    .connections
+                    .map_or(MOST_CONNECTIONS, |most| most as usize),
+            }),
             identity: identity.clone(),
             departure: DepartureWatch::start(imds.clone()),
             tester,

@@ -491,7 +491,10 @@ fn needs_restart(old: &SpokeConfig, new: &SpokeConfig) -> Vec<&'static str> {
         ("publish", old.publish != new.publish),
         ("nat.interface", old.nat.interface != new.nat.interface),
         ("routes", old.routes != new.routes),
-        ("address", old.address != new.address),
+        (
+            "address",
+            old.address != new.address || old.keeps_connections != new.keeps_connections,
+        ),
         ("self_test", old.self_test != new.self_test),
     ]
     .into_iter()

@@ -14,21 +14,24 @@ use privnet_tests::topology::WEB;
 
 use crate::vpc_routes::Running;
 
-const FIRST: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 50);
+pub(crate) const FIRST: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 50);
 const SECOND: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 51);
 const SPOKES: [&str; 2] = ["spoke-d1", "spoke-d2"];
 const POOL: [(&str, &str); 1] = [("privnet:pool", "nat")];
 const OF_POOL: &str = "[address]\ntag = { \"privnet:pool\" = \"nat\" }\n";
 
 /// Both spokes, and the internet gateway of their VPC.
-struct Addressed {
-    running: Running,
-    public: AddressFabric,
+pub(crate) struct Addressed {
+    pub(crate) running: Running,
+    pub(crate) public: AddressFabric,
 }
 
 impl Addressed {
     /// With these addresses allocated; the config is made of the allocations.
-    fn start(addresses: &[Ipv4Addr], config: impl FnOnce(&[String]) -> String) -> Result<Self> {
+    pub(crate) fn start(
+        addresses: &[Ipv4Addr],
+        config: impl FnOnce(&[String]) -> String,
+    ) -> Result<Self> {
         let mut public = None;
         let running = Running::start_with(|world| {
             let each = addresses.iter();
@@ -41,13 +44,13 @@ impl Addressed {
         Ok(Self { running, public })
     }
 
-    fn status(&self, spoke: &str) -> Result<AddressStatus> {
+    pub(crate) fn status(&self, spoke: &str) -> Result<AddressStatus> {
         let address = self.running.routes(spoke)?.address;
         address.with_context(|| format!("{spoke} tells nothing of an address"))
     }
 
     /// EC2 says so, and the spoke knows.
-    fn wait_until_at(&self, spoke: &str, address: Ipv4Addr) -> Result<()> {
+    pub(crate) fn wait_until_at(&self, spoke: &str, address: Ipv4Addr) -> Result<()> {
         let what = format!("{spoke} to have {address}");
         wait_until(&what, PATIENCE * 3, || {
             let now = self.public.of(spoke)?;

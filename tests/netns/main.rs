@@ -10,6 +10,7 @@
 
 mod addresses;
 mod bad_input;
+mod connections;
 mod demo_network;
 mod doctor;
 mod dropin;
@@ -189,6 +190,8 @@ const TESTS: &[Test] = tests![
     addresses::the_address_that_two_spokes_name_goes_along_with_their_routes,
     addresses::of_a_pool_each_spoke_takes_one_and_keeps_it,
     addresses::what_is_in_the_way_is_named_and_everything_else_works,
+    connections::connections_outlive_the_spoke_that_carried_them,
+    connections::without_it_they_end,
     vpc_routes::a_spoke_that_hangs_or_dies_is_stood_in_for,
     vpc_routes::a_spoke_without_egress_serves_nothing_until_it_has_it_again,
     vpc_routes::a_spoke_that_stops_hands_its_routes_over_first,

@@ -197,13 +197,13 @@ impl Outages {
     }
 }
 
-fn unplug(world: &World, spoke: &str) -> Result<()> {
+pub(crate) fn unplug(world: &World, spoke: &str) -> Result<()> {
     let down = format!("link set {INTERFACE} down");
     world.namespace(spoke)?.ip(&[down])
 }
 
 /// The kernel has forgotten the way out, which DHCP would tell it again.
-fn plug_in(world: &World, spoke: &str) -> Result<()> {
+pub(crate) fn plug_in(world: &World, spoke: &str) -> Result<()> {
     let host = world.host(spoke)?;
     let [a, b, c, _] = host.instance.address.octets();
     host.namespace.ip(&[

@@ -1,5 +1,6 @@
 //! The kernel's connection table: how full it is and what was lost by it.
 
+pub(crate) mod connections;
 pub(crate) mod destinations;
 
 use privnet_reconcile::conntrack::ConnectionUse;

@@ -132,8 +132,8 @@ pub enum HostError {
         /// What it lacks.
         problem: &'static str,
     },
-    /// The kernel does not list its connections.
-    #[error("cannot list the kernel's connections")]
+    /// The kernel does not list its connections, or does not change them.
+    #[error("cannot read or change the kernel's connections")]
     Connections {
         /// Why.
         source: io::Error,

@@ -1,13 +1,15 @@
 //! The host as a whole: fetch, apply, and the questions asked before there is
 //! anything to configure.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::error::Error;
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::Path;
 
 use futures_util::{StreamExt, stream};
+use privnet_model::connection::Connection;
+use privnet_reconcile::connections::{Guard, MARK, guard};
 use privnet_reconcile::conntrack::{ConnectionUse, Destinations};
 use privnet_reconcile::doctor::clock::Keeper;
 use privnet_reconcile::doctor::firewall::ForwardChain;
@@ -18,6 +20,7 @@ use privnet_reconcile::kernel::Kernel;
 use privnet_reconcile::ruleset::LoadedRuleset;
 use privnet_reconcile::sysctl::SysctlKey;
 
+use crate::conntrack::connections::{ConnectionEvents, Entered, Timeouts};
 use crate::error::HostError;
 use crate::link::{Interface, Links, MacAddress};
 use crate::netlink::Netlink;
@@ -118,11 +121,46 @@ impl Host {
     /// The masqueraded connections, counted by where they lead. Some milliseconds for
     /// ten thousand, on a thread of its own.
     pub async fn destinations(&self) -> Result<Destinations, HostError> {
-        let counted = tokio::task::spawn_blocking(conntrack::destinations::count).await;
-        counted.unwrap_or_else(|error| {
-            let source = std::io::Error::other(error);
-            Err(HostError::Connections { source })
-        })
+        blocking(conntrack::destinations::count).await
+    }
+
+    /// Puts the guard of an address's connections in place; `own` is the private address
+    /// that they are translated to.
+    pub async fn guard(&self, guard: Guard, own: Ipv4Addr) -> Result<(), HostError> {
+        nftables::load_guard(&guard.text(own)).await
+    }
+
+    /// Takes it away, if there is one.
+    pub async fn remove_guard(&self) -> Result<(), HostError> {
+        nftables::load_guard(&guard::removal()).await
+    }
+
+    /// Listens to what the kernel tells of the address's connections.
+    pub fn connection_events(&self, own: Ipv4Addr) -> Result<ConnectionEvents, HostError> {
+        ConnectionEvents::open(own, MARK).map_err(|source| HostError::Connections { source })
+    }
+
+    /// The address's connections. Four milliseconds for a thousand, on a thread of its own.
+    pub async fn address_connections(
+        &self,
+        own: Ipv4Addr,
+    ) -> Result<HashSet<Connection>, HostError> {
+        blocking(move || conntrack::connections::dump(own, MARK)).await
+    }
+
+    /// Enters connections into the kernel's table, as the address's.
+    pub async fn enter_connections(
+        &self,
+        connections: Vec<Connection>,
+        own: Ipv4Addr,
+        timeouts: Timeouts,
+    ) -> Result<Entered, HostError> {
+        blocking(move || conntrack::connections::enter(&connections, own, MARK, timeouts)).await
+    }
+
+    /// Makes the kernel forget the address's connections.
+    pub async fn forget_connections(&self) -> Result<(), HostError> {
+        blocking(|| conntrack::connections::forget(MARK)).await
     }
 
     /// The kernel's release.
@@ -216,6 +254,15 @@ impl Host {
         let (netlink, links) = open_netlink().await?;
         route::default_gateway(&netlink, &links, interface).await
     }
+}
+
+/// Does what blocks on a thread of its own.
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> io::Result<T> + Send + 'static,
+) -> Result<T, HostError> {
+    let done = tokio::task::spawn_blocking(work).await;
+    let done = done.unwrap_or_else(|error| Err(io::Error::other(error)));
+    done.map_err(|source| HostError::Connections { source })
 }
 
 /// Whether two neighbours in a plan may be on their way together: routes of one

@@ -45,6 +45,7 @@ mod route;
 mod storage;
 mod sysctl;
 
+pub use conntrack::connections::{ConnectionEvents, Entered, Timeouts};
 pub use error::HostError;
 pub use host::{Host, Scope};
 pub use link::{Interface, InvalidMacAddress, MacAddress};

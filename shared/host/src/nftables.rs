@@ -1,6 +1,6 @@
-//! The table `inet privnet`, by the program `nft`.
+//! The table `inet privnet`, by the program `nft`, and `inet privnet_address` beside it.
 //!
-//! Every command names that table; none flushes or lists anything else.
+//! Every command names one of them; none flushes or lists anything else.
 
 use std::io;
 use std::process::{Output, Stdio};
@@ -44,6 +44,11 @@ pub(crate) async fn remove() -> Result<(), HostError> {
     // Made before it is deleted, so that there is always one to delete.
     let script = format!("table {0}\ndelete table {0}\n", ruleset::TABLE);
     run_script(&script, "remove the table inet privnet").await
+}
+
+/// Loads the table that guards the connections of an address, or removes it.
+pub(crate) async fn load_guard(text: &str) -> Result<(), HostError> {
+    run_script(text, "load the table inet privnet_address").await
 }
 
 /// What nft prints when told to list something.

@@ -10,6 +10,7 @@
 
 pub mod admin;
 pub mod config;
+pub mod connection;
 pub mod doctor;
 pub mod enrol;
 pub mod health;

@@ -116,6 +116,33 @@ pub struct AddressStatus {
     pub problem: Option<String>,
     /// How often this spoke took one or gave one away since it started.
     pub moved: u64,
+    /// The connections that go along when it moves; `None` when the config does not ask
+    /// for it.
+    #[serde(default)]
+    pub connections: Option<ConnectionsStatus>,
+}
+
+/// The connections of the address that several spokes name.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ConnectionsStatus {
+    /// Those of this spoke that its siblings are told of; none while the address is not
+    /// here.
+    pub told: u64,
+    /// What the siblings told of theirs.
+    pub kept: Vec<KeptConnections>,
+    /// How many this spoke took over with the address since it started.
+    pub taken_over: u64,
+    /// How many it could not, because their port was another's or the table full.
+    pub refused: u64,
+}
+
+/// What one sibling told.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KeptConnections {
+    /// The sibling.
+    pub sibling: InstanceId,
+    /// How many connections.
+    pub connections: u64,
 }
 
 /// Another spoke of the VPC.

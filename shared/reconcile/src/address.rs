@@ -42,6 +42,9 @@ const CALM_LOOK: Duration = Duration::from_secs(30);
 const UNEASY_LOOK: Duration = Duration::from_secs(5);
 /// Between looks that failed while there is no more time than that.
 const HASTY_LOOK: Duration = Duration::from_secs(1);
+/// For so long after somebody said that an address moved: with its address a spoke loses its
+/// connections to EC2.
+const HASTENED: Duration = Duration::from_secs(15);
 /// A look or move of which nobody told the end for so long has none.
 const FORGOTTEN: Duration = Duration::from_secs(10);
 /// Between two times that a spoke gives the address away, unless it is about to stop:
@@ -173,6 +176,7 @@ pub struct Address {
     seen_at: Option<Instant>,
     looking: Option<Instant>,
     tried: Option<Instant>,
+    hastened: Option<Instant>,
     sees: bool,
     moving: Option<(AddressMove, Instant)>,
     gave: Option<Instant>,
@@ -190,6 +194,7 @@ impl Address {
             seen_at: None,
             looking: None,
             tried: None,
+            hastened: None,
             sees: true,
             moving: None,
             gave: None,
@@ -211,6 +216,7 @@ impl Address {
         let choice = self.choose(around, now);
         let pause = match &choice {
             _ if !self.sees && around.leaving.is_some() => HASTY_LOOK,
+            _ if !self.sees && self.hastened.is_some_and(|at| now - at < HASTENED) => HASTY_LOOK,
             _ if !self.sees => UNEASY_LOOK,
             _ if self.seen_at.is_none() || !self.has_seen_since_leaving(around) => Duration::ZERO,
             Choice::Move(_) => Duration::ZERO,
@@ -266,6 +272,12 @@ impl Address {
     /// Whether a move that failed is still to be made.
     pub fn is_failing(&self) -> bool {
         !self.failures.is_empty()
+    }
+
+    /// Somebody says that they have moved: they are looked at at once.
+    pub fn look_soon(&mut self, now: Instant) {
+        self.tried = None;
+        self.hastened = Some(now);
     }
 
     /// EC2 did not tell where they are.

@@ -8,6 +8,7 @@
 
 pub mod address;
 pub mod alive;
+pub mod connections;
 pub mod conntrack;
 pub mod doctor;
 pub mod explain;

@@ -13,6 +13,7 @@ pub mod admin;
 mod atomic_file;
 pub mod client;
 pub mod command;
+pub mod connections;
 pub mod doctor;
 pub mod events;
 pub mod fleet_secret;

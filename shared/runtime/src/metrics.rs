@@ -302,6 +302,33 @@ fn routes(page: &mut Page, status: &Status, routes: &RoutesStatus) {
         "Elastic IPs that this spoke took, or gave away.",
         one(number(address.moved)),
     );
+    let Some(connections) = &address.connections else {
+        return;
+    };
+    page.gauge(
+        "privnet_address_connections_told",
+        "Connections through the Elastic IP of which this spoke's siblings are told.",
+        one(number(connections.told)),
+    );
+    let kept = connections.kept.iter().map(|kept| {
+        let sibling = labels([("sibling", kept.sibling.as_str())]);
+        (sibling, number(kept.connections))
+    });
+    page.gauge(
+        "privnet_address_connections_kept",
+        "Connections of which a sibling told, to be taken over with the Elastic IP.",
+        kept,
+    );
+    page.counter(
+        "privnet_address_connections_taken_over_total",
+        "Connections that this spoke took over with the Elastic IP.",
+        one(number(connections.taken_over)),
+    );
+    page.counter(
+        "privnet_address_connections_refused_total",
+        "Those that it could not: their port was another's, or the table full.",
+        one(number(connections.refused)),
+    );
 }
 
 /// What only a hub has to tell: what it keeps back, and who may talk.

@@ -124,6 +124,20 @@ impl Surroundings<'_> {
                     },
                 ));
             }
+            if !others.is_empty() && self.config.keeps_connections {
+                findings.push(security_group::passes(
+                    &groups,
+                    &Passage {
+                        check: "security group, connections",
+                        consequence: "connections end when the Elastic IP moves",
+                        direction: Direction::In,
+                        traffic: Traffic::port(TCP, takeover.health_port),
+                        with: &others,
+                        siblings: true,
+                        vital: false,
+                    },
+                ));
+            }
         }
         findings
     }

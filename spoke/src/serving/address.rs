@@ -7,7 +7,9 @@ use privnet_ec2::{AddressChoice, Ec2Error};
 use privnet_model::config::spoke::AddressConfig;
 use privnet_model::status::AddressStatus;
 use privnet_model::vpc::{AddressOutcome, ElasticAddress};
-use privnet_reconcile::address::{Address, AddressMove, Around};
+use privnet_reconcile::address::{Address, AddressMove, AddressReason, Around};
+use privnet_reconcile::connections::{Place, Source};
+use privnet_runtime::connections::Connections;
 use tokio::task::JoinHandle;
 use tracing::{info, warn};
 
@@ -59,7 +61,11 @@ impl Addresses {
         }
     }
 
-    pub(super) fn status(&self, around: &Around) -> AddressStatus {
+    pub(super) fn status(
+        &self,
+        around: &Around,
+        connections: Option<&Connections>,
+    ) -> AddressStatus {
         let held = self.machine.held();
         let holder = self.machine.holder();
         let interface = holder.and_then(|holder| holder.interface.as_ref());
@@ -75,6 +81,7 @@ impl Addresses {
             at,
             problem: self.problems(around).next(),
             moved: self.machine.moved(),
+            connections: connections.map(Connections::status),
         }
     }
 
@@ -118,6 +125,13 @@ impl Server {
         }
     }
 
+    pub(super) fn look_at_addresses(&mut self) {
+        if let Some(addresses) = &mut self.addresses {
+            addresses.machine.look_soon(Instant::now());
+            self.takeover.look_soon();
+        }
+    }
+
     pub(super) fn has_given_address_away(&self) -> bool {
         let around = self.takeover.around(Instant::now());
         let addresses = self.addresses.as_ref();
@@ -125,9 +139,14 @@ impl Server {
     }
 
     pub(super) fn heard_of_addresses(&mut self, news: News) {
-        let Some(addresses) = &mut self.addresses else {
+        let Some(mut addresses) = self.addresses.take() else {
             return;
         };
+        self.heard_of(&mut addresses, news);
+        self.addresses = Some(addresses);
+    }
+
+    fn heard_of(&mut self, addresses: &mut Addresses, news: News) {
         let (now, wall) = (Instant::now(), Timestamp::now());
         let before = addresses.machine.held().cloned();
         let known = addresses.machine.has_looked();
@@ -140,6 +159,12 @@ impl Server {
                 let holder = addresses.machine.holder();
                 self.takeover
                     .keep(holder.and_then(|holder| holder.interface.as_ref()));
+                let place = match (addresses.machine.held(), holder) {
+                    (Some(_), _) => Place::Here,
+                    (None, Some(_)) => Place::Elsewhere,
+                    (None, None) => Place::Nowhere,
+                };
+                self.address_is(place, Source::Look);
                 match decided {
                     Some(decided) => {
                         let AddressMove {
@@ -147,7 +172,9 @@ impl Server {
                         } = &decided;
                         info!(%address, %to, %why, "moves an Elastic IP");
                         let vpc = self.vpc.clone();
+                        let before = self.before(&decided);
                         addresses.moving = Some(tokio::spawn(async move {
+                            before.run().await;
                             let AddressMove {
                                 allocation,
                                 to,
@@ -156,6 +183,9 @@ impl Server {
                             } = &decided;
                             let outcome = vpc.associate_address(allocation, to, from.as_ref());
                             let outcome = outcome.await;
+                            before
+                                .after(matches!(outcome, Ok(AddressOutcome::Done)))
+                                .await;
                             (decided, outcome)
                         }));
                     }
@@ -170,6 +200,13 @@ impl Server {
             News::Moved(Some(moved)) => {
                 let (done, outcome) = *moved;
                 may_have_moved = matches!(outcome, Ok(AddressOutcome::Done) | Err(_));
+                if matches!(outcome, Ok(AddressOutcome::Done)) {
+                    let place = match done.why {
+                        AddressReason::Free | AddressReason::Takeover { .. } => Place::Here,
+                        AddressReason::GoesAlong { .. } => Place::Elsewhere,
+                    };
+                    self.address_is(place, Source::Move);
+                }
                 let told = outcome.as_ref().ok();
                 addresses.machine.applied(told, now, wall);
                 addresses.failure = failure(&done, &outcome);

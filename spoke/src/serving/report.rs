@@ -47,7 +47,11 @@ impl Server {
                 routes: routes.collect(),
                 moved: self.moved,
                 taken_over: self.taken_over,
-                address: self.addresses.as_ref().map(|one| one.status(&around)),
+                address: {
+                    let connections = self.connections.as_ref();
+                    let addresses = self.addresses.as_ref();
+                    addresses.map(|one| one.status(&around, connections))
+                },
             },
             problems: self.problems(&around),
         };
@@ -61,10 +65,13 @@ impl Server {
     fn problems(&self, around: &Around) -> Vec<String> {
         let addresses = self.addresses.iter();
         let addresses = addresses.flat_map(|one| one.problems(around));
+        let connections = self.connections.iter();
+        let connections = connections.flat_map(|one| one.problems());
         let sick = self.sick();
         let sick = sick.map(|why| format!("serves no VPC routes: {why}"));
         sick.iter()
             .chain(&self.port_problem)
+            .chain(&self.connections_problem)
             .chain(&self.siblings.problem)
             .chain(&self.tables.problem)
             .chain(&self.check.problem)
@@ -73,6 +80,7 @@ impl Server {
             .chain(&self.conflicts)
             .cloned()
             .chain(addresses)
+            .chain(connections)
             .collect()
     }
 }

@@ -83,6 +83,12 @@ impl Server {
     }
 
     pub(super) fn changed(&mut self, changed: Changed) {
+        let done = |(_, outcome): &(_, _)| matches!(outcome, Ok(RouteOutcome::Done));
+        if changed.iter().any(done)
+            && let Some(connections) = &self.connections
+        {
+            connections.routes_came();
+        }
         for (change, outcome) in changed {
             let place = Place {
                 table: change.table.clone(),

@@ -11,6 +11,7 @@ use privnet_model::vpc::Siblings;
 use privnet_reconcile::self_test::Report;
 use privnet_reconcile::takeover::Takeover;
 use privnet_reconcile::vpc_route::Place;
+use privnet_runtime::connections::Connections;
 use privnet_runtime::health_port::{HealthPort, Observation, Silence, Teller};
 use privnet_runtime::self_test::SelfTester;
 use tokio::time::{MissedTickBehavior, interval};
@@ -18,6 +19,7 @@ use tracing::{info, warn};
 
 use super::address::{Addresses, News};
 use super::asked::{AGAIN, Asked};
+use super::connections;
 use super::keeper::Keeper;
 use super::routes::{Changed, Changing, Tables};
 use super::start::Start;
@@ -52,6 +54,7 @@ pub(super) struct Server {
     pub(super) vpc: Vpc,
     pub(super) takeover: Takeover,
     pub(super) addresses: Option<Addresses>,
+    pub(super) connections: Option<Connections>,
     port: Option<HealthPort>,
     teller: Option<Teller>,
     pub(super) siblings: Asked<Siblings>,
@@ -61,8 +64,10 @@ pub(super) struct Server {
     pub(super) conflicts: Vec<String>,
     pub(super) failures: Vec<(Place, String)>,
     pub(super) port_problem: Option<String>,
+    pub(super) connections_problem: Option<String>,
     /// When the port is tried again.
     port_due: Instant,
+    pub(super) connections_due: Instant,
     /// Whether the check of sources was known to be off.
     check_off: bool,
     /// Since when the spoke stops.
@@ -89,6 +94,7 @@ impl Server {
             context,
             takeover,
             addresses,
+            connections: None,
             port: None,
             teller: None,
             siblings: Asked::new(),
@@ -98,7 +104,9 @@ impl Server {
             conflicts: Vec::new(),
             failures: Vec::new(),
             port_problem: None,
+            connections_problem: None,
             port_due: Instant::now(),
+            connections_due: Instant::now(),
             check_off: false,
             stopping: None,
             greetings: VecDeque::new(),
@@ -142,6 +150,7 @@ impl Server {
                 tables = self.tables.answered(Duration::ZERO) => self.looked(tables),
                 changed = changed(&mut self.changing) => self.changed(changed),
                 news = news(&mut self.addresses) => self.heard_of_addresses(news),
+                hint = connections::hint(&self.connections) => self.hinted(hint),
                 done = self.check.answered(CHECK) => {
                     self.check_off |= done.is_some();
                     if done == Some(privnet_ec2::SourceDestCheck::SwitchedOff) {
@@ -202,6 +211,7 @@ impl Server {
                 }
             }
         }
+        self.tick_connections(now);
         if self.takeover.tick(now) && self.tables.task.is_none() {
             let vpc = self.vpc.clone();
             self.tables.ask(async move { vpc.route_tables().await });

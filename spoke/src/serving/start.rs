@@ -1,7 +1,7 @@
 //! The beginning: until EC2 has told who this spoke is nothing can be served.
 
 use std::collections::BTreeSet;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr, SocketAddrV4};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -13,6 +13,7 @@ use privnet_model::config::spoke::{AddressConfig, RoutesConfig};
 use privnet_model::inventory::Identity;
 use privnet_model::status::RoutesStatus;
 use privnet_reconcile::takeover::{Memory, Setup, Takeover};
+use privnet_runtime::connections::Connections;
 use privnet_runtime::health_port::HealthPort;
 use privnet_runtime::self_test::SelfTester;
 use privnet_runtime::state_file::{Loaded, StateFile};
@@ -39,11 +40,20 @@ pub(super) fn memory_file(private_key: &Path) -> StateFile {
     StateFile::new(&path, FORMAT, env!("CARGO_PKG_VERSION"))
 }
 
+/// That connections go along when the address moves.
+pub(super) struct Keeps {
+    /// How long one on which nothing is sent is remembered.
+    pub(super) idle_timeout: Duration,
+    /// How many of each sibling's are kept in mind.
+    pub(super) most: usize,
+}
+
 /// All that the task begins with.
 pub(super) struct Start {
     pub(super) state: StateFile,
     pub(super) config: RoutesConfig,
     pub(super) address: Option<AddressConfig>,
+    pub(super) keeps: Option<Keeps>,
     pub(super) destinations: BTreeSet<IpNet>,
     pub(super) test_interval: Duration,
     pub(super) identity: Identity,
@@ -118,6 +128,25 @@ impl Start {
         HealthPort::open(address, self.identity.instance.clone()).map_err(|error| {
             format!(
                 "siblings cannot ask how this spoke is: {:#}",
+                anyhow::Error::from(error)
+            )
+        })
+    }
+
+    /// At the port of the health questions, but TCP's.
+    pub(super) fn open_connections(&self, keeps: &Keeps, port: u16) -> Result<Connections, String> {
+        let me = self.identity.instance.clone();
+        let IpAddr::V4(address) = self.identity.private_address else {
+            return Err(
+                "connections end when the address moves: they are IPv4's, and this \
+                        instance's primary address is not"
+                    .to_owned(),
+            );
+        };
+        let at = SocketAddrV4::new(address, port);
+        Connections::open(at, me, keeps.idle_timeout, keeps.most).map_err(|error| {
+            format!(
+                "connections end when the address moves: {:#}",
                 anyhow::Error::from(error)
             )
         })

@@ -12,10 +12,10 @@ use privnet_model::key::PublicKey;
 use privnet_model::net::Supernet;
 use privnet_model::offload::{Offload, OffloadObstacle, OffloadReport, OffloadState};
 use privnet_model::status::{
-    AddressStatus, ConnectionUse, DestinationUse, ExcludedCidr, Exclusion, FlowtableState,
-    GatewayHealth, GatewayRole, GatewayStatus, InterfaceStatus, Kept, NatStatus, Note, Origin,
-    PartitionStatus, Reason, Role, RouteStatus, RoutesStatus, RuleStatus, SiblingStatus, Status,
-    Tunnel, TunnelState,
+    AddressStatus, ConnectionUse, ConnectionsStatus, DestinationUse, ExcludedCidr, Exclusion,
+    FlowtableState, GatewayHealth, GatewayRole, GatewayStatus, InterfaceStatus, Kept,
+    KeptConnections, NatStatus, Note, Origin, PartitionStatus, Reason, Role, RouteStatus,
+    RoutesStatus, RuleStatus, SiblingStatus, Status, Tunnel, TunnelState,
 };
 
 pub(crate) fn now() -> Timestamp {
@@ -406,6 +406,15 @@ pub(crate) fn nat_gateway() -> Status {
                 at: Some("i-0123456789abcdef2".parse().unwrap()),
                 problem: None,
                 moved: 1,
+                connections: Some(ConnectionsStatus {
+                    told: 0,
+                    kept: vec![KeptConnections {
+                        sibling: "i-0123456789abcdef2".parse().unwrap(),
+                        connections: 1_234,
+                    }],
+                    taken_over: 56,
+                    refused: 1,
+                }),
             }),
         }),
         policy: Vec::new(),

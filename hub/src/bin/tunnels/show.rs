@@ -8,8 +8,9 @@ use jiff::Timestamp;
 use privnet_model::inventory::Transport;
 use privnet_model::offload::OffloadReport;
 use privnet_model::status::{
-    AddressStatus, CharonStatus, ConnectionUse, DestinationUse, GatewayStatus, InterfaceStatus,
-    IpsecStatus, NatStatus, Origin, PartitionStatus, RoutesStatus, RuleStatus, Status, Tunnel,
+    AddressStatus, CharonStatus, ConnectionUse, ConnectionsStatus, DestinationUse, GatewayStatus,
+    InterfaceStatus, IpsecStatus, NatStatus, Origin, PartitionStatus, RoutesStatus, RuleStatus,
+    Status, Tunnel,
 };
 use serde::Serialize;
 
@@ -355,14 +356,32 @@ fn routes(routes: &RoutesStatus) -> Vec<(&'static str, Vec<String>)> {
         moved => vec![format!("{moved}, {} taken over", routes.taken_over)],
     };
     let escaped = |text: String| escape(&text).into_owned();
+    let connections = routes.address.iter();
+    let connections = connections.flat_map(|address| &address.connections);
+    let connections = connections.map(kept);
     let address = routes.address.iter().map(address);
     vec![
         ("self-test", vec![escaped(well)]),
         ("address", address.map(escaped).collect()),
+        ("its connections", connections.collect()),
         ("siblings", siblings.map(escaped).collect()),
         ("routes", led.collect()),
         ("routes moved", moved),
     ]
+}
+
+/// The connections that go along with it.
+fn kept(connections: &ConnectionsStatus) -> String {
+    let ConnectionsStatus {
+        told,
+        kept,
+        taken_over,
+        refused,
+    } = connections;
+    let heard: u64 = kept.iter().map(|kept| kept.connections).sum();
+    format!(
+        "{told} here, {heard} known of siblings; {taken_over} taken over, {refused} could not be"
+    )
 }
 
 /// The Elastic IP, or where it is and why it is not here.

@@ -16,8 +16,6 @@ use netlink_sys::{Socket, SocketAddr as NetlinkAddress, protocols::NETLINK_NETFI
 use privnet_model::config::spoke::Protocol;
 use privnet_reconcile::conntrack::Destinations;
 
-use crate::error::HostError;
-
 /// The kernel sends at most so much at once (`NLMSG_GOODSIZE` and what it learns that the
 /// reader takes, up to 32 KiB).
 const BUFFER: usize = 64 << 10;
@@ -26,11 +24,7 @@ const BUFFER: usize = 64 << 10;
 const STATUS_MASK: u16 = 26;
 
 /// Counts what is masqueraded. Takes about two microseconds for each connection; blocks.
-pub(crate) fn count() -> Result<Destinations, HostError> {
-    dump().map_err(|source| HostError::Connections { source })
-}
-
-fn dump() -> io::Result<Destinations> {
+pub(crate) fn count() -> io::Result<Destinations> {
     let mut socket = Socket::new(NETLINK_NETFILTER)?;
     socket.bind_auto()?;
     socket.connect(&NetlinkAddress::new(0, 0))?;

@@ -22,6 +22,7 @@ mod connections;
 mod diversions;
 mod hosts;
 mod interfaces;
+mod kept;
 mod routes;
 mod rules;
 mod traffic;
@@ -130,6 +131,14 @@ const CASES: &[Case] = &[
     case(
         "the_kernel_is_asked_what_it_can_and_nothing_is_loaded",
         connections::kernel,
+    ),
+    case(
+        "an_addresss_connections_are_entered_listed_and_forgotten",
+        kept::entered_and_forgotten,
+    ),
+    case(
+        "an_addresss_connections_are_told_as_they_come_and_go_and_held",
+        kept::told_as_they_come_and_go,
     ),
     Case {
         name: "without_privileges_the_error_says_what_is_missing",

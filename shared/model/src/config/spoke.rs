@@ -68,6 +68,8 @@ pub struct SpokeConfig {
     pub routes: Option<RoutesConfig>,
     /// The Elastic IP that it takes; `None` is none.
     pub address: Option<AddressConfig>,
+    /// Whether connections go along when that address moves to another spoke.
+    pub keeps_connections: bool,
     /// How it knows that it works.
     pub self_test: SelfTestConfig,
     /// Whether to publish key, port and transport as tags on the own instance.
@@ -182,8 +184,10 @@ pub(super) fn read(top: &mut Section<'_>) -> Option<SpokeConfig> {
         routes::read(section, &rest)
     });
     let address = top.table("address", "an [address] section", |section| {
-        address::read(section, &rest)
+        address::read(section, &rest, routes.as_ref())
     });
+    let keeps_connections = address.as_ref().is_some_and(|read| read.connections);
+    let address = address.map(|read| read.address);
 
     Some(SpokeConfig {
         privnet: privnet?,
@@ -205,6 +209,7 @@ pub(super) fn read(top: &mut Section<'_>) -> Option<SpokeConfig> {
         nat,
         routes,
         address,
+        keeps_connections,
         self_test: self_test.unwrap_or_default(),
         publish,
     })

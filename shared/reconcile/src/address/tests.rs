@@ -358,6 +358,32 @@ fn what_fails_is_tried_again_at_longer_intervals() {
     assert!(pauses.is_sorted(), "{pauses:?}");
 }
 
+/// The answer to the look may be lost with the address that this spoke had before.
+#[test]
+fn who_is_told_that_an_address_moved_looks_at_once_and_again_soon() {
+    let mut world = World::new(1, 1, &one());
+    world.pass(30);
+    assert_eq!(world.addresses[0], Some(0));
+    let around = world.around(0);
+    let looks = |machine: &mut Address, from: Instant| {
+        let times = (0..20_u64).filter(|second| {
+            let now = from + seconds(*second);
+            let look = machine.tick(&around, now).look;
+            if look {
+                machine.look_failed(now);
+            }
+            look
+        });
+        times.collect::<Vec<_>>()
+    };
+    let (machine, now) = (&mut world.spokes[0].machine, world.now);
+    machine.look_soon(now);
+    let expected: Vec<u64> = (0..15).chain([19]).collect();
+    assert_eq!(looks(machine, now), expected);
+    // Who was told nothing has time.
+    assert_eq!(looks(machine, now + seconds(20)), [4, 9, 14, 19]);
+}
+
 /// Also by who is about to stop, and does not for long.
 #[test]
 fn what_fails_is_not_tried_faster_by_who_leaves() {

@@ -10,7 +10,10 @@ use privnet_model::inventory::{Fate, HeldRemovals, Partition};
 use privnet_model::key::PublicKey;
 use privnet_model::net::Supernet;
 use privnet_model::offload::{Offload, OffloadObstacle};
-use privnet_model::status::{AddressStatus, Kept, Reason, RouteStatus, RuleStatus, SiblingStatus};
+use privnet_model::status::{
+    AddressStatus, ConnectionsStatus, Kept, KeptConnections, Reason, RouteStatus, RuleStatus,
+    SiblingStatus,
+};
 
 use super::*;
 
@@ -237,6 +240,15 @@ fn a_spoke_with_an_address_of_its_own_tells_whether_it_has_it() {
             at: None,
             problem: address.is_none().then(|| "all are in use".to_owned()),
             moved: 3,
+            connections: address.map(|_| ConnectionsStatus {
+                told: 7,
+                kept: vec![KeptConnections {
+                    sibling: "i-00000002".parse().unwrap(),
+                    connections: 0,
+                }],
+                taken_over: 6,
+                refused: 1,
+            }),
         };
         let routes = RoutesStatus {
             address: Some(address),
@@ -255,6 +267,10 @@ fn a_spoke_with_an_address_of_its_own_tells_whether_it_has_it() {
         "privnet_address_held 1",
         "privnet_address_problem 0",
         "privnet_addresses_moved_total 3",
+        "privnet_address_connections_told 7",
+        "privnet_address_connections_kept{sibling=\"i-00000002\"} 0",
+        "privnet_address_connections_taken_over_total 6",
+        "privnet_address_connections_refused_total 1",
     ] {
         assert!(page.lines().any(|it| it == line), "{line} in {page}");
     }

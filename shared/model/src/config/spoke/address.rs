@@ -1,9 +1,9 @@
-//! `[address]`: which Elastic IP a spoke has for its own.
+//! `[address]`: which Elastic IP a spoke has for its own, and what goes along with it.
 
 use std::collections::BTreeMap;
 use std::fmt;
 
-use super::routes::Context;
+use super::routes::{Context, RoutesConfig};
 use crate::config::document::Section;
 use crate::config::value::{self, Kind, text};
 use crate::id::AllocationId;
@@ -44,7 +44,19 @@ const ALLOCATION: Kind<AllocationId> = Kind {
 const ONE_OF_TWO: &str = "`allocation = \"eipalloc-…\"` for one address, or `tag = { … }` for any \
                           one of those with these tags";
 
-pub(super) fn read(section: &mut Section<'_>, rest: &Context) -> Option<AddressConfig> {
+/// What the section says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Read {
+    pub(super) address: AddressConfig,
+    /// Whether connections go along when the address moves.
+    pub(super) connections: bool,
+}
+
+pub(super) fn read(
+    section: &mut Section<'_>,
+    rest: &Context,
+    routes: Option<&RoutesConfig>,
+) -> Option<Read> {
     let allocation = section.optional("allocation", &ALLOCATION);
     let expected = "a table of the tags that all addresses of the pool have, such as \
                     { \"privnet:pool\" = \"nat\" }";
@@ -62,6 +74,32 @@ pub(super) fn read(section: &mut Section<'_>, rest: &Context) -> Option<AddressC
     if let Some(problem) = wrong {
         section.reject(section.place(), problem, Some(ONE_OF_TWO.to_owned()));
     }
+    let connections = section.optional("connections", &value::FLAG);
+    if let Some(wanted) = connections.as_ref().filter(|wanted| wanted.value) {
+        let alone = routes.is_some_and(|routes| routes.takeover.is_none());
+        for (wrong, problem, expected) in [
+            (
+                tags.is_some(),
+                "the addresses of a pool do not move",
+                "`allocation`, one address for all spokes of the VPC, or no `connections`",
+            ),
+            (
+                alone,
+                "there are no siblings to tell of connections",
+                "takeover in [routes], or no `connections`",
+            ),
+            (
+                !rest.egress,
+                "without NAT egress there are no connections through the address",
+                "nat.egress = true, or no `connections`",
+            ),
+        ] {
+            if wrong {
+                section.reject(&wanted.place, problem, Some(expected.to_owned()));
+            }
+        }
+    }
+    let connections = connections.is_some_and(|wanted| wanted.value);
     if !rest.targets {
         let expected = "`targets` in a [self_test] section, and [routes], for which it is: a \
                         spoke takes no address before a connection through it succeeded";
@@ -71,11 +109,15 @@ pub(super) fn read(section: &mut Section<'_>, rest: &Context) -> Option<AddressC
             Some(expected.to_owned()),
         );
     }
-    match (allocation, tags) {
-        (Some(allocation), None) => Some(AddressConfig::Allocation(allocation.value)),
-        (None, Some(tags)) => Some(AddressConfig::Pool(tags)),
-        (Some(_), Some(_)) | (None, None) => None,
-    }
+    let address = match (allocation, tags) {
+        (Some(allocation), None) => AddressConfig::Allocation(allocation.value),
+        (None, Some(tags)) => AddressConfig::Pool(tags),
+        (Some(_), Some(_)) | (None, None) => return None,
+    };
+    Some(Read {
+        address,
+        connections,
+    })
 }
 
 #[cfg(test)]
@@ -134,6 +176,38 @@ mod tests {
             let start = format!("spoke.toml:{line}: address");
             let found = |told: &String| told.starts_with(&start) && told.contains(problem);
             assert!(told.iter().any(found), "{keys}: {told:?}");
+        }
+    }
+
+    #[test]
+    fn connections_go_along_with_one_address_of_siblings() {
+        const SIBLINGS: &str = "privnet = '10.0.0.0/8'\npreshared_key = { file = '/f' }\n\
+            transport = 'none'\n[routes]\ntables = 'zone'\nsiblings = { service = 'nat' }\n\
+            [self_test]\ntargets = ['192.0.2.1:443']\n[address]\n";
+        let one = "allocation = 'eipalloc-01234567'\nconnections = ";
+        let read_it = |text: String| SpokeConfig::parse("spoke.toml", &text);
+        for (flag, expected) in [("true", true), ("false", false)] {
+            let config = read_it(format!("{SIBLINGS}{one}{flag}")).unwrap();
+            assert_eq!(config.keeps_connections, expected);
+        }
+        let without = read_it(format!("{SIBLINGS}allocation = 'eipalloc-01234567'")).unwrap();
+        assert!(!without.keeps_connections);
+        for (text, problem) in [
+            (
+                format!("{SIBLINGS}tag = {{ a = 'b' }}\nconnections = true"),
+                "spoke.toml:11: address.connections = true: the addresses of a pool do not move",
+            ),
+            (
+                format!("{START}[address]\n{one}true"),
+                "spoke.toml:10: address.connections = true: there are no siblings",
+            ),
+            (
+                format!("{SIBLINGS}{one}true\n[nat]\negress = false"),
+                "spoke.toml:11: address.connections = true: without NAT egress",
+            ),
+        ] {
+            let told = read_it(text).unwrap_err().to_string();
+            assert!(told.contains(problem), "{told}");
         }
     }
 
