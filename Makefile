@@ -12,6 +12,9 @@
 #   make scale         a hub that polls 5,000 spokes in 20 regions of 3 accounts, which exist in a
 #                      simulated EC2 alone (10 minutes; tests/BENCH.md); SCALE=--help
 #   make fuzz          ten minutes of fuzzing for each target; needs a nightly toolchain
+#   make images        the disk images of hub and spoke, into IMAGES=DIRECTORY; needs root (ami/image; 15 minutes,
+#                      most of it the release build). TWICE=1: builds each twice and compares
+#   make test-image    boots them under QEMU in the simulated internet (10 minutes; tests/IMAGE.md)
 #   make build         all programs, tests and benches, as the demo and the tests use them
 #   make release       the programs as they are shipped
 #
@@ -26,7 +29,9 @@ export AWS_EC2_METADATA_DISABLED = true
 
 ALL := --workspace --all-targets --locked
 
-.PHONY: demo test test-matrix lint bench profile swarm scale fuzz build release setup
+IMAGES ?= $(CACHE)/images
+
+.PHONY: demo test test-matrix lint bench profile swarm scale fuzz images test-image build release setup
 
 demo: build
 	@exec "$(CARGO_TARGET_DIR)/debug/demo" $(if $(KEEP),--keep)
@@ -78,6 +83,13 @@ scale: build
 
 fuzz:
 	@tests/fuzz/run
+
+images: release
+	@ami/image/setup
+	@ami/image/images $(if $(TWICE),--twice) "$(CARGO_TARGET_DIR)/release" "$(IMAGES)"
+
+test-image: images
+	"$(CARGO_TARGET_DIR)/release/image" "$(IMAGES)"
 
 setup:
 	@tests/setup

@@ -16,6 +16,7 @@ pub mod cpu;
 pub mod daemon;
 pub mod deployment;
 pub mod fault_proxy;
+pub mod guest;
 pub mod iam;
 pub mod imds;
 mod internet;
