@@ -15,6 +15,7 @@
 #   make images        the disk images of hub and spoke, into IMAGES=DIRECTORY; needs root (ami/image; 15 minutes,
 #                      most of it the release build). TWICE=1: builds each twice and compares
 #   make test-image    boots them under QEMU in the simulated internet (10 minutes; tests/IMAGE.md)
+#   make packages      .deb and .rpm of hub, spoke and tunnels, into PACKAGES=DIRECTORY (ami/packages)
 #   make build         all programs, tests and benches, as the demo and the tests use them
 #   make release       the programs as they are shipped
 #
@@ -30,8 +31,10 @@ export AWS_EC2_METADATA_DISABLED = true
 ALL := --workspace --all-targets --locked
 
 IMAGES ?= $(CACHE)/images
+PACKAGES ?= $(CACHE)/packages
+IMAGE_PROGRAMS := privnet-hub privnet-spoke tunnels privnet-boot privnet-sim image
 
-.PHONY: demo test test-matrix lint bench profile swarm scale fuzz images test-image build release setup
+.PHONY: demo test test-matrix lint bench profile swarm scale fuzz images test-image packages build release setup
 
 demo: build
 	@exec "$(CARGO_TARGET_DIR)/debug/demo" $(if $(KEEP),--keep)
@@ -84,9 +87,15 @@ scale: build
 fuzz:
 	@tests/fuzz/run
 
-images: release
+# What is in the images, and what boots them.
+images: setup
 	@ami/image/setup
+	cargo build --release --workspace --locked $(addprefix --bin ,$(IMAGE_PROGRAMS))
 	@ami/image/images $(if $(TWICE),--twice) "$(CARGO_TARGET_DIR)/release" "$(IMAGES)"
+
+packages: release
+	@ami/packages/setup
+	@PATH="$(CACHE)/package-tools/bin:$$PATH" ami/packages/build "$(PACKAGES)"
 
 test-image: images
 	"$(CARGO_TARGET_DIR)/release/image" "$(IMAGES)"

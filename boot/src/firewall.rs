@@ -23,7 +23,8 @@ pub(crate) struct Firewall {
     tunnel_interface: String,
     health_port: Option<u16>,
     siblings: Vec<IpNet>,
-    ipsec: bool,
+    /// Whether there is IPsec: its ports, ESP, and strongSwan.
+    pub(crate) ipsec: bool,
 }
 
 impl Firewall {
@@ -41,7 +42,7 @@ impl Firewall {
             .map(|routes| port(routes, "health_port", DEFAULT_HEALTH_PORT))
             .transpose()?;
         let tunnel_port = match text("transport") {
-            Some("none") => None,
+            Some("none" | "ipsec") => None,
             _ => Some(port(&config, "listen_port", DEFAULT_PORT)?),
         };
         Ok(Self {
@@ -182,6 +183,7 @@ mod tests {
             assert!(script.contains("tunnel_ports { 500, 4500 }"), "{script}");
             assert!(script.contains("l4proto esp accept"), "{script}");
         }
+        assert!(!script("transport = \"ipsec\"\n").contains("51820"));
         assert!(!script("log = \"ipsec\"\n").contains("esp"));
     }
 

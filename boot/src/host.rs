@@ -106,8 +106,15 @@ impl Host {
         let name = format!("etc/privnet/{}", self.role.config_name());
         self.write(&name, config)?;
         remove(&self.root.join("etc/privnet/user-data.toml"))?;
-        // At boot it waits for us and is started anyway; not where this is a second try.
-        systemctl(&["start", "--no-block", &format!("{}.service", self.role)])
+        // At boot it waits for us and is started anyway; not where this is a second try, or
+        // where somebody runs it by hand because user data has changed.
+        let service = format!("{}.service", self.role);
+        systemctl(&["reload-or-restart", "--no-block", &service])
+    }
+
+    /// Starts a service, without waiting for it: it may wait for us.
+    pub(crate) fn start(&self, service: &str) -> Result<()> {
+        systemctl(&["start", "--no-block", service])
     }
 
     /// Opens what the configuration wants open.
@@ -137,10 +144,10 @@ impl Host {
         )?;
         systemctl(&["reload", "privnet-firewall.service"])?;
         if !instance.ssh_authorized_keys.is_empty() {
-            systemctl(&["start", "--no-block", "ssh.service"])?;
+            self.start("ssh.service")?;
         }
         if instance.security_updates {
-            systemctl(&["start", "--no-block", "privnet-security-updates.timer"])?;
+            self.start("privnet-security-updates.timer")?;
         }
         Ok(())
     }

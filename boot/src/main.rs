@@ -75,6 +75,9 @@ fn boot(host: &Host) -> Result<Outcome> {
     }
     let firewall = Firewall::of(&data.config, &metadata.vpc_cidrs)?;
     host.open(&firewall)?;
+    if firewall.ipsec {
+        host.start("strongswan.service")?;
+    }
     host.keep(&data.config)?;
     Ok(Outcome::Configured(format!(
         "{} has its configuration from user data: {}",

@@ -11,6 +11,7 @@
 mod content;
 mod hub;
 mod machine;
+mod registering;
 mod report;
 mod spoke;
 
@@ -81,7 +82,7 @@ fn run(arguments: &Arguments) -> Result<()> {
         return inside(role, &arguments.image(role), figures);
     }
     programs::require_tools(&guest::TOOLS)?;
-    programs::require_tools(&["wg", "curl", "debugfs", "zstd"])?;
+    programs::require_tools(&["wg", "curl", "debugfs", "zstd", "sfdisk", "aws"])?;
     let work = tempfile::tempdir()?;
     let roles = [Role::Spoke, Role::Hub];
     let mut tested = Vec::new();
@@ -125,7 +126,12 @@ fn inside(role: Role, image: &std::path::Path, file: &std::path::Path) -> Result
     isolation::settle()?;
     let mut figures = Figures::read(file)?;
     match role {
-        Role::Spoke => spoke::test(image, &mut figures)?,
+        Role::Spoke => {
+            registering::test(&mut figures)?;
+            // A world is made where none was, so the logs start afresh.
+            std::fs::remove_dir_all(privnet_tests::namespace::ROOT)?;
+            spoke::test(image, &mut figures)?;
+        }
         Role::Hub => hub::test(image, &mut figures)?,
     }
     figures.write(file)
