@@ -51,6 +51,13 @@ pub(crate) fn test(image: &Path, figures: &mut Figures) -> Result<()> {
     joins(&world, &mut guest, figures)?;
     guest.wait_for_login(&login, BOOT)?;
     machine::inspect(&guest, &login, "privnet-spoke", "ip-10-1-0-10", figures)?;
+    let flowtables = guest.run(&login, "nft list flowtables")?;
+    let short_cut = if flowtables.contains("devices") {
+        "used"
+    } else {
+        "not used"
+    };
+    figures.row("the kernel's flowtable for NAT", short_cut);
     machine::stranger_is_kept_out(world.namespace("host-a")?, "10.1.0.10")?;
     figures.row("SSH from an address that is not in ssh_from", "refused");
     keeps_the_last_good(&mut world, &guest, &login, &wrong, figures)?;
