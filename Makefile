@@ -12,6 +12,10 @@
 #   make scale         a hub that polls 5,000 spokes in 20 regions of 3 accounts, which exist in a
 #                      simulated EC2 alone (10 minutes; tests/BENCH.md); SCALE=--help
 #   make fuzz          ten minutes of fuzzing for each target; needs a nightly toolchain
+#   make images        the disk images of hub and spoke, into IMAGES=DIRECTORY; needs root (ami/image; 15 minutes,
+#                      most of it the release build). TWICE=1: builds each twice and compares
+#   make test-image    boots them under QEMU in the simulated internet (10 minutes; tests/IMAGE.md)
+#   make packages      .deb and .rpm of hub, spoke and tunnels, into PACKAGES=DIRECTORY (ami/packages)
 #   make build         all programs, tests and benches, as the demo and the tests use them
 #   make release       the programs as they are shipped
 #
@@ -26,7 +30,11 @@ export AWS_EC2_METADATA_DISABLED = true
 
 ALL := --workspace --all-targets --locked
 
-.PHONY: demo test test-matrix lint bench profile swarm scale fuzz build release setup
+IMAGES ?= $(CACHE)/images
+PACKAGES ?= $(CACHE)/packages
+IMAGE_PROGRAMS := privnet-hub privnet-spoke tunnels privnet-boot privnet-sim image
+
+.PHONY: demo test test-matrix lint bench profile swarm scale fuzz images test-image packages build release setup
 
 demo: build
 	@exec "$(CARGO_TARGET_DIR)/debug/demo" $(if $(KEEP),--keep)
@@ -79,6 +87,19 @@ scale: build
 
 fuzz:
 	@tests/fuzz/run
+
+# What is in the images, and what boots them.
+images: setup
+	@ami/image/setup
+	cargo build --release --workspace --locked $(addprefix --bin ,$(IMAGE_PROGRAMS))
+	@ami/image/images $(if $(TWICE),--twice) "$(CARGO_TARGET_DIR)/release" "$(IMAGES)"
+
+packages: release
+	@ami/packages/setup
+	@PATH="$(CACHE)/package-tools/bin:$$PATH" ami/packages/build "$(PACKAGES)"
+
+test-image: images
+	"$(CARGO_TARGET_DIR)/release/image" "$(IMAGES)"
 
 setup:
 	@tests/setup

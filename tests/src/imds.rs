@@ -62,6 +62,8 @@ pub struct Metadata {
     pub spot_notice: Option<String>,
     /// What its Auto Scaling group, if it is in one, has it become.
     pub target_lifecycle_state: Option<String>,
+    /// What it was launched with.
+    pub user_data: Option<String>,
 }
 
 /// A role, and the credentials that EC2 gives an instance of it.
@@ -95,6 +97,7 @@ impl Metadata {
         let primary = self.vpc_cidrs.first().map(ToString::to_string);
         put("meta-data/instance-id", self.instance.to_string());
         put("meta-data/local-ipv4", self.private_address.to_string());
+        put("meta-data/local-hostname", self.host_name());
         put("meta-data/mac", self.mac.clone());
         put(
             "meta-data/placement/availability-zone",
@@ -105,6 +108,9 @@ impl Metadata {
         put("meta-data/services/partition", "aws".to_owned());
         if let Some(public) = self.public_address {
             put("meta-data/public-ipv4", public.to_string());
+        }
+        if let Some(data) = &self.user_data {
+            put("user-data", data.clone());
         }
         if let Some(notice) = &self.spot_notice {
             put("meta-data/spot/instance-action", notice.clone());
@@ -150,6 +156,12 @@ impl Metadata {
             format!("{:#}", self.identity_document()),
         );
         leaves
+    }
+
+    /// As EC2 makes it of the private address.
+    fn host_name(&self) -> String {
+        let address = self.private_address.to_string().replace('.', "-");
+        format!("ip-{address}.{}.compute.internal", self.region)
     }
 
     fn iam_info(&self, role: &str) -> serde_json::Value {
@@ -331,6 +343,7 @@ mod tests {
             }),
             spot_notice: None,
             target_lifecycle_state: None,
+            user_data: None,
         }
     }
 
@@ -363,6 +376,15 @@ mod tests {
         let leaves = metadata.leaves();
         assert_eq!(lookup(&leaves, spot).as_deref(), Some("{}"));
         assert_eq!(lookup(&leaves, lifecycle).as_deref(), Some("Terminated"));
+    }
+
+    #[test]
+    fn user_data_is_beside_the_metadata() {
+        let mut metadata = metadata();
+        assert_eq!(lookup(&metadata.leaves(), "user-data"), None);
+        metadata.user_data = Some("privnet = 1\n".to_owned());
+        let data = lookup(&metadata.leaves(), "user-data");
+        assert_eq!(data.as_deref(), Some("privnet = 1\n"));
     }
 
     #[test]

@@ -17,6 +17,7 @@ pub mod cpu;
 pub mod daemon;
 pub mod deployment;
 pub mod fault_proxy;
+pub mod guest;
 pub mod iam;
 #[cfg(test)]
 mod iam_coverage;

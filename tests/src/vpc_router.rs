@@ -118,7 +118,7 @@ pub(crate) fn connect_instance(
     ])
 }
 
-fn bridge(subnet: usize) -> String {
+pub(crate) fn bridge(subnet: usize) -> String {
     format!("subnet{subnet}")
 }
 

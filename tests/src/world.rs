@@ -20,6 +20,7 @@ use privnet_model::id::{Region, VpcId};
 
 use crate::daemon::{self, Daemon};
 use crate::fault_proxy::Control;
+use crate::guest;
 use crate::iam;
 use crate::imds::Metadata;
 use crate::internet::{Internet, Link};
@@ -42,6 +43,7 @@ pub struct World {
     services: Vec<Process>,
     hosts: BTreeMap<&'static str, Host>,
     vpcs: BTreeMap<&'static str, RunningVpc>,
+    guests: Vec<&'static str>,
     internet: Internet,
     /// The web server's host, on the internet.
     pub web: Namespace,
@@ -81,6 +83,12 @@ impl World {
     /// Makes the network. Nothing of ours runs in it so far. One world a process:
     /// the kernel takes its time to let go of the namespaces of another.
     pub fn build(network: &Network) -> Result<Self> {
+        Self::build_with_guests(network, &[])
+    }
+
+    /// Makes the network, with these instances prepared for machines of their own
+    /// ([`crate::guest`]). One guest a VPC.
+    pub fn build_with_guests(network: &Network, guests: &[&'static str]) -> Result<Self> {
         programs::require_tools(&TOOLS)?;
         if logs().exists() {
             bail!("there was a world in this process already");
@@ -105,6 +113,7 @@ impl World {
             services,
             hosts: BTreeMap::new(),
             vpcs: BTreeMap::new(),
+            guests: guests.to_vec(),
             internet,
             web,
             api,
@@ -191,14 +200,28 @@ impl World {
             iam_role,
             spot_notice: None,
             target_lifecycle_state: None,
+            user_data: None,
         };
         let namespace = Namespace::add(instance.name)?;
-        connect_instance(&network.router, subnet_number, subnet, &namespace, instance)?;
         let metadata_file = namespace.directory().join("metadata.json");
         metadata.write(&metadata_file)?;
         let simulator = programs::ours("privnet-sim")?;
         let arguments = [OsStr::new("imds"), metadata_file.as_os_str()];
-        let mut services = vec![namespace.start("imds", &simulator, arguments)?];
+        let mut services = Vec::new();
+        if self.guests.contains(&instance.name) {
+            // It is not in the namespace, which only has its files: both services are where
+            // EC2 has them, on the other side of its interface.
+            services.push(guest::connect(
+                &network.router,
+                subnet_number,
+                subnet,
+                instance,
+            )?);
+            services.push(network.router.start("imds", &simulator, arguments)?);
+        } else {
+            connect_instance(&network.router, subnet_number, subnet, &namespace, instance)?;
+            services.push(namespace.start("imds", &simulator, arguments)?);
+        }
         if instance.role == Role::Host {
             let listen = format!("{}:80", instance.address);
             services.push(namespace.start("web", &simulator, ["web", &listen])?);

@@ -1,0 +1,147 @@
+//! What every gateway that booted from an image has to be, whatever its role.
+
+use std::time::Instant;
+
+use anyhow::{Context, Result, ensure};
+use privnet_tests::guest::{Guest, LoginKey};
+use privnet_tests::namespace::Namespace;
+
+use crate::report::Figures;
+
+/// The size of the volume that the image is copied to: larger, as on EC2.
+pub(crate) const VOLUME: u64 = 2 << 30;
+
+/// The section of user data that lets the test in, from this address alone.
+pub(crate) fn instance_section(key: &LoginKey, from: &str, api: &str) -> String {
+    format!(
+        "\n[instance]\nssh_authorized_keys = [\n    \"{}\",\n]\nssh_from = [\"{from}/32\"]\n\
+         environment = {{ AWS_ENDPOINT_URL = \"{api}\" }}\n",
+        key.public
+    )
+}
+
+/// Looks at a gateway whose daemon runs.
+pub(crate) fn inspect(
+    guest: &Guest,
+    key: &LoginKey,
+    daemon: &str,
+    host_name: &str,
+    figures: &mut Figures,
+) -> Result<()> {
+    let on = |script: &str| guest.run(key, script);
+    let equals = |script: &str, expected: &str| -> Result<()> {
+        let seen = on(script)?;
+        ensure!(
+            seen == expected,
+            "{script}: {seen:?}, expected {expected:?}"
+        );
+        Ok(())
+    };
+
+    let services =
+        format!("{daemon} privnet-boot privnet-firewall chrony systemd-networkd systemd-resolved");
+    for service in services.split(' ') {
+        equals(&format!("systemctl is-active {service}"), "active").with_context(|| {
+            on(&format!("journalctl -n 30 --no-pager -u {service}")).unwrap_or_default()
+        })?;
+    }
+    equals(&format!("systemctl show -P Type {daemon}"), "notify")?;
+    equals("systemctl --failed --plain --no-legend", "")?;
+    figures.row("services active, none failed", services);
+    let since_kernel = on(&format!(
+        "systemctl show -P ActiveEnterTimestampMonotonic {daemon}"
+    ))?;
+    let seconds: f64 = since_kernel.parse::<f64>().context("no time")? / 1e6;
+    figures.row(
+        &format!("{daemon} ready after the kernel's start"),
+        format!("{seconds:.0} s"),
+    );
+    figures.row("systemd-analyze", on("systemd-analyze time | head -n 1")?);
+
+    equals("hostname", host_name)?;
+    equals("cat /etc/hostname", host_name)?;
+    figures.row("host name from metadata", host_name);
+    equals("wc -c </etc/machine-id", "33")?;
+    let grown = on("df --output=size -BM / | tail -n 1")?;
+    let megabytes: u64 = grown.trim().trim_end_matches('M').parse().context("df")?;
+    ensure!(
+        megabytes > 1500,
+        "the root file system did not grow: {grown}"
+    );
+    figures.row(
+        "root file system grown to the volume",
+        format!("{megabytes} MB of 2048"),
+    );
+
+    equals("swapon --show --noheadings", "")?;
+    equals("sysctl -n net.ipv4.ip_forward", "1")?;
+    equals("sysctl -n kernel.kptr_restrict", "2")?;
+    equals(
+        "ls /usr/bin/gcc /usr/bin/cc /usr/bin/python3 2>/dev/null | wc -l",
+        "0",
+    )?;
+    equals("awk -F: '$2 !~ /^[!*]/' /etc/shadow", "")?;
+    equals(
+        "systemctl is-enabled ssh.service strongswan.service | sort -u",
+        "disabled",
+    )?;
+    ensure!(
+        on("journalctl --header | grep -c /var/log/journal")? != "0",
+        "the journal does not outlive a reboot"
+    );
+    ensure!(
+        on("chronyc -n sources")?.contains("169.254.169.123"),
+        "chrony does not ask Amazon"
+    );
+    let offload = on(
+        "ethtool -k $(ip -o -4 route show default | sed 's/.* dev \\([^ ]*\\).*/\\1/') | grep -E 'rx-(udp-gro-forwarding|gro-list):'",
+    )?;
+    ensure!(
+        offload.contains("rx-udp-gro-forwarding: on") && offload.contains("rx-gro-list: off"),
+        "{offload}"
+    );
+    figures.row(
+        "swap, passwords, compilers; SSH and strongSwan by default",
+        "none; off",
+    );
+    figures.row(
+        "journal persistent, chrony at 169.254.169.123, UDP GRO forwarding",
+        "yes",
+    );
+    figures.row("running kernel", on("uname -r")?);
+    figures.row(
+        "memory in use",
+        on("free -m | awk '/^Mem/ { print $3 \" MB of \" $2 }'")?,
+    );
+
+    let rules = on("nft list table inet gateway")?;
+    ensure!(rules.contains("policy drop"), "{rules}");
+    let exposure: Vec<String> = [daemon, "privnet-boot", "privnet-firewall"]
+        .iter()
+        .map(|service| {
+            let all = on(&format!(
+                "systemd-analyze security --no-pager {service}.service"
+            ))?;
+            let last = all.lines().last().unwrap_or_default().trim();
+            Ok(last.trim_start_matches("→ ").to_owned())
+        })
+        .collect::<Result<_>>()?;
+    figures.quote("`systemd-analyze security`", &exposure.join("\n"));
+    Ok(())
+}
+
+/// Nobody but who is configured gets to the SSH port, though it listens.
+pub(crate) fn stranger_is_kept_out(stranger: &Namespace, address: &str) -> Result<()> {
+    let start = Instant::now();
+    let open = stranger
+        .command("timeout")
+        .args(["3", "bash", "-c", &format!("</dev/tcp/{address}/22")])
+        .output()?;
+    ensure!(
+        !open.status.success(),
+        "{} reached the SSH port of {address} after {:?}",
+        stranger.name(),
+        start.elapsed()
+    );
+    Ok(())
+}
