@@ -56,7 +56,7 @@ pub(crate) fn test(figures: &mut Figures) -> Result<()> {
         "--owners",
         "self",
         "--filters",
-        "Name=tag:privnet:image,Values=spoke-amd64",
+        "Name=name,Values=privnet-spoke-amd64-*",
         "--query",
         "Images[].[Architecture,VirtualizationType,EnaSupport]",
         "--output",
