@@ -644,8 +644,8 @@ fn an_ipsec_site_is_told_by_address_and_credentials() {
     assert_eq!(
         site("endpoint = '192.0.2.1'\ncertificate = '/etc/privnet/hub.crt'"),
         [
-            "hub.toml:6: site[0].certificate_key: missing; expected a file: a certificate needs all three",
             "hub.toml:6: site[0].authority: missing; expected a file: a certificate needs all three",
+            "hub.toml:6: site[0].certificate_key: missing; expected a file: a certificate needs all three",
         ]
     );
     assert_eq!(

@@ -45,6 +45,7 @@ mod tests {
     use super::*;
 
     #[test]
+    #[expect(clippy::disallowed_methods, reason = "any instant does for a start")]
     fn a_tunnel_that_stays_down_is_begun_less_and_less_often() {
         let (mut pace, start) = (Pace::default(), Instant::now());
         let name = ConnectionName::of("dc").unwrap();
