@@ -2,8 +2,8 @@
 //!
 //! Each spoke listens on a TCP port for its siblings and follows each of them. The one that
 //! has the address tells all others of its connections, a moment after the kernel told it
-//! ([`tell`]), and they keep them in mind ([`follow`]). Before the address is moved its next
-//! holder enters them into its kernel ([`warden`]): because it is about to take the address
+//! (`tell`), and they keep them in mind (`follow`). Before the address is moved its next
+//! holder enters them into its kernel (`warden`): because it is about to take the address
 //! from one that is lost, or because the holder, about to give it away, says so.
 //!
 //! What is right when is `privnet_reconcile::connections`' to say; the conversation is
