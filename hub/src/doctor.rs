@@ -39,7 +39,7 @@ pub(crate) async fn examine(config: HubConfig) -> Examination {
     );
     let status = asked.daemon.status().ok();
     let clock = AwsClock::default();
-    let subject = subject(&config);
+    let subject = subject(&config, status);
     let endpoints = config.sites.iter().filter_map(|site| match &site.link {
         SiteLink::Wireguard(link) => link.endpoint,
         SiteLink::Ipsec(_) => None,
@@ -64,7 +64,7 @@ pub(crate) async fn examine(config: HubConfig) -> Examination {
     }
 }
 
-fn subject(config: &HubConfig) -> Subject {
+fn subject(config: &HubConfig, status: Option<&Status>) -> Subject {
     let sites = config.sites.iter();
     let keys = sites.filter_map(|site| {
         let (what, path) = match &site.link {
@@ -79,8 +79,10 @@ fn subject(config: &HubConfig) -> Subject {
         Some((format!("{what} of {}", site.name), path))
     });
     let by_ipsec = |site: &SiteConfig| matches!(site.link, SiteLink::Ipsec(_));
+    let uses_charon =
+        config.sites.iter().any(by_ipsec) || status.is_some_and(|status| status.charon.is_some());
     Subject {
-        charon: (config.sites.iter().any(by_ipsec)).then(|| config.ipsec.socket.clone()),
+        charon: uses_charon.then(|| config.ipsec.socket.clone()),
         role: Role::Hub,
         privnet: config.privnet.clone(),
         nat: None,

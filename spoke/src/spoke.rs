@@ -282,7 +282,12 @@ impl Spoke {
     async fn told(&mut self, identity: Result<Identity, String>) {
         let mut failures = Vec::new();
         match identity {
-            Ok(identity) => self.router.set_identity(identity),
+            Ok(identity) => {
+                self.router.set_identity(identity);
+                // A VPC may have gained a CIDR.
+                self.follow_hub();
+                self.router.want(self.desired());
+            }
             Err(error) => {
                 self.router.metadata_failed(&error);
                 failures.push(error);

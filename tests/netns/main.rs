@@ -87,6 +87,7 @@ const TESTS: &[Test] = tests![
     ipsec::nothing_leaves_in_clear_whatever_dies,
     ipsec::a_change_of_one_site_leaves_the_other_alone,
     ipsec::the_policy_holds_between_ipsec_sites,
+    ipsec::a_spoke_without_its_secret_sends_nothing_in_clear,
     ipsec::a_spoke_by_ipsec_is_discovered_listed_and_removed,
     ipsec::a_spoke_by_ipsec_goes_to_the_next_hub_when_one_dies,
     policy::sites_that_may_not_talk_do_not_and_the_operator_is_told_why,

@@ -6,6 +6,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use nix::sys::signal::Signal;
 
 use crate::namespace::{Namespace, logs};
 use crate::process::{Process, run, wait_until};
@@ -88,6 +89,11 @@ impl Charon {
         run(Command::new("swanctl")
             .args(arguments)
             .args(["--uri", &uri]))
+    }
+
+    /// Sends it a signal.
+    pub fn signal(&self, signal: Signal) -> Result<()> {
+        self.process.signal(signal)
     }
 
     /// Kills it, as a crash would.

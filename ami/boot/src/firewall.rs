@@ -109,16 +109,18 @@ fn port(table: &Table, key: &str, default: u16) -> Result<u16> {
     }
 }
 
-/// Whether it has `transport = "ipsec"` anywhere: at the top, of a site or of a hub.
+/// Whether it has `transport = "ipsec"` anywhere, at the top, of a site or of a hub; or an
+/// `[ipsec]` section, as a hub has whose spokes alone speak it.
 fn speaks_ipsec(table: &Table) -> bool {
-    table.iter().any(|(key, value)| match value {
-        Value::String(text) => key == "transport" && text == "ipsec",
-        Value::Table(inner) => speaks_ipsec(inner),
-        Value::Array(many) => many
-            .iter()
-            .any(|one| one.as_table().is_some_and(speaks_ipsec)),
-        Value::Integer(_) | Value::Float(_) | Value::Boolean(_) | Value::Datetime(_) => false,
-    })
+    table.get("ipsec").is_some_and(Value::is_table)
+        || table.iter().any(|(key, value)| match value {
+            Value::String(text) => key == "transport" && text == "ipsec",
+            Value::Table(inner) => speaks_ipsec(inner),
+            Value::Array(many) => many
+                .iter()
+                .any(|one| one.as_table().is_some_and(speaks_ipsec)),
+            Value::Integer(_) | Value::Float(_) | Value::Boolean(_) | Value::Datetime(_) => false,
+        })
 }
 
 #[cfg(test)]

@@ -7,6 +7,7 @@ use std::time::SystemTime;
 
 use ipnet::IpNet;
 use jiff::Timestamp;
+use privnet_ipsec::Wanted;
 use privnet_model::admin::Change;
 use privnet_model::config::hub::SiteLink;
 use privnet_model::enrol::HUB_ADDRESS;
@@ -166,9 +167,12 @@ impl Hub {
     /// once: a spoke whose key is silent gets the one it published, a site that is
     /// silent loses what another wants, a gateway takes over from another.
     pub(super) async fn settle(&mut self) {
-        let destinations: BTreeSet<IpNet> = self.fleet.cidrs().collect();
+        let routed = |fleet: &Fleet| -> [BTreeSet<IpNet>; 2] {
+            [fleet.cidrs().collect(), behind_ipsec(fleet)]
+        };
+        let (before, table) = (routed(&self.fleet), self.policy.table().clone());
         self.decide_anew();
-        if self.fleet.cidrs().collect::<BTreeSet<_>>() != destinations {
+        if routed(&self.fleet) != before || *self.policy.table() != table {
             self.reconcile().await;
             return;
         }
@@ -208,11 +212,15 @@ impl Hub {
         Desired {
             peers,
             destinations: fleet.cidrs().collect(),
-            ipsec: fleet
-                .ipsec()
-                .filter_map(|tunnel| tunnel.ipsec.clone())
-                .map(|planned| (planned.tunnel.name.clone(), planned))
-                .collect(),
+            ipsec: Wanted {
+                tunnels: fleet
+                    .ipsec()
+                    .filter_map(|tunnel| tunnel.ipsec.clone())
+                    .map(|planned| (planned.tunnel.name.clone(), planned))
+                    .collect(),
+                keeps_others: self.preshared.is_missing(),
+            },
+            behind_ipsec: behind_ipsec(fleet),
         }
     }
 
@@ -220,6 +228,14 @@ impl Hub {
         self.router.want(self.desired(&self.fleet));
         self.router.reconcile().await
     }
+}
+
+/// What lies behind tunnels by IPsec.
+fn behind_ipsec(fleet: &Fleet) -> BTreeSet<IpNet> {
+    let planned = fleet.ipsec().filter_map(|tunnel| tunnel.ipsec.as_ref());
+    planned
+        .flat_map(|planned| planned.tunnel.remote.selectors.iter().copied())
+        .collect()
 }
 
 /// Lets spokes talk to the hub's own address inside the tunnels, and to nobody else.

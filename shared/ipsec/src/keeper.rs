@@ -12,7 +12,7 @@ use std::pin::pin;
 use std::time::{Duration, Instant, SystemTime};
 
 use privnet_model::ipsec::{
-    ConnectionName, EspBackEnd, IkeCredential, IkeSa, IkeSecret, IpsecTunnel,
+    ConnectionName, EspBackEnd, IkeCredential, IkeId, IkeSa, IkeSecret, IpsecTunnel,
 };
 use privnet_model::status::{CharonStatus, EspStatus, Reason, TunnelState};
 use privnet_reconcile::fleet::PlannedIpsec;
@@ -41,7 +41,14 @@ const RECONNECT_IDLE: Duration = Duration::from_secs(30);
 const BURST: Duration = Duration::from_millis(50);
 
 /// The connections that are wanted.
-type Wanted = BTreeMap<ConnectionName, PlannedIpsec>;
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Wanted {
+    /// Each by its name.
+    pub tunnels: BTreeMap<ConnectionName, PlannedIpsec>,
+    /// Whether others of ours stay as they are for now: what they are to be like
+    /// follows from a secret that is not known yet.
+    pub keeps_others: bool,
+}
 
 /// What is known of charon and its tunnels.
 #[derive(Debug, Clone, PartialEq)]
@@ -71,15 +78,15 @@ impl Seen {
 /// The task that keeps them. It ends when this is dropped.
 #[derive(Debug)]
 pub struct Keeper {
-    wanted: watch::Sender<Wanted>,
+    wanted: watch::Sender<Option<Wanted>>,
     seen: watch::Receiver<Seen>,
 }
 
 impl Keeper {
-    /// Starts to keep what charon, on this socket, has of ours. Within a Tokio runtime
-    /// only.
-    pub fn start(socket: PathBuf, wanted: Wanted) -> Self {
-        let (want, wanted) = watch::channel(wanted);
+    /// Starts to keep what charon, on this socket, has of ours; changes nothing before
+    /// it is told for the first time what is wanted. Within a Tokio runtime only.
+    pub fn start(socket: PathBuf) -> Self {
+        let (want, wanted) = watch::channel(None);
         let (tell, seen) = watch::channel(Seen::nothing());
         tokio::spawn(keep(socket, wanted, tell));
         Self { wanted: want, seen }
@@ -96,8 +103,8 @@ impl Keeper {
     /// Wants these from now on.
     pub fn want(&self, wanted: Wanted) {
         self.wanted.send_if_modified(|before| {
-            let differs = *before != wanted;
-            *before = wanted;
+            let differs = before.as_ref() != Some(&wanted);
+            *before = Some(wanted);
             differs
         });
     }
@@ -123,7 +130,11 @@ struct Memory {
     pace: Pace,
 }
 
-async fn keep(socket: PathBuf, mut wanted: watch::Receiver<Wanted>, seen: watch::Sender<Seen>) {
+async fn keep(
+    socket: PathBuf,
+    mut wanted: watch::Receiver<Option<Wanted>>,
+    seen: watch::Sender<Seen>,
+) {
     let mut memory = Memory {
         ledger: Ledger::default(),
         pace: Pace::default(),
@@ -139,11 +150,12 @@ async fn keep(socket: PathBuf, mut wanted: watch::Receiver<Wanted>, seen: watch:
         };
         let Some(error) = error else { return };
         let problem = chain(&error);
-        let is_wanted = !wanted.borrow_and_update().is_empty();
+        let now_wanted = wanted.borrow_and_update().clone().unwrap_or_default();
+        let is_wanted = !now_wanted.tunnels.is_empty();
         if is_wanted && known_problem.as_ref() != Some(&problem) {
             warn!(problem, "IPsec tunnels wait for strongSwan");
         }
-        tell_lost(&seen, &wanted.borrow(), &memory, &problem);
+        tell_lost(&seen, &now_wanted, &memory, &problem);
         known_problem = Some(problem);
         memory.ledger.begin();
         memory.pace.forget_all();
@@ -178,9 +190,10 @@ fn tell_lost(seen: &watch::Sender<Seen>, wanted: &Wanted, memory: &Memory, probl
         charon: CharonStatus {
             version: None,
             esp: None,
-            problem: (!wanted.is_empty()).then(|| problem.to_owned()),
+            problem: (!wanted.tunnels.is_empty()).then(|| problem.to_owned()),
         },
         tunnels: wanted
+            .tunnels
             .keys()
             .map(|name| (name.clone(), lost(name)))
             .collect(),
@@ -213,6 +226,13 @@ fn chain(error: &ViciError) -> String {
     text
 }
 
+/// A preshared key, and the two that it is between.
+#[derive(Debug, PartialEq, Eq)]
+struct GivenSecret {
+    secret: IkeSecret,
+    identities: [IkeId; 2],
+}
+
 /// One connection to one charon.
 struct Session {
     charon: Charon,
@@ -222,7 +242,7 @@ struct Session {
     log: Log,
     reader: LogReader,
     /// The preshared keys that it was given.
-    secrets: BTreeMap<ConnectionName, IkeSecret>,
+    secrets: BTreeMap<ConnectionName, GivenSecret>,
     /// The private keys that it was given, by its own names for them.
     private_keys: BTreeMap<ConnectionName, (IkeCredential, String)>,
     associations: Vec<IkeSa>,
@@ -254,7 +274,7 @@ impl Session {
     /// any more.
     async fn run(
         &mut self,
-        wanted: &mut watch::Receiver<Wanted>,
+        wanted: &mut watch::Receiver<Option<Wanted>>,
         seen: &watch::Sender<Seen>,
         memory: &mut Memory,
     ) -> Option<ViciError> {
@@ -292,17 +312,18 @@ impl Session {
                 }
                 Turn::Happened(event) => {
                     self.settle(&event, memory).await;
-                    let wanted = wanted.borrow_and_update().clone();
-                    self.reconcile(&wanted, memory).await
+                    Ok(())
                 }
-                Turn::Reconcile => {
-                    let wanted = wanted.borrow_and_update().clone();
-                    self.reconcile(&wanted, memory).await
-                }
+                Turn::Reconcile => Ok(()),
                 Turn::Failed(error) => Err(error),
             };
+            let wished = wanted.borrow_and_update().clone();
+            let done = match (done, &wished) {
+                (Ok(()), Some(wished)) => self.reconcile(wished, memory).await,
+                (done, _) => done,
+            };
             match done {
-                Err(error) if error.ends_the_connection() => return Some(error),
+                Err(error) if is_over(&error) => return Some(error),
                 Err(error) => {
                     let problem = chain(&error);
                     if !self.problems.contains(&problem) {
@@ -312,7 +333,7 @@ impl Session {
                 }
                 Ok(()) => {}
             }
-            self.tell(&wanted.borrow(), seen, memory);
+            self.tell(&wished.unwrap_or_default(), seen, memory);
         }
     }
 
@@ -320,11 +341,7 @@ impl Session {
     /// is gone, so that who is told of the one knows of the other.
     async fn settle(&mut self, event: &AssociationEvent, memory: &mut Memory) {
         debug!(?event, "strongSwan");
-        if let AssociationEvent::ChildUp(sa) = event
-            && let Some(name) = ConnectionName::ours(&sa.connection)
-        {
-            memory.pace.forget(&name);
-        }
+        came_up(event, memory);
         let _ = timeout(BURST, async {
             loop {
                 tokio::select! {
@@ -335,7 +352,10 @@ impl Session {
                         }
                         Err(_) => return,
                     },
-                    event = self.events.next() => if event.is_err() { return },
+                    event = self.events.next() => match event {
+                        Ok(event) => came_up(&event, memory),
+                        Err(_) => return,
+                    },
                 }
             }
         })
@@ -345,14 +365,25 @@ impl Session {
     async fn reconcile(&mut self, wanted: &Wanted, memory: &mut Memory) -> Result<(), ViciError> {
         let mut problems = Vec::new();
         let configured = self.configured(wanted, &mut problems);
-        memory.ledger.retain(|name| wanted.contains_key(name));
+        memory
+            .ledger
+            .retain(|name| wanted.tunnels.contains_key(name));
         self.give_private_keys(wanted, &mut problems).await;
-        let of_now = |name: &ConnectionName| match &wanted.get(name)?.credential {
-            IkeCredential::PresharedKey(secret) => Some(secret),
-            IkeCredential::PrivateKey(_) => None,
+        let of_now = |name: &ConnectionName| {
+            let planned = wanted.tunnels.get(name)?;
+            let ends = [&planned.tunnel.local, &planned.tunnel.remote];
+            match &planned.credential {
+                IkeCredential::PresharedKey(secret) => Some(GivenSecret {
+                    secret: secret.clone(),
+                    identities: ends.map(|end| end.id.clone()),
+                }),
+                IkeCredential::PrivateKey(_) => None,
+            }
         };
         let given = &self.secrets;
-        let current = given.iter().filter(|(name, it)| of_now(name) == Some(it));
+        let current = given
+            .iter()
+            .filter(|(name, it)| of_now(name).as_ref() == Some(*it));
         let mut current: BTreeSet<ConnectionName> = current.map(|(name, _)| name.clone()).collect();
         let actual = self.charon.fetch(&current).await?;
         let connections = configured.iter();
@@ -361,7 +392,12 @@ impl Session {
             .collect();
         let mut changes = plan(&connections, &actual);
         let now = Instant::now();
+        let stays =
+            |name: &ConnectionName| wanted.keeps_others && !wanted.tunnels.contains_key(name);
         changes.retain(|change| match change {
+            IpsecChange::UnloadConnection(name)
+            | IpsecChange::UnloadSecret(name)
+            | IpsecChange::TerminateIke { name, .. } => !stays(name),
             IpsecChange::Initiate { name, .. } => memory.pace.may_begin(name, now),
             IpsecChange::LoadConnection(name) => {
                 // Another one: what became of the one before says nothing of it.
@@ -377,7 +413,7 @@ impl Session {
             for (change, result) in results {
                 match result {
                     Ok(()) => info!("IPsec: {change}"),
-                    Err(error) if error.ends_the_connection() => return Err(error),
+                    Err(error) if is_over(&error) => return Err(error),
                     Err(error) => problems.push(format!("IPsec: {}", chain(&error))),
                 }
             }
@@ -386,7 +422,7 @@ impl Session {
         }
         self.secrets = current
             .into_iter()
-            .filter_map(|name| Some((name.clone(), of_now(&name)?.clone())))
+            .filter_map(|name| Some((name.clone(), of_now(&name)?)))
             .collect();
         for problem in problems.iter().filter(|it| !self.problems.contains(it)) {
             warn!(problem, "not as it should be; trying again");
@@ -400,9 +436,9 @@ impl Session {
         wanted: &Wanted,
         problems: &mut Vec<String>,
     ) -> BTreeMap<ConnectionName, Configured> {
-        let numbers = if_ids(wanted.keys());
+        let numbers = if_ids(wanted.tunnels.keys());
         let mut configured = BTreeMap::new();
-        for (name, planned) in wanted {
+        for (name, planned) in &wanted.tunnels {
             let esp = match (self.esp, numbers.get(name)) {
                 (EspStatus::Kernel, Some(if_id)) => EspBackEnd::Kernel { if_id: *if_id },
                 (EspStatus::Userspace, _) | (EspStatus::Kernel, None) => EspBackEnd::Userspace,
@@ -429,7 +465,8 @@ impl Session {
     /// tunnel needs any more.
     async fn give_private_keys(&mut self, wanted: &Wanted, problems: &mut Vec<String>) {
         let needed = |name: &ConnectionName, key: &IkeCredential| {
-            wanted.get(name).is_some_and(|it| it.credential == *key)
+            let planned = wanted.tunnels.get(name);
+            planned.is_some_and(|it| it.credential == *key)
         };
         let unneeded: Vec<ConnectionName> = self
             .private_keys
@@ -448,7 +485,7 @@ impl Session {
                 problems.push(format!("IPsec: {name}: {}", chain(&error)));
             }
         }
-        for (name, planned) in wanted {
+        for (name, planned) in &wanted.tunnels {
             let IkeCredential::PrivateKey(key) = &planned.credential else {
                 continue;
             };
@@ -476,6 +513,7 @@ impl Session {
                 problem: None,
             },
             tunnels: wanted
+                .tunnels
                 .keys()
                 .map(|name| (name.clone(), report(name)))
                 .collect(),
@@ -488,11 +526,11 @@ impl Session {
 async fn about(charon: &Charon) -> Result<(String, EspStatus), ViciError> {
     let version = charon.version().await?;
     let plugins = charon.stats().await?.plugins;
-    let esp = match plugins.contains("kernel-libipsec") {
-        true => EspStatus::Userspace,
-        false => EspStatus::Kernel,
-    };
-    Ok((format!("{} {}", version.daemon, version.version), esp))
+    if !plugins.contains("kernel-libipsec") {
+        return Err(ViciError::NoUserspaceEsp);
+    }
+    let version = format!("{} {}", version.daemon, version.version);
+    Ok((version, EspStatus::Userspace))
 }
 
 /// What is to be done next.
@@ -501,6 +539,20 @@ enum Turn {
     Happened(AssociationEvent),
     Logged(Option<LogLine>),
     Failed(ViciError),
+}
+
+/// Nothing more is to be had of this connection. One that does not answer in time
+/// counts: a charon that hangs carries nothing either, in userspace.
+fn is_over(error: &ViciError) -> bool {
+    error.ends_the_connection() || matches!(error, ViciError::Timeout { .. })
+}
+
+fn came_up(event: &AssociationEvent, memory: &mut Memory) {
+    if let AssociationEvent::ChildUp(sa) = event
+        && let Some(name) = ConnectionName::ours(&sa.connection)
+    {
+        memory.pace.forget(&name);
+    }
 }
 
 fn note(diagnosis: Diagnosis, memory: &mut Memory) {

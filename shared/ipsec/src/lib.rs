@@ -60,6 +60,6 @@ pub mod vici;
 pub use charon::{Charon, Farewell, Rekey, Stats, Version, Which};
 pub use connection::Connection;
 pub use event::{AssociationEvent, AssociationEvents, Log, log_line};
-pub use keeper::{Keeper, Seen};
+pub use keeper::{Keeper, Seen, Wanted};
 pub use reconcile::Configured;
 pub use vici::ViciError;

@@ -34,7 +34,7 @@ impl Charon {
     }
 
     /// Carries out the changes in their order, all of them, whatever becomes of
-    /// each. `current_secrets` is kept up to date.
+    /// each, unless charon no longer answers. `current_secrets` is kept up to date.
     pub async fn apply(
         &self,
         changes: &[IpsecChange],
@@ -44,7 +44,12 @@ impl Charon {
         let mut results = Vec::with_capacity(changes.len());
         for change in changes {
             let result = self.apply_one(change, wanted, current_secrets).await;
+            let hangs = matches!(result, Err(ViciError::Timeout { .. }));
             results.push((change.clone(), result));
+            // The others would each wait as long.
+            if hangs {
+                break;
+            }
         }
         results
     }

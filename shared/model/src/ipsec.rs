@@ -235,6 +235,14 @@ pub enum Encapsulation {
     Always,
 }
 
+/// Those of these CIDRs that are of a family which the other end has: between families
+/// nothing can be sent, and a selector without its like is an error.
+pub fn with_families_of(cidrs: &[IpNet], other: &BTreeSet<IpNet>) -> BTreeSet<IpNet> {
+    let is_v4 = |net: &IpNet| matches!(net, IpNet::V4(_));
+    let has = |net: &&IpNet| other.iter().any(|far| is_v4(far) == is_v4(net));
+    cidrs.iter().filter(has).copied().collect()
+}
+
 /// When keys are changed and silence is noticed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Times {

@@ -399,7 +399,7 @@ pub enum EspStatus {
 impl fmt::Display for EspStatus {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(match self {
-            Self::Kernel => "kernel ESP (XFRM interfaces)",
+            Self::Kernel => "kernel ESP",
             Self::Userspace => "userspace ESP (strongSwan's kernel-libipsec)",
         })
     }
@@ -538,6 +538,11 @@ pub enum Reason {
     Silent,
     /// It has a session, and does not answer what is sent through it.
     Unresponsive,
+    /// Another spoke of its VPC has the VPC's one tunnel by IPsec.
+    SecondByIpsec {
+        /// That spoke's tunnel.
+        tunnel: String,
+    },
     /// Only one hub is used at a time, and another one is.
     StandsBy,
     /// The IPsec key of a spoke is made of the fleet's secret, which is not known.
@@ -583,6 +588,11 @@ impl fmt::Display for Reason {
             Self::NoAnswer => f.write_str("no handshake yet"),
             Self::Silent => f.write_str("no handshake for over 3 minutes"),
             Self::Unresponsive => f.write_str("no answer to probes through the tunnel"),
+            Self::SecondByIpsec { tunnel } => write!(
+                f,
+                "a VPC has one tunnel by IPsec, and {tunnel} has it: use WireGuard for several \
+                 spokes"
+            ),
             Self::StandsBy => f.write_str("stands by: one hub is used at a time"),
             Self::NoFleetSecret => f.write_str(
                 "no fleet secret (trust.preshared_key), of which an IPsec spoke's key is made",

@@ -108,7 +108,8 @@ pub fn desired(input: GatewayInput<'_>) -> DesiredHost {
         verdicts: input.ipsec.and_then(|ipsec| {
             let own = input.identity.vpc_cidrs.iter();
             let cidrs = ipsec.destinations.iter().chain(own).copied();
-            Verdicts::among(cidrs, ipsec.policy, ipsec.interface)
+            let judged = input.tunnel.map(|tunnel| tunnel.interface);
+            Verdicts::among(cidrs, ipsec.policy, ipsec.interface, judged)
         }),
         tunnels: clamps(&input),
     });

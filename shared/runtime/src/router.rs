@@ -17,7 +17,7 @@ use anyhow::{Context, Result, anyhow};
 use ipnet::IpNet;
 use privnet_dataplane::{Device, DeviceConfig, UapiAccess};
 use privnet_host::{Host, HostError, MacAddress, Scope};
-use privnet_ipsec::Keeper;
+use privnet_ipsec::{Keeper, Wanted};
 use privnet_model::admin::{Action, Change};
 use privnet_model::config::spoke::NatConfig;
 use privnet_model::inventory::{Identity, Transport};
@@ -31,7 +31,7 @@ use privnet_model::status::{
     CharonStatus, FlowtableState, InterfaceStatus, NatStatus, Tunnel, TunnelState,
 };
 use privnet_reconcile::conntrack::{CountClock, Destinations, Trouble, Watch};
-use privnet_reconcile::fleet::{PlannedIpsec, PlannedTunnel};
+use privnet_reconcile::fleet::PlannedTunnel;
 use privnet_reconcile::gateway::{self, GatewayInput, IpsecInput, TunnelInput};
 use privnet_reconcile::host::{HostChange, HostPlan};
 use privnet_reconcile::interface::InterfaceName;
@@ -81,7 +81,10 @@ pub struct Desired {
     /// What is routed into the tunnel interface.
     pub destinations: Vec<IpNet>,
     /// The tunnels by IPsec.
-    pub ipsec: BTreeMap<ConnectionName, PlannedIpsec>,
+    pub ipsec: Wanted,
+    /// What lies behind tunnels by IPsec, also while they cannot be set up: it ends here
+    /// while none leads there.
+    pub behind_ipsec: BTreeSet<IpNet>,
 }
 
 /// The router.
@@ -95,6 +98,8 @@ pub struct Router {
     self_test: bool,
     tunnel: Option<OpenTunnel>,
     keeper: Keeper,
+    /// Whether the nftables rules were in place as wanted at the last look.
+    ruled: bool,
     policy: PolicyTable,
     applied_endpoints: BTreeMap<PublicKey, SocketAddr>,
     desired: Desired,
@@ -154,7 +159,8 @@ impl Router {
             nat,
             self_test: false,
             tunnel,
-            keeper: Keeper::start(charon.to_owned(), BTreeMap::new()),
+            keeper: Keeper::start(charon.to_owned()),
+            ruled: false,
             policy: PolicyTable::default(),
             applied_endpoints: BTreeMap::new(),
             desired: Desired::default(),
@@ -277,8 +283,11 @@ impl Router {
                 Vec::new()
             }
         };
-        // Behind the rules and routes that keep what they carry where it belongs.
-        self.keeper.want(self.desired.ipsec.clone());
+        // Behind the rules and routes that keep what they carry where it belongs; and not
+        // while the policy between them is not in force.
+        if self.policy.is_empty() || self.ruled {
+            self.keeper.want(self.desired.ipsec.clone());
+        }
         // Only now: no rule waits for a kernel that is slow to say what it has.
         self.ask_for_flowtables().await;
         failures.extend(gateway::problems(&self.input(&[], None)));
@@ -292,6 +301,7 @@ impl Router {
     }
 
     async fn reconcile_host(&mut self, failures: &mut Vec<String>) -> Vec<Change> {
+        self.ruled = false;
         let (plan, unseen) = match self.plan_host().await {
             Ok(planned) => planned,
             Err(error) => {
@@ -301,8 +311,11 @@ impl Router {
         };
         // Rules that could not be read are as they were.
         let mut nat_failed = unseen.is_some() && !self.nat_active;
+        let read = unseen.is_none();
         failures.extend(unseen);
         let (changes, failed) = self.apply(&plan).await;
+        let loads = |change: &HostChange| matches!(change, HostChange::LoadRuleset(_));
+        self.ruled = read && !failed.iter().any(|(change, _)| loads(change));
         nat_failed |= failed.iter().any(|(change, _)| carries_nat(change));
         failures.extend(failed.into_iter().map(|(_, problem)| problem));
         self.nat_active = self.nat.as_ref().is_some_and(|nat| !nat.is_off()) && !nat_failed;
@@ -419,7 +432,9 @@ impl Router {
     /// # Errors
     /// They could not be changed; the next [`Router::reconcile`] tries again.
     pub async fn apply_tunnels(&mut self) -> Result<()> {
-        self.keeper.want(self.desired.ipsec.clone());
+        if self.policy.is_empty() || self.ruled {
+            self.keeper.want(self.desired.ipsec.clone());
+        }
         self.apply_peers().await
     }
 
@@ -457,7 +472,7 @@ impl Router {
         let lost = seen
             .charon
             .problem
-            .filter(|_| !self.desired.ipsec.is_empty());
+            .filter(|_| !self.desired.ipsec.tunnels.is_empty());
         let lost = lost.map(|problem| format!("IPsec tunnels wait for strongSwan: {problem}"));
         let own = self.problems.iter().chain(&self.metadata_problem);
         let own = own.chain(troubles).cloned();
@@ -541,7 +556,7 @@ impl Router {
 
     /// strongSwan, for the operator; `None` where nothing needs it.
     pub fn charon_status(&self) -> Option<CharonStatus> {
-        (!self.desired.ipsec.is_empty()).then(|| self.keeper.seen().charon)
+        (!self.desired.ipsec.tunnels.is_empty()).then(|| self.keeper.seen().charon)
     }
 
     /// Keys that knocked since this was asked last, and are no peer of ours.
@@ -723,22 +738,17 @@ struct EspSide {
 
 impl EspSide {
     async fn of(desired: &Desired, host: &Host) -> Result<Option<Self>> {
-        if desired.ipsec.is_empty() {
+        if desired.behind_ipsec.is_empty() {
             return Ok(None);
         }
         let interface = InterfaceName::new(gateway::ESP_INTERFACE)?;
-        let tunnels = || desired.ipsec.values().map(|planned| &planned.tunnel);
-        let destinations: BTreeSet<IpNet> = tunnels()
-            .flat_map(|tunnel| &tunnel.remote.selectors)
-            .copied()
-            .collect();
+        let tunnels = desired.ipsec.tunnels.values();
+        let endpoints = tunnels.filter_map(|planned| planned.tunnel.remote.address);
         Ok(Some(Self {
             present: host.interface(&interface).await.is_ok(),
             interface,
-            destinations: destinations.into_iter().collect(),
-            endpoints: tunnels()
-                .filter_map(|tunnel| tunnel.remote.address)
-                .collect(),
+            destinations: desired.behind_ipsec.iter().copied().collect(),
+            endpoints: endpoints.collect(),
         }))
     }
 

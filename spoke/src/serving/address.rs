@@ -183,9 +183,11 @@ impl Server {
                             } = &decided;
                             let outcome = vpc.associate_address(allocation, to, from.as_ref());
                             let outcome = outcome.await;
-                            before
-                                .after(matches!(outcome, Ok(AddressOutcome::Done)))
-                                .await;
+                            // An error says nothing: the answer to a change of the own
+                            // address is easily lost.
+                            let is_refused =
+                                matches!(&outcome, Ok(told) if *told != AddressOutcome::Done);
+                            before.after(is_refused).await;
                             (decided, outcome)
                         }));
                     }

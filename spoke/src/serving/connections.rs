@@ -37,8 +37,8 @@ impl Before {
     }
 
     /// What has become of the move.
-    pub(super) async fn after(&self, is_done: bool) {
-        if let (Self::Comes(mover), false) = (self, is_done) {
+    pub(super) async fn after(&self, is_refused: bool) {
+        if let (Self::Comes(mover), true) = (self, is_refused) {
             mover.in_vain().await;
         }
     }

@@ -7,11 +7,12 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use ipnet::IpNet;
+use privnet_ipsec::Wanted;
 use privnet_model::config::spoke::IpsecHubConfig;
 use privnet_model::inventory::Transport;
 use privnet_model::ipsec::{
     Authentication, ConnectionName, Encapsulation, EspBackEnd, IKE_PORTS, IkeCredential, IkeRole,
-    IpsecTunnel, Proposals, Times, TunnelEnd,
+    IpsecTunnel, Proposals, Times, TunnelEnd, with_families_of,
 };
 use privnet_model::status::{Origin, Reason};
 use privnet_reconcile::fleet::{Obstacle, PlannedIpsec, PlannedTunnel, SPOKE_DEAD_PEER_DELAY};
@@ -41,7 +42,10 @@ impl Spoke {
         if self.config.ipsec_hubs.len() < 2 {
             return;
         }
-        if !self.router.connected().is_empty() {
+        let charon = self.router.charon_status();
+        let is_usable = charon.is_some_and(|charon| charon.problem.is_none());
+        // Another hub helps only where it is the hub that is missing.
+        if !is_usable || !self.router.connected().is_empty() {
             self.ipsec_hub.down_since = None;
             return;
         }
@@ -66,7 +70,12 @@ impl Spoke {
         let planned = self.hubs.iter().filter_map(|hub| hub.ipsec.clone());
         let planned = planned.map(|it| (it.tunnel.name.clone(), it));
         Desired {
-            ipsec: planned.collect(),
+            ipsec: Wanted {
+                tunnels: planned.collect(),
+                keeps_others: self.preshared.is_missing(),
+            },
+            // Also without a tunnel: the privnet must not follow the default route.
+            behind_ipsec: self.config.privnet.nets().iter().copied().collect(),
             ..Desired::default()
         }
     }
@@ -107,12 +116,12 @@ impl Spoke {
             local: TunnelEnd {
                 address: Some(identity.private_address),
                 id: own,
-                selectors: vpc,
+                selectors: vpc.clone(),
             },
             remote: TunnelEnd {
                 address: Some(hub.endpoint),
                 id: hub.id.clone(),
-                selectors: privnet.nets().iter().copied().collect(),
+                selectors: with_families_of(privnet.nets(), &vpc),
             },
             authentication: Authentication::PresharedKey,
             proposals: Proposals::Modern,

@@ -103,6 +103,13 @@ pub enum ViciError {
         /// What the plan says.
         change: String,
     },
+    /// It would have the kernel do ESP, for which the interfaces are missing: tunnels
+    /// would come up and carry nothing.
+    #[error(
+        "the IKE daemon (charon) has no kernel-libipsec, and ESP by the kernel is not supported \
+         yet: set `load = yes` for that plugin, as ami/strongswan.d/privnet.conf does"
+    )]
+    NoUserspaceEsp,
     /// An answer that lacks what it should have, or has it otherwise.
     #[error("the IKE daemon's (charon's) {answer} has {key} = {found:?}, expected {expected}")]
     Unexpected {
@@ -126,7 +133,8 @@ impl ViciError {
             | Self::GivenUp
             | Self::Broken { .. }
             | Self::Malformed(_)
-            | Self::OutOfTurn { .. } => true,
+            | Self::OutOfTurn { .. }
+            | Self::NoUserspaceEsp => true,
             Self::Unsendable { .. }
             | Self::Timeout { .. }
             | Self::UnknownCommand { .. }

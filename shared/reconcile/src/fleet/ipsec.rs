@@ -4,18 +4,19 @@
 //! instance id, which is its identity and names its preshared key: it calls, from
 //! wherever it is.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use ipnet::IpNet;
 use privnet_model::config::hub::SiteLink;
-use privnet_model::id::InstanceId;
+use privnet_model::id::{InstanceId, VpcId};
 use privnet_model::inventory::Transport;
 use privnet_model::ipsec::{
     Authentication, ConnectionName, Encapsulation, EspBackEnd, IkeCredential, IkeRole, IpsecTunnel,
-    Proposals, Times, TunnelEnd,
+    Proposals, Times, TunnelEnd, with_families_of,
 };
 use privnet_model::status::Reason;
 
+use super::spoke::Spoke;
 use super::{FleetInput, Obstacle, PlannedIpsec, PlannedTunnel, Site, SiteSecret};
 
 /// The connection of a spoke.
@@ -27,6 +28,32 @@ pub(super) fn connection(instance: &InstanceId) -> Option<ConnectionName> {
 pub(super) fn has_key(instance: &InstanceId, input: FleetInput<'_>) -> bool {
     let id = instance.as_str().parse();
     id.is_ok_and(|id| (input.ipsec.secret)(&id).is_some())
+}
+
+/// Leaves each VPC one spoke by IPsec: the one that is connected, else the older. ESP in
+/// userspace sends each CIDR through one tunnel, and the other's hosts would be cut off.
+pub(super) fn one_a_vpc(spokes: &mut [Spoke<'_>]) {
+    let mut first: BTreeMap<VpcId, String> = BTreeMap::new();
+    let mut order: Vec<usize> = (0..spokes.len()).collect();
+    order.sort_by_key(|at| !spokes[*at].alive);
+    for at in order {
+        let spoke = &mut spokes[at];
+        let tunnel = &spoke.tunnel;
+        if tunnel.transport != Transport::Ipsec || tunnel.obstacle.is_some() {
+            continue;
+        }
+        let Some(vpc) = tunnel.vpc.clone() else {
+            continue;
+        };
+        match first.get(&vpc) {
+            None => {
+                first.insert(vpc, tunnel.name.clone());
+            }
+            Some(name) => spoke.reject(Reason::SecondByIpsec {
+                tunnel: name.clone(),
+            }),
+        }
+    }
 }
 
 /// Gives a static site its tunnel, once its CIDRs are settled.
@@ -44,9 +71,10 @@ pub(super) fn settle_site(tunnel: &mut PlannedTunnel, site: &Site, input: FleetI
     let Ok(name) = ConnectionName::of(&site.config.name) else {
         return;
     };
+    let remote: BTreeSet<IpNet> = tunnel.cidrs.iter().copied().collect();
     let local = match link.local_cidrs.as_slice() {
-        [] => input.privnet.nets().to_vec(),
-        cidrs => cidrs.to_vec(),
+        [] => with_families_of(input.privnet.nets(), &remote),
+        cidrs => cidrs.iter().copied().collect(),
     };
     set(
         tunnel,
@@ -59,12 +87,12 @@ pub(super) fn settle_site(tunnel: &mut PlannedTunnel, site: &Site, input: FleetI
                         .local_id
                         .clone()
                         .unwrap_or_else(|| input.ipsec.id.clone()),
-                    selectors: local.into_iter().collect(),
+                    selectors: local,
                 },
                 remote: TunnelEnd {
                     address: link.endpoint,
                     id: link.remote_id.clone(),
-                    selectors: tunnel.cidrs.iter().copied().collect(),
+                    selectors: remote,
                 },
                 authentication: authentication.clone(),
                 proposals: link.proposals,
@@ -103,7 +131,7 @@ pub(super) fn settle_spoke(tunnel: &mut PlannedTunnel, input: FleetInput<'_>) {
                 local: TunnelEnd {
                     address: Some(input.ipsec.address),
                     id: input.ipsec.id.clone(),
-                    selectors: input.privnet.nets().iter().copied().collect(),
+                    selectors: with_families_of(input.privnet.nets(), &remote),
                 },
                 remote: TunnelEnd {
                     address: None,

@@ -8,6 +8,7 @@
 
 use std::collections::BTreeSet;
 
+use crate::connections::MARK;
 use crate::interface::InterfaceName;
 
 /// The interfaces between which established connections take the short cut.
@@ -26,12 +27,14 @@ impl Flowtable {
             .map(|device| format!("\"{device}\""))
             .collect();
         let devices = devices.join(", ");
+        // What takes the short cut is not seen by who keeps connections of an address that
+        // moves, neither the guard over them nor the listing that siblings are told.
         format!(
             "\tflowtable flows {{\n\t\thook ingress priority filter; devices = {{ {devices} }};\n\t}}\n\
              \tchain established {{\n\
              \t\ttype filter hook forward priority filter; policy accept;\n\
              \t\tiifname {{ {devices} }} oifname {{ {devices} }} meta l4proto {{ tcp, udp }} \
-             ct state established ct status & (snat | dnat) != 0 flow add @flows\n\
+             ct state established ct status & (snat | dnat) != 0 ct mark & {MARK} == 0 flow add @flows\n\
              \t}}\n"
         )
     }

@@ -7,8 +7,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
+use std::net::{Ipv4Addr, Ipv6Addr};
 
-use ipnet::IpNet;
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use privnet_model::policy::{PolicyTable, Verdict};
 
 use crate::interface::InterfaceName;
@@ -17,6 +18,8 @@ use crate::interface::InterfaceName;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Verdicts {
     interface: InterfaceName,
+    /// What goes through it meets the data plane's table.
+    judged: Option<InterfaceName>,
     /// The addresses of each class among those that the kernel forwards, the longest
     /// prefix first.
     prefixes: Vec<(IpNet, u16)>,
@@ -31,6 +34,7 @@ impl Verdicts {
         cidrs: impl IntoIterator<Item = IpNet>,
         table: &PolicyTable,
         interface: &InterfaceName,
+        judged: Option<&InterfaceName>,
     ) -> Option<Self> {
         let known: BTreeMap<IpNet, u16> = table.prefixes().iter().copied().collect();
         let class = |net: &IpNet| {
@@ -38,7 +42,8 @@ impl Verdicts {
             let longest = around.max_by_key(|(prefix, _)| prefix.prefix_len());
             longest.map_or(0, |(_, class)| *class)
         };
-        let mut prefixes = BTreeMap::new();
+        // Whatever else there is.
+        let mut prefixes: BTreeMap<IpNet, u16> = ANYWHERE.map(|net| (net, class(&net))).into();
         for cidr in cidrs {
             prefixes.insert(cidr, class(&cidr));
             let inside = known.iter().filter(|(prefix, _)| cidr.contains(*prefix));
@@ -58,6 +63,7 @@ impl Verdicts {
         prefixes.sort_by_key(|(net, _)| std::cmp::Reverse(net.prefix_len()));
         Some(Self {
             interface: interface.clone(),
+            judged: judged.cloned(),
             prefixes,
             denied,
         })
@@ -78,14 +84,7 @@ impl Verdicts {
             }
             text.push_str("\t}\n");
         }
-        text.push_str(
-            "\tchain policy {\n\t\ttype filter hook forward priority filter; policy accept;\n",
-        );
-        let interface = &self.interface;
-        let _ = writeln!(
-            text,
-            "\t\tiifname != \"{interface}\" oifname != \"{interface}\" accept"
-        );
+        text.push_str("\tchain verdicts {\n");
         for (net, class) in &self.prefixes {
             let verdict = match strict(*class) {
                 true => format!("goto from_{class}"),
@@ -94,9 +93,36 @@ impl Verdicts {
             let _ = writeln!(text, "\t\t{} saddr {net} {verdict}", family(net));
         }
         text.push_str("\t}\n");
+        let interface = &self.interface;
+        let chains: [(&str, &[&str]); 3] = [
+            ("forward", &["iifname", "oifname"]),
+            ("input", &["iifname"]),
+            ("output", &["oifname"]),
+        ];
+        for (hook, directions) in chains {
+            let _ = writeln!(
+                text,
+                "\tchain verdicts_{hook} {{\n\t\ttype filter hook {hook} priority filter; policy accept;"
+            );
+            for direction in ["iifname", "oifname"] {
+                let judged = self.judged.iter().filter(|_| hook == "forward");
+                for judged in judged {
+                    let _ = writeln!(text, "\t\t{direction} \"{judged}\" accept");
+                }
+            }
+            for direction in directions {
+                let _ = writeln!(text, "\t\t{direction} \"{interface}\" goto verdicts");
+            }
+            text.push_str("\t}\n");
+        }
         text
     }
 }
+
+const ANYWHERE: [IpNet; 2] = [
+    IpNet::V4(Ipv4Net::new_assert(Ipv4Addr::UNSPECIFIED, 0)),
+    IpNet::V6(Ipv6Net::new_assert(Ipv6Addr::UNSPECIFIED, 0)),
+];
 
 fn family(net: &IpNet) -> &'static str {
     match net {
@@ -131,7 +157,8 @@ mod tests {
     fn verdicts(denied: bool) -> Option<Verdicts> {
         let cidrs = ["10.0.0.0/16", "10.200.0.0/16", "10.201.0.0/16"].map(net);
         let interface = InterfaceName::new("ipsec0").unwrap();
-        Verdicts::among(cidrs, &table(denied), &interface)
+        let judged = InterfaceName::new("privnet0").unwrap();
+        Verdicts::among(cidrs, &table(denied), &interface, Some(&judged))
     }
 
     #[test]
@@ -147,20 +174,39 @@ mod tests {
 \t\tip daddr 10.0.0.0/16 accept
 \t\tip daddr 10.200.0.0/16 accept
 \t\tip daddr 10.201.0.0/16 drop
+\t\tip daddr 0.0.0.0/0 accept
+\t\tip6 daddr ::/0 accept
 \t}
 \tchain from_3 {
 \t\tip daddr 10.200.7.0/24 drop
 \t\tip daddr 10.0.0.0/16 accept
 \t\tip daddr 10.200.0.0/16 accept
 \t\tip daddr 10.201.0.0/16 accept
+\t\tip daddr 0.0.0.0/0 accept
+\t\tip6 daddr ::/0 accept
 \t}
-\tchain policy {
-\t\ttype filter hook forward priority filter; policy accept;
-\t\tiifname != \"ipsec0\" oifname != \"ipsec0\" accept
+\tchain verdicts {
 \t\tip saddr 10.200.7.0/24 goto from_2
 \t\tip saddr 10.0.0.0/16 accept
 \t\tip saddr 10.200.0.0/16 accept
 \t\tip saddr 10.201.0.0/16 goto from_3
+\t\tip saddr 0.0.0.0/0 accept
+\t\tip6 saddr ::/0 accept
+\t}
+\tchain verdicts_forward {
+\t\ttype filter hook forward priority filter; policy accept;
+\t\tiifname \"privnet0\" accept
+\t\toifname \"privnet0\" accept
+\t\tiifname \"ipsec0\" goto verdicts
+\t\toifname \"ipsec0\" goto verdicts
+\t}
+\tchain verdicts_input {
+\t\ttype filter hook input priority filter; policy accept;
+\t\tiifname \"ipsec0\" goto verdicts
+\t}
+\tchain verdicts_output {
+\t\ttype filter hook output priority filter; policy accept;
+\t\toifname \"ipsec0\" goto verdicts
 \t}
 ";
         assert_eq!(text, expected);
