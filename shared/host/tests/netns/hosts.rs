@@ -117,7 +117,8 @@ fn echo(address: &str) {
 
 fn talk(address: SocketAddr) {
     let mut stream = TcpStream::connect_timeout(&address, PATIENCE).unwrap();
-    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    // What was held for some seconds is sent again after as many at most twice over.
+    stream.set_read_timeout(Some(3 * PATIENCE)).unwrap();
     stream.set_nodelay(true).unwrap();
     say("ready\n");
     let mut round = 0_u64;
