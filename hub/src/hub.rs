@@ -32,6 +32,7 @@ use privnet_runtime::signals::Signal;
 use privnet_runtime::tunnel_port::{Call, TunnelPort};
 use tracing::{debug, info, warn};
 
+use self::own_key::OwnKey;
 use self::reload::load_sites;
 use crate::cache::{Cache, Cached};
 use crate::doctor;
@@ -149,11 +150,10 @@ impl Daemon for Hub {
             identity = who_am_i(&imds, cached.as_ref()) => identity?,
             () = events.stop() => return Ok(None),
         };
-        let private_key = match (own_key, &config.private_key_parameter) {
-            (Some(key), _) => key,
-            (None, None) => key_file::read_private_key(&config.private_key)?,
-            (None, Some(name)) => tokio::select! {
-                key = own_key::fetch(&config, name, &identity.region) => key?,
+        let private_key = match own_key {
+            OwnKey::Here(key) => key,
+            OwnKey::InSsm(name) => tokio::select! {
+                key = own_key::fetch(&config, &name, &identity.region) => key?,
                 () = events.stop() => return Ok(None),
             },
         };

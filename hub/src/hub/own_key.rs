@@ -11,13 +11,21 @@ use privnet_model::key::PrivateKey;
 use privnet_runtime::key_file;
 use tracing::info;
 
-/// The key of the file; made there if that is meant. `None` when it has to be
-/// [fetched](fetch).
-pub(super) fn in_file(config: &HubConfig) -> Result<Option<PrivateKey>> {
-    Ok(match &config.private_key_parameter {
-        None => Some(key_file::load_or_create(&config.private_key)?),
-        Some(_) => key_file::find_private_key(&config.private_key)?,
-    })
+/// Where the key is.
+pub(super) enum OwnKey {
+    /// It was in its file, or was made there.
+    Here(PrivateKey),
+    /// It has to be [fetched](fetch) from the parameter of this name.
+    InSsm(String),
+}
+
+/// The key of the file; made there if that is meant.
+pub(super) fn in_file(config: &HubConfig) -> Result<OwnKey> {
+    let Some(name) = &config.private_key_parameter else {
+        return Ok(OwnKey::Here(key_file::load_or_create(&config.private_key)?));
+    };
+    let kept = key_file::find_private_key(&config.private_key)?;
+    Ok(kept.map_or_else(|| OwnKey::InSsm(name.clone()), OwnKey::Here))
 }
 
 /// The key in its parameter, from now on also in the file: a restart needs no SSM.

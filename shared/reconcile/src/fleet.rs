@@ -35,7 +35,7 @@ mod gateways;
 mod ipsec;
 mod spoke;
 
-pub use ipsec::SPOKE_DEAD_PEER_DELAY;
+pub use ipsec::own_tunnel;
 
 /// The UDP port of a spoke that published none.
 pub const DEFAULT_PORT: u16 = 51820;
@@ -344,6 +344,34 @@ impl Fleet {
 }
 
 impl PlannedTunnel {
+    /// One of a config file, of which nothing but the name is known.
+    pub fn named(name: String, origin: Origin) -> Self {
+        Self {
+            name,
+            origin,
+            partition: None,
+            zone: None,
+            vpc: None,
+            instance: None,
+            launched: None,
+            private_address: None,
+            cidrs: Vec::new(),
+            excluded: Vec::new(),
+            address: None,
+            site: None,
+            transport: Transport::Wireguard,
+            endpoint: None,
+            public_key: None,
+            preshared_key: None,
+            beside: None,
+            keepalive: None,
+            ipsec: None,
+            health: None,
+            obstacle: None,
+            notes: Vec::new(),
+        }
+    }
+
     /// Whether the data plane has a peer for it.
     pub fn has_peer(&self) -> bool {
         match &self.obstacle {

@@ -25,7 +25,7 @@ use tokio::net::TcpSocket;
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
-use tracing::{debug, warn};
+use tracing::warn;
 
 mod follow;
 mod frames;
@@ -240,8 +240,11 @@ impl Connections {
 /// Removes the guard that an earlier config asked for.
 pub async fn remove_guard() {
     if let Err(error) = Host::new().remove_guard().await {
-        let problem = describe("a guard of connections may be left", error);
-        debug!("{problem}");
+        let problem = describe(
+            "a guard of connections may be left, which drops some",
+            error,
+        );
+        warn!("{problem}");
     }
 }
 

@@ -147,19 +147,10 @@ pub(super) fn key_in_use(hub: &HubPeerConfig, moved_on: bool) -> PublicKey {
 
 /// The hubs as tunnels: what the operator sees on a spoke.
 fn hubs(config: &SpokeConfig, moved_on: bool) -> Vec<PlannedTunnel> {
-    let one = config.hubs.len() == 1;
-    config
-        .hubs
-        .iter()
-        .zip(1..)
-        .map(|(hub, number)| {
-            let name = if one {
-                "hub".to_owned()
-            } else {
-                format!("hub-{number}")
-            };
-            hub_tunnel(config, hub, name, moved_on)
-        })
+    let hubs = &config.hubs;
+    hubs.iter()
+        .enumerate()
+        .map(|(place, hub)| hub_tunnel(config, hub, hub_name(place, hubs.len()), moved_on))
         .collect()
 }
 
@@ -171,30 +162,23 @@ fn hub_tunnel(
 ) -> PlannedTunnel {
     let next = hub.next_public_key.filter(|_| !moved_on);
     PlannedTunnel {
-        name,
-        origin: Origin::Hub,
-        partition: None,
-        zone: None,
-        vpc: None,
-        instance: None,
-        launched: None,
-        private_address: None,
         cidrs: config.privnet.nets().to_vec(),
-        excluded: Vec::new(),
-        address: None,
-        site: None,
         transport: config.transport,
         endpoint: Some(hub.endpoint),
         public_key: Some(key_in_use(hub, moved_on)),
-        preshared_key: None,
-        beside: None,
         keepalive: hub.keepalive,
-        ipsec: None,
-        health: None,
-        obstacle: None,
         notes: next
             .map(|key| Note::KeyRotating { key })
             .into_iter()
             .collect(),
+        ..PlannedTunnel::named(name, Origin::Hub)
+    }
+}
+
+/// What a hub is called: by its place in the config, where there are several.
+pub(super) fn hub_name(place: usize, of: usize) -> String {
+    match of {
+        1 => "hub".to_owned(),
+        _ => format!("hub-{}", place + 1),
     }
 }

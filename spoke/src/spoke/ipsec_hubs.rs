@@ -11,16 +11,16 @@ use privnet_ipsec::Wanted;
 use privnet_model::config::spoke::IpsecHubConfig;
 use privnet_model::inventory::Transport;
 use privnet_model::ipsec::{
-    Authentication, ConnectionName, Encapsulation, EspBackEnd, IKE_PORTS, IkeCredential, IkeRole,
-    IpsecTunnel, Proposals, Times, TunnelEnd, with_families_of,
+    ConnectionName, IKE_PORTS, IkeCredential, IkeRole, TunnelEnd, with_families_of,
 };
 use privnet_model::status::{Origin, Reason};
-use privnet_reconcile::fleet::{Obstacle, PlannedIpsec, PlannedTunnel, SPOKE_DEAD_PEER_DELAY};
+use privnet_reconcile::fleet::{Obstacle, PlannedIpsec, PlannedTunnel, own_tunnel};
 use privnet_runtime::router::Desired;
 use tokio::time::Instant;
 use tracing::warn;
 
 use super::Spoke;
+use super::hubs::hub_name;
 
 /// How long a hub may be down before the next one's turn comes. One that lives has
 /// answered by then, unless packets are lost: charon repeats its first message after a
@@ -87,10 +87,7 @@ impl Spoke {
         hubs.iter()
             .enumerate()
             .map(|(number, hub)| {
-                let name = match hubs.len() {
-                    1 => "hub".to_owned(),
-                    _ => format!("hub-{}", number + 1),
-                };
+                let name = hub_name(number, hubs.len());
                 let ipsec = match number == in_use {
                     true => self.planned(&name, hub).map_err(Obstacle::Pending),
                     false => Err(Obstacle::Pending(Reason::StandsBy)),
@@ -111,28 +108,17 @@ impl Spoke {
         let privnet = &self.config.privnet;
         let vpc = identity.vpc_cidrs.iter().copied();
         let vpc: BTreeSet<IpNet> = vpc.filter(|net| privnet.contains(net)).collect();
-        let tunnel = IpsecTunnel {
-            name,
-            local: TunnelEnd {
-                address: Some(identity.private_address),
-                id: own,
-                selectors: vpc.clone(),
-            },
-            remote: TunnelEnd {
-                address: Some(hub.endpoint),
-                id: hub.id.clone(),
-                selectors: with_families_of(privnet.nets(), &vpc),
-            },
-            authentication: Authentication::PresharedKey,
-            proposals: Proposals::Modern,
-            role: IkeRole::Initiator,
-            esp: EspBackEnd::Userspace,
-            encapsulation: Encapsulation::Always,
-            times: Times {
-                dead_peer_delay: SPOKE_DEAD_PEER_DELAY,
-                ..Times::default()
-            },
+        let local = TunnelEnd {
+            address: Some(identity.private_address),
+            id: own,
+            selectors: vpc,
         };
+        let remote = TunnelEnd {
+            address: Some(hub.endpoint),
+            id: hub.id.clone(),
+            selectors: with_families_of(privnet.nets(), &local.selectors),
+        };
+        let tunnel = own_tunnel(name, local, remote, IkeRole::Initiator);
         match tunnel.errors().first() {
             Some(error) => Err(misconfigured(error.to_string())),
             None => Ok(PlannedIpsec {
@@ -153,28 +139,12 @@ impl Spoke {
             Err(obstacle) => (None, Some(obstacle)),
         };
         PlannedTunnel {
-            name,
-            origin: Origin::Hub,
-            partition: None,
-            zone: None,
-            vpc: None,
-            instance: None,
-            launched: None,
-            private_address: None,
             cidrs: self.config.privnet.nets().to_vec(),
-            excluded: Vec::new(),
-            address: None,
-            site: None,
             transport: Transport::Ipsec,
             endpoint: Some(SocketAddr::new(hub.endpoint, IKE_PORTS[0])),
-            public_key: None,
-            preshared_key: None,
-            beside: None,
-            keepalive: None,
             ipsec,
-            health: None,
             obstacle,
-            notes: Vec::new(),
+            ..PlannedTunnel::named(name, Origin::Hub)
         }
     }
 }

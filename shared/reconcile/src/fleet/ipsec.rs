@@ -5,6 +5,7 @@
 //! wherever it is.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use ipnet::IpNet;
 use privnet_model::config::hub::SiteLink;
@@ -123,39 +124,51 @@ pub(super) fn settle_spoke(tunnel: &mut PlannedTunnel, input: FleetInput<'_>) {
     let own = tunnel.address.map(IpNet::from);
     let own = own.filter(|own| !tunnel.cidrs.iter().any(|cidr| cidr.contains(own)));
     let remote: BTreeSet<IpNet> = tunnel.cidrs.iter().copied().chain(own).collect();
+    let local = TunnelEnd {
+        address: Some(input.ipsec.address),
+        id: input.ipsec.id.clone(),
+        selectors: with_families_of(input.privnet.nets(), &remote),
+    };
+    let remote = TunnelEnd {
+        address: None,
+        id,
+        selectors: remote,
+    };
     set(
         tunnel,
         PlannedIpsec {
-            tunnel: IpsecTunnel {
-                name,
-                local: TunnelEnd {
-                    address: Some(input.ipsec.address),
-                    id: input.ipsec.id.clone(),
-                    selectors: with_families_of(input.privnet.nets(), &remote),
-                },
-                remote: TunnelEnd {
-                    address: None,
-                    id,
-                    selectors: remote,
-                },
-                authentication: Authentication::PresharedKey,
-                proposals: Proposals::Modern,
-                role: IkeRole::Responder,
-                esp: EspBackEnd::Userspace,
-                encapsulation: Encapsulation::Always,
-                times: Times {
-                    dead_peer_delay: SPOKE_DEAD_PEER_DELAY,
-                    ..Times::default()
-                },
-            },
+            tunnel: own_tunnel(name, local, remote, IkeRole::Responder),
             credential: IkeCredential::PresharedKey(secret),
         },
     );
 }
 
-/// Between spokes and hubs, both of which are ours: with charon's retransmissions as
+/// The tunnel between a spoke and a hub, both of which are ours, as either has it.
+pub fn own_tunnel(
+    name: ConnectionName,
+    local: TunnelEnd,
+    remote: TunnelEnd,
+    role: IkeRole,
+) -> IpsecTunnel {
+    IpsecTunnel {
+        name,
+        local,
+        remote,
+        authentication: Authentication::PresharedKey,
+        proposals: Proposals::Modern,
+        role,
+        esp: EspBackEnd::Userspace,
+        encapsulation: Encapsulation::Always,
+        times: Times {
+            dead_peer_delay: DEAD_PEER_DELAY,
+            ..Times::default()
+        },
+    }
+}
+
+/// With charon's retransmissions as
 /// `ami/` sets them a lost end is known after some 10 s.
-pub const SPOKE_DEAD_PEER_DELAY: std::time::Duration = std::time::Duration::from_secs(3);
+const DEAD_PEER_DELAY: Duration = Duration::from_secs(3);
 
 fn set(tunnel: &mut PlannedTunnel, planned: PlannedIpsec) {
     if tunnel.obstacle.is_some() {

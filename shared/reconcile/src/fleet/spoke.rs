@@ -107,30 +107,7 @@ impl<'a> Spoke<'a> {
 
 pub(super) fn site_tunnel(site: &Site) -> PlannedTunnel {
     let config = &site.config;
-    let tunnel = PlannedTunnel {
-        name: config.name.clone(),
-        origin: Origin::Static,
-        partition: None,
-        zone: None,
-        vpc: None,
-        instance: None,
-        launched: None,
-        private_address: None,
-        cidrs: Vec::new(),
-        excluded: Vec::new(),
-        address: None,
-        site: None,
-        transport: Transport::Wireguard,
-        endpoint: None,
-        public_key: None,
-        preshared_key: None,
-        beside: None,
-        keepalive: None,
-        ipsec: None,
-        health: None,
-        obstacle: None,
-        notes: Vec::new(),
-    };
+    let tunnel = PlannedTunnel::named(config.name.clone(), Origin::Static);
     match &config.link {
         SiteLink::Wireguard(link) => PlannedTunnel {
             endpoint: link.endpoint,

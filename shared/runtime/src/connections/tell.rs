@@ -198,13 +198,11 @@ pub(super) async fn serve(shared: Arc<Shared>, listener: TcpListener) {
             }
         };
         while talks.try_join_next().is_some() {}
-        let mut known = shared
-            .siblings
-            .borrow()
-            .values()
-            .copied()
-            .collect::<HashSet<_>>();
-        if !known.remove(&from.ip()) || talks.len() >= MOST_TALKS {
+        let is_sibling = {
+            let siblings = shared.siblings.borrow();
+            siblings.values().any(|address| *address == from.ip())
+        };
+        if !is_sibling || talks.len() >= MOST_TALKS {
             continue;
         }
         let shared = Arc::clone(&shared);
