@@ -2,7 +2,7 @@
 #
 #   make demo          shows Privnet at work on a simulated internet; KEEP=1: stays up until Ctrl-C
 #   make test          everything that CI checks
-#   make test-matrix   the namespace tests with other numbers of workers and with offloads off (an hour;
+#   make test-matrix   the namespace tests with other numbers of workers and with offloads off (40 minutes;
 #                      MATRIX="2: 4:all": only with 2 workers, and with 4 without any offload)
 #   make lint          the part of it that runs nothing
 #   make bench         the data plane beside other userspace WireGuards (20 minutes; tests/BENCH.md), then
