@@ -246,7 +246,10 @@ impl Daemon for Hub {
                 .start(&self.discovery, &self.imds, &self.inventory);
             tokio::select! {
                 brought = self.poll.brought() => self.polled(brought).await,
-                () = self.router.ipsec_changed() => self.observe().await?,
+                () = self.router.ipsec_changed() => {
+                    self.router.follow_charon().await;
+                    self.observe().await?;
+                }
                 changes = self.gateways.changed() => self.gateways_changed(&changes).await,
                 () = self.clock.due() => {
                     self.clock.started();

@@ -201,7 +201,10 @@ impl Daemon for Spoke {
                 announced = rotation::announced(&mut self.rotation) => {
                     self.announced(announced).await;
                 }
-                () = self.router.ipsec_changed() => self.look_at_tunnels().await?,
+                () = self.router.ipsec_changed() => {
+                    self.router.follow_charon().await;
+                    self.look_at_tunnels().await?;
+                }
                 () = self.preshared.changed() => {
                     self.follow_hub();
                     self.router.want(self.desired());

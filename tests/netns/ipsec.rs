@@ -17,145 +17,21 @@ use privnet_model::inventory::Transport;
 use privnet_model::ipsec::{IkeId, IkeSecret};
 use privnet_model::secret::FleetSecret;
 use privnet_model::status::{Status, Tunnel, TunnelState};
-use privnet_tests::charon::Charon;
+use privnet_tests::charon::{Charon, Esp};
 use privnet_tests::daemon::{config_file, hub_config, hub_public_key, spoke_config};
 use privnet_tests::deployment::{
     PATIENCE, nothing_leaked, public_address, reach_each_other, sees, start_spokes, tunnels,
     wait_for_published_key, wait_until_up,
 };
+use privnet_tests::firewall::{BRANCH, EAST, Firewall, SECRET, Settings};
 use privnet_tests::long_ping::LongPing;
 use privnet_tests::namespace::Namespace;
 use privnet_tests::process::wait_until;
 use privnet_tests::topology::{self, HUB_PUBLIC, PORT, PRIVNET, WEB};
 use privnet_tests::world::World;
 
-const SECRET: &str = "correct horse battery staple";
-
 /// DPD and charon's retransmissions at both ends, and a machine that is slow.
 const SLOW: Duration = Duration::from_secs(60);
-
-/// A site behind a firewall of its own.
-struct Firewall {
-    name: &'static str,
-    namespace: Namespace,
-    charon: Charon,
-}
-
-/// What a firewall's administrator can get wrong.
-#[derive(Clone)]
-struct Settings {
-    public: Ipv4Addr,
-    cidr: &'static str,
-    reaches: &'static str,
-    proposals: [&'static str; 2],
-    secret: &'static str,
-    more: &'static str,
-}
-
-const EAST: Settings = Settings {
-    public: Ipv4Addr::new(203, 0, 113, 90),
-    cidr: "10.200.0.0/16",
-    reaches: PRIVNET,
-    proposals: ["aes256gcm16-prfsha384-ecp384", "aes256gcm16-ecp384"],
-    secret: SECRET,
-    more: "",
-};
-
-const BRANCH: Settings = Settings {
-    public: Ipv4Addr::new(203, 0, 113, 91),
-    cidr: "10.201.0.0/16",
-    ..EAST
-};
-
-impl Settings {
-    /// As an administrator would write it.
-    fn swanctl(&self) -> String {
-        let Self {
-            public,
-            cidr,
-            reaches,
-            proposals: [ike, esp],
-            secret,
-            more,
-        } = self;
-        format!(
-            "connections {{
-  privnet {{
-    version = 2
-    local_addrs = {public}
-    remote_addrs = {HUB_PUBLIC}
-    proposals = {ike}
-    mobike = no
-    dpd_delay = 2s
-    local {{
-      auth = psk
-      id = {public}
-    }}
-    remote {{
-      auth = psk
-      id = {HUB_PUBLIC}
-    }}
-    children {{
-      lan {{
-        local_ts = {cidr}
-        remote_ts = {reaches}
-        esp_proposals = {esp}
-        {more}
-      }}
-    }}
-  }}
-}}
-secrets {{
-  ike-privnet {{
-    id-1 = {public}
-    id-2 = {HUB_PUBLIC}
-    secret = \"{secret}\"
-  }}
-}}
-"
-        )
-    }
-
-    /// The address of its own inside.
-    fn inside(&self) -> Result<Ipv4Addr> {
-        let net: ipnet::Ipv4Net = self.cidr.parse()?;
-        net.hosts().next().context("an empty network")
-    }
-}
-
-impl Firewall {
-    fn start(world: &mut World, name: &'static str, settings: &Settings) -> Result<Self> {
-        let namespace = world.add_internet_host(name, settings.public)?;
-        namespace.ip(&[format!("addr add {}/32 dev lo", settings.inside()?)])?;
-        let charon = Charon::of_firewall(&namespace, &settings.swanctl())?;
-        Ok(Self {
-            name,
-            namespace,
-            charon,
-        })
-    }
-
-    fn initiate(&self) -> Result<()> {
-        let initiate = ["--initiate", "--child", "lan", "--timeout", "20"];
-        self.charon.swanctl(&initiate).map(drop)
-    }
-
-    /// Dies and comes back, as when its power fails.
-    fn restart(self, settings: &Settings) -> Result<Self> {
-        let Self {
-            name,
-            namespace,
-            charon,
-        } = self;
-        charon.kill()?;
-        let charon = Charon::of_firewall(&namespace, &settings.swanctl())?;
-        Ok(Self {
-            name,
-            namespace,
-            charon,
-        })
-    }
-}
 
 /// The hub's section about a site.
 fn site(world: &World, name: &str, cidr: &str, more: &str) -> Result<String> {
@@ -299,6 +175,43 @@ pub(crate) fn a_firewall_and_wireguard_spokes_reach_each_other() -> Result<()> {
     let why = tunnels(&world, &["why", "dc-east"])?;
     ensure!(why.contains("up") && why.contains("IPsec"), "{why}");
     nothing_leaked(&world)?;
+    world.check()
+}
+
+/// As in the images, where the kernel has it. Where it has not, nothing is called up
+/// that carries nothing, the operator is told why, and what is advised then helps.
+pub(crate) fn the_kernel_does_esp_or_its_lack_is_explained() -> Result<()> {
+    let mut world = World::build(&topology::demo())?;
+    let charon = Charon::of_instance_with(world.namespace("hub")?, Esp::Kernel)?;
+    let firewall = Firewall::start(&mut world, "firewall", &EAST)?;
+    start_spokes(&mut world)?;
+    let config =
+        with_charon(&world, &charon)? + &site(&world, "dc-east", EAST.cidr, &calls(&EAST))?;
+    world.start("hub", &config)?;
+    let probe = "link add probe type xfrm if_id 1";
+    let (charon, esp) = if firewall.namespace.ip(&[probe]).is_ok() {
+        (charon, "kernel ESP")
+    } else {
+        reason(&world, "dc-east", "XFRM interface")?;
+        let said = tunnels(&world, &["show"])? + &tunnels(&world, &["list"])?;
+        let words = said.split_whitespace().collect::<Vec<_>>().join(" ");
+        for part in ["kernel ESP", "no XFRM interfaces", "kernel-libipsec"] {
+            ensure!(words.contains(part), "{part} is not in {said}");
+        }
+        ensure!(
+            !words.contains("rp_filter"),
+            "one cause is told twice: {said}"
+        );
+        charon.kill()?;
+        let other = Charon::of_instance(world.namespace("hub")?)?;
+        (other, "userspace ESP")
+    };
+    wait_until_up(&world, &["spoke-a", "spoke-b", "dc-east"], SLOW)?;
+    let shown = tunnels(&world, &["show"])?;
+    ensure!(shown.contains(esp), "{shown}");
+    both_ways(&world, &firewall, &EAST)?;
+    nothing_leaked(&world)?;
+    drop(charon);
     world.check()
 }
 

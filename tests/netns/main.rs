@@ -82,6 +82,7 @@ const TESTS: &[Test] = tests![
     keys::a_spoke_changes_its_key_without_losing_a_packet,
     keys::the_hub_changes_its_key_without_losing_a_packet,
     ipsec::a_firewall_and_wireguard_spokes_reach_each_other,
+    ipsec::the_kernel_does_esp_or_its_lack_is_explained,
     ipsec::a_firewall_behind_a_nat_calls_the_hub,
     ipsec::what_is_wrong_is_told_in_plain_words,
     ipsec::nothing_leaves_in_clear_whatever_dies,

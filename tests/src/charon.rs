@@ -18,6 +18,15 @@ const PATIENCE: Duration = Duration::from_secs(20);
 /// is included as it is.
 const SHIPPED: &str = include_str!("../../ami/strongswan.d/privnet.conf");
 
+/// Who does ESP.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Esp {
+    /// charon.
+    Userspace,
+    /// The kernel.
+    Kernel,
+}
+
 /// A charon that runs. It is killed when dropped.
 #[derive(Debug)]
 pub struct Charon {
@@ -26,27 +35,37 @@ pub struct Charon {
 }
 
 impl Charon {
-    /// Starts the one of an instance of ours, with userspace ESP: this kernel has no
-    /// other.
+    /// Starts the one of an instance of ours, with userspace ESP, where the images have
+    /// the kernel's: not every kernel that the tests run on has that.
     pub fn of_instance(namespace: &Namespace) -> Result<Self> {
+        Self::of_instance_with(namespace, Esp::Userspace)
+    }
+
+    /// The same, with this ESP.
+    pub fn of_instance_with(namespace: &Namespace, esp: Esp) -> Result<Self> {
         let own = SHIPPED
             .strip_prefix("charon-systemd {")
             .with_context(|| format!("not one section: {SHIPPED}"))?;
         let own = own.rsplit_once('}').map(|(inside, _)| inside);
-        Self::start(namespace, own.unwrap_or_default())
+        Self::start(namespace, own.unwrap_or_default(), esp)
     }
 
     /// Starts a firewall's, and loads this `swanctl.conf`, written as its administrator
     /// would.
     pub fn of_firewall(namespace: &Namespace, swanctl: &str) -> Result<Self> {
+        Self::of_firewall_with(namespace, swanctl, Esp::Userspace)
+    }
+
+    /// The same, with this ESP.
+    pub fn of_firewall_with(namespace: &Namespace, swanctl: &str, esp: Esp) -> Result<Self> {
         let patience = "retransmit_timeout = 1.0\nretransmit_tries = 3\nretransmit_base = 1.4\n\
                         routing_table = 254\n";
-        let charon = Self::start(namespace, patience)?;
+        let charon = Self::start(namespace, patience, esp)?;
         charon.load(swanctl)?;
         Ok(charon)
     }
 
-    fn start(namespace: &Namespace, settings: &str) -> Result<Self> {
+    fn start(namespace: &Namespace, settings: &str, esp: Esp) -> Result<Self> {
         ensure!(
             Path::new(PROGRAM).exists(),
             "{PROGRAM} is missing: install the package charon-systemd"
@@ -54,7 +73,7 @@ impl Charon {
         let directory = namespace.directory().join("charon");
         std::fs::create_dir_all(&directory)?;
         let file = directory.join("strongswan.conf");
-        std::fs::write(&file, configuration(&directory, settings))?;
+        std::fs::write(&file, configuration(&directory, settings, esp))?;
         let socket = directory.join("charon.vici");
         // One that was killed left its socket.
         let _ = std::fs::remove_file(&socket);
@@ -96,21 +115,30 @@ impl Charon {
         self.process.signal(signal)
     }
 
+    /// Its process; nothing more is to be asked of it.
+    pub fn into_process(self) -> Process {
+        self.process
+    }
+
     /// Kills it, as a crash would.
     pub fn kill(self) -> Result<()> {
         self.process.kill()
     }
 }
 
-fn configuration(directory: &Path, settings: &str) -> String {
+fn configuration(directory: &Path, settings: &str, esp: Esp) -> String {
     let directory = directory.display();
+    let (kernel, load) = match esp {
+        Esp::Userspace => ("kernel-libipsec kernel-netlink", "yes"),
+        Esp::Kernel => ("kernel-netlink", "no"),
+    };
     format!(
         "charon-systemd {{
 {settings}
-  load = random nonce drbg openssl kdf pem pkcs1 pkcs8 pubkey x509 constraints revocation hmac kernel-libipsec kernel-netlink socket-default updown vici
+  load = random nonce drbg openssl kdf pem pkcs1 pkcs8 pubkey x509 constraints revocation hmac {kernel} socket-default updown vici
   plugins {{
     vici {{ socket = unix://{directory}/charon.vici }}
-    kernel-libipsec {{ load = yes }}
+    kernel-libipsec {{ load = {load} }}
   }}
   journal {{ default = -1 }}
   filelog {{ log {{

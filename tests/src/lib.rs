@@ -17,6 +17,7 @@ pub mod cpu;
 pub mod daemon;
 pub mod deployment;
 pub mod fault_proxy;
+pub mod firewall;
 pub mod guest;
 pub mod iam;
 #[cfg(test)]

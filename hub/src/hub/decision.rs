@@ -219,6 +219,7 @@ impl Hub {
                     .map(|planned| (planned.tunnel.name.clone(), planned))
                     .collect(),
                 keeps_others: self.preshared.is_missing(),
+                ..Wanted::default()
             },
             behind_ipsec: behind_ipsec(fleet),
         }

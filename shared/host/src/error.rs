@@ -53,6 +53,15 @@ pub enum HostError {
         /// How long it was waited for.
         deadline: Duration,
     },
+    /// The kernel knows no XFRM interfaces.
+    #[error(
+        "cannot {operation}: this kernel has no XFRM interfaces; have strongSwan do ESP itself \
+         (kernel-libipsec, in strongswan.conf)"
+    )]
+    NoXfrmInterfaces {
+        /// What was tried.
+        operation: String,
+    },
     /// An interface that a change or a question names is not there.
     #[error("there is no interface {name}")]
     NoInterface {
@@ -187,6 +196,7 @@ mod tests {
                     mac: None,
                     mtu: 65536,
                     up: true,
+                    xfrm: None,
                 },
                 Interface {
                     index: 2,
@@ -194,6 +204,7 @@ mod tests {
                     mac: Some("02:00:00:00:00:01".parse().unwrap()),
                     mtu: 9001,
                     up: true,
+                    xfrm: None,
                 },
             ],
         };

@@ -19,13 +19,14 @@ use privnet_reconcile::interface::InterfaceName;
 use privnet_reconcile::kernel::Kernel;
 use privnet_reconcile::ruleset::LoadedRuleset;
 use privnet_reconcile::sysctl::SysctlKey;
+use privnet_reconcile::xfrm::XfrmInterface;
 
 use crate::conntrack::connections::{ConnectionEvents, Entered, Timeouts};
 use crate::error::HostError;
 use crate::link::{Interface, Links, MacAddress};
 use crate::netlink::Netlink;
 use crate::{
-    abilities, address, conntrack, firewall, kernel, nftables, path, route, storage, sysctl,
+    abilities, address, conntrack, firewall, kernel, nftables, path, route, storage, sysctl, xfrm,
 };
 
 /// Route requests on their way to the kernel at once. It works on them one by
@@ -80,6 +81,7 @@ impl Host {
             None => BTreeSet::new(),
         };
         Ok(HostState {
+            xfrm: xfrm::of(&links),
             addresses,
             routes: route::fetch(&netlink, &links).await?,
             ruleset: if scope.without_ruleset {
@@ -238,6 +240,11 @@ impl Host {
         open_netlink().await?.1.find(name).cloned()
     }
 
+    /// The XFRM interfaces of ours.
+    pub async fn xfrm_interfaces(&self) -> Result<BTreeSet<XfrmInterface>, HostError> {
+        Ok(xfrm::of(&open_netlink().await?.1))
+    }
+
     /// The interface of the default route, IPv4's if there is one, else IPv6's; of
     /// several the one that is used.
     pub async fn default_interface(&self) -> Result<Option<InterfaceName>, HostError> {
@@ -266,7 +273,7 @@ async fn blocking<T: Send + 'static>(
 }
 
 /// Whether two neighbours in a plan may be on their way together: routes of one
-/// direction. Everything else waits for what stands before it.
+/// direction, and interfaces that are made. Everything else waits for what stands before it.
 fn may_overlap(one: &HostChange, next: &HostChange) -> bool {
     let makes_route = |change: &HostChange| {
         matches!(
@@ -275,7 +282,10 @@ fn may_overlap(one: &HostChange, next: &HostChange) -> bool {
         )
     };
     let removes_route = |change: &HostChange| matches!(change, HostChange::RemoveRoute(_));
-    (makes_route(one) && makes_route(next)) || (removes_route(one) && removes_route(next))
+    let makes_interface = |change: &HostChange| matches!(change, HostChange::SetInterface(_));
+    (makes_interface(one) && makes_interface(next))
+        || (makes_route(one) && makes_route(next))
+        || (removes_route(one) && removes_route(next))
 }
 
 async fn apply_batch(batch: &[HostChange]) -> Vec<Result<(), HostError>> {
@@ -293,7 +303,9 @@ struct Session {
 impl Session {
     async fn new(batch: &[HostChange]) -> Self {
         let by_netlink = batch.iter().any(|change| match change {
-            HostChange::AddAddress { .. }
+            HostChange::SetInterface(_)
+            | HostChange::RemoveInterface(_)
+            | HostChange::AddAddress { .. }
             | HostChange::RemoveAddress { .. }
             | HostChange::AddRoute(_)
             | HostChange::ReplaceRoute { .. }
@@ -314,6 +326,13 @@ impl Session {
             HostChange::LoadRuleset(ruleset) => nftables::load(ruleset).await,
             HostChange::RemoveRuleset => nftables::remove().await,
             HostChange::SetSysctl { key, value } => sysctl::set(key, value).await,
+            HostChange::SetInterface(interface) => {
+                xfrm::set(&self.netlink(change)?.0, *interface).await
+            }
+            HostChange::RemoveInterface(if_id) => {
+                let (netlink, links) = self.netlink(change)?;
+                xfrm::remove(netlink, links, *if_id).await
+            }
             HostChange::AddAddress { interface, address } => {
                 let (netlink, links) = self.netlink(change)?;
                 address::add(netlink, links, interface, *address).await

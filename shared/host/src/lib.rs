@@ -44,6 +44,7 @@ mod path;
 mod route;
 mod storage;
 mod sysctl;
+mod xfrm;
 
 pub use conntrack::connections::{ConnectionEvents, Entered, Timeouts};
 pub use error::HostError;

@@ -1,9 +1,8 @@
 //! The host's interfaces: names, indexes, hardware addresses.
-//!
-//! Read only. Making the tunnel interface is the data plane's part.
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::num::NonZeroU32;
 use std::str::FromStr;
 
 use netlink_packet_route::RouteNetlinkMessage;
@@ -12,6 +11,7 @@ use privnet_reconcile::interface::InterfaceName;
 
 use crate::error::HostError;
 use crate::netlink::Netlink;
+use crate::xfrm;
 
 /// A network interface.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -26,6 +26,8 @@ pub struct Interface {
     pub mtu: u32,
     /// Whether it is switched on.
     pub up: bool,
+    /// An XFRM interface's number.
+    pub(crate) xfrm: Option<NonZeroU32>,
 }
 
 /// A hardware address of six bytes.
@@ -50,6 +52,10 @@ impl Links {
         self.0.get(&index).map(|link| &link.name)
     }
 
+    pub(crate) fn all(&self) -> impl Iterator<Item = &Interface> {
+        self.0.values()
+    }
+
     pub(crate) fn find(&self, name: &InterfaceName) -> Result<&Interface, HostError> {
         let found = self.0.values().find(|link| link.name == *name);
         found.ok_or_else(|| HostError::NoInterface { name: name.clone() })
@@ -71,11 +77,13 @@ fn interface(link: &LinkMessage) -> Option<Interface> {
     let mut name = None;
     let mut mac = None;
     let mut mtu = 0;
+    let mut number = None;
     for attribute in &link.attributes {
         match attribute {
             LinkAttribute::IfName(text) => name = InterfaceName::new(text.as_str()).ok(),
             LinkAttribute::Address(bytes) => mac = bytes.as_slice().try_into().ok(),
             LinkAttribute::Mtu(value) => mtu = *value,
+            LinkAttribute::LinkInfo(info) => number = xfrm::number(info),
             _ => {}
         }
     }
@@ -86,6 +94,7 @@ fn interface(link: &LinkMessage) -> Option<Interface> {
         mac: mac.filter(|_| !loopback).map(MacAddress),
         mtu,
         up: link.header.flags.contains(LinkFlags::Up),
+        xfrm: number,
     })
 }
 

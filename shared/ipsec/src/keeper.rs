@@ -7,6 +7,7 @@
 //! when this ends, charon's tunnels go on.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::num::NonZeroU32;
 use std::path::{Path, PathBuf};
 use std::pin::pin;
 use std::time::{Duration, Instant, SystemTime};
@@ -19,7 +20,8 @@ use privnet_reconcile::fleet::PlannedIpsec;
 use privnet_reconcile::ipsec::diagnosis::{Diagnosis, LogLine, LogReader};
 use privnet_reconcile::ipsec::ledger::{Ledger, Report};
 use privnet_reconcile::ipsec::pace::Pace;
-use privnet_reconcile::ipsec::{IpsecChange, if_ids, plan};
+use privnet_reconcile::ipsec::{IpsecChange, plan};
+use privnet_reconcile::xfrm::if_ids;
 use tokio::sync::watch;
 use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 use tracing::{debug, info, warn};
@@ -48,6 +50,9 @@ pub struct Wanted {
     /// Whether others of ours stay as they are for now: what they are to be like
     /// follows from a secret that is not known yet.
     pub keeps_others: bool,
+    /// The XFRM interfaces that are there: where the kernel does ESP, a tunnel whose own
+    /// is not carries nothing and is not set up.
+    pub interfaces: BTreeSet<NonZeroU32>,
 }
 
 /// What is known of charon and its tunnels.
@@ -174,7 +179,8 @@ async fn keep(
     }
 }
 
-/// Without charon nothing is known to be up: with userspace ESP nothing is.
+/// Without charon nothing is known to be up. With userspace ESP nothing is; with the
+/// kernel's, what is up goes on for a while.
 fn tell_lost(seen: &watch::Sender<Seen>, wanted: &Wanted, memory: &Memory, problem: &str) {
     let now = SystemTime::now();
     let lost = |name: &ConnectionName| {
@@ -246,6 +252,8 @@ struct Session {
     /// The private keys that it was given, by its own names for them.
     private_keys: BTreeMap<ConnectionName, (IkeCredential, String)>,
     associations: Vec<IkeSa>,
+    /// The tunnels that are not set up because their XFRM interfaces are missing.
+    without_interface: BTreeSet<ConnectionName>,
     problems: Vec<String>,
 }
 
@@ -266,6 +274,7 @@ impl Session {
             secrets: BTreeMap::new(),
             private_keys: BTreeMap::new(),
             associations: Vec::new(),
+            without_interface: BTreeSet::new(),
             problems: Vec::new(),
         })
     }
@@ -364,10 +373,11 @@ impl Session {
 
     async fn reconcile(&mut self, wanted: &Wanted, memory: &mut Memory) -> Result<(), ViciError> {
         let mut problems = Vec::new();
-        let configured = self.configured(wanted, &mut problems);
         memory
             .ledger
             .retain(|name| wanted.tunnels.contains_key(name));
+        self.without_interface.clear();
+        let configured = self.configured(wanted, &mut problems);
         self.give_private_keys(wanted, &mut problems).await;
         let of_now = |name: &ConnectionName| {
             let planned = wanted.tunnels.get(name)?;
@@ -432,16 +442,24 @@ impl Session {
     }
 
     fn configured(
-        &self,
+        &mut self,
         wanted: &Wanted,
         problems: &mut Vec<String>,
     ) -> BTreeMap<ConnectionName, Configured> {
-        let numbers = if_ids(wanted.tunnels.keys());
         let mut configured = BTreeMap::new();
-        for (name, planned) in &wanted.tunnels {
-            let esp = match (self.esp, numbers.get(name)) {
-                (EspStatus::Kernel, Some(if_id)) => EspBackEnd::Kernel { if_id: *if_id },
-                (EspStatus::Userspace, _) | (EspStatus::Kernel, None) => EspBackEnd::Userspace,
+        for (name, if_id) in if_ids(wanted.tunnels.keys()) {
+            let Some(planned) = wanted.tunnels.get(&name) else {
+                continue;
+            };
+            let esp = match self.esp {
+                EspStatus::Userspace => EspBackEnd::Userspace,
+                EspStatus::Kernel if wanted.interfaces.contains(&if_id) => {
+                    EspBackEnd::Kernel { if_id }
+                }
+                EspStatus::Kernel => {
+                    self.without_interface.insert(name);
+                    continue;
+                }
             };
             let tunnel = IpsecTunnel {
                 esp,
@@ -453,7 +471,7 @@ impl Session {
                         IkeCredential::PresharedKey(secret) => Some(secret.clone()),
                         IkeCredential::PrivateKey(_) => None,
                     };
-                    configured.insert(name.clone(), Configured { connection, secret });
+                    configured.insert(name, Configured { connection, secret });
                 }
                 Err(error) => problems.push(format!("IPsec: {name}: {error}")),
             }
@@ -505,7 +523,16 @@ impl Session {
 
     fn tell(&self, wanted: &Wanted, seen: &watch::Sender<Seen>, memory: &Memory) {
         let now = SystemTime::now();
-        let report = |name: &ConnectionName| memory.ledger.report(name, &self.associations, now);
+        let report = |name: &ConnectionName| {
+            let report = memory.ledger.report(name, &self.associations, now);
+            match self.without_interface.contains(name) {
+                true => Report {
+                    reason: Some(Reason::NoXfrmInterface),
+                    ..report
+                },
+                false => report,
+            }
+        };
         let told = Seen {
             charon: CharonStatus {
                 version: Some(self.version.clone()),
@@ -526,11 +553,17 @@ impl Session {
 async fn about(charon: &Charon) -> Result<(String, EspStatus), ViciError> {
     let version = charon.version().await?;
     let plugins = charon.stats().await?.plugins;
-    if !plugins.contains("kernel-libipsec") {
-        return Err(ViciError::NoUserspaceEsp);
-    }
+    // Where it has both, it prefers the former.
+    let esp = match (
+        plugins.contains("kernel-libipsec"),
+        plugins.contains("kernel-netlink"),
+    ) {
+        (true, _) => EspStatus::Userspace,
+        (false, true) => EspStatus::Kernel,
+        (false, false) => return Err(ViciError::NoEsp),
+    };
     let version = format!("{} {}", version.daemon, version.version);
-    Ok((version, EspStatus::Userspace))
+    Ok((version, esp))
 }
 
 /// What is to be done next.

@@ -557,6 +557,8 @@ pub enum Reason {
         /// Why.
         problem: String,
     },
+    /// The kernel is to do ESP, and the tunnel's XFRM interface is not there.
+    NoXfrmInterface,
     /// IKE or ESP failed.
     Ike {
         /// How.
@@ -599,6 +601,7 @@ impl fmt::Display for Reason {
             ),
             Self::Misconfigured { problem } => f.write_str(problem),
             Self::NoCharon { problem } => write!(f, "strongSwan cannot be used: {problem}"),
+            Self::NoXfrmInterface => f.write_str("its XFRM interface is not there"),
             Self::Ike { failure } => write!(f, "{failure}"),
             Self::IkeOnly => f.write_str("IKE is up, and ESP is not: no packet can be sent"),
         }

@@ -1,7 +1,9 @@
 //! What hub and spoke have in common as routers between a VPC and the privnet:
 //! the addresses, routes, rules and settings of the host.
 
+use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
+use std::num::NonZeroU32;
 
 use ipnet::{IpNet, Ipv4Net};
 use privnet_model::config::spoke::NatConfig;
@@ -10,10 +12,11 @@ use privnet_model::net::Supernet;
 use privnet_model::policy::PolicyTable;
 
 use crate::host::DesiredHost;
-use crate::interface::InterfaceName;
+use crate::interface::{InterfaceName, InterfacePattern};
 use crate::kernel::Kernel;
 use crate::route::{Route, RouteTarget};
 use crate::ruleset::{Diversions, Egress, Flowtable, Ruleset, TunnelClamp, Verdicts};
+use crate::xfrm::XfrmInterface;
 use crate::{conntrack, self_test, sysctl};
 
 /// The metric of the routes that end the privnet where no tunnel carries it.
@@ -58,14 +61,11 @@ pub struct TunnelInput<'a> {
     pub endpoints: &'a [IpAddr],
 }
 
-/// What the host has to do for IPsec tunnels. With userspace ESP, charon makes the
-/// interface and its routes, which come and go with its SAs.
+/// What the host has to do for IPsec tunnels.
 #[derive(Debug, Clone, Copy)]
 pub struct IpsecInput<'a> {
-    /// charon's interface.
-    pub interface: &'a InterfaceName,
-    /// Whether it is there.
-    pub present: bool,
+    /// Who does ESP.
+    pub esp: &'a Esp,
     /// What lies behind the tunnels.
     pub destinations: &'a [IpNet],
     /// The addresses that the tunnels themselves talk to.
@@ -74,20 +74,60 @@ pub struct IpsecInput<'a> {
     pub policy: &'a PolicyTable,
 }
 
-/// The interface of charon's userspace ESP, whose name is not configurable.
-pub const ESP_INTERFACE: &str = "ipsec0";
+/// Who does ESP, and what the host needs for it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Esp {
+    /// charon. It makes the interface and its routes, which come and go with its SAs.
+    Userspace {
+        /// Whether the interface is there.
+        present: bool,
+    },
+    /// The kernel: an XFRM interface for each tunnel, and what is routed into it. Where
+    /// there is no SA, or none for such a packet, it is dropped there.
+    Kernel(BTreeMap<NonZeroU32, Vec<IpNet>>),
+}
 
-/// Its MTU, likewise: 1500 less the most that ESP inside UDP adds, in IPv4 and IPv6.
+/// The interface of charon's userspace ESP, whose name is not configurable.
+const USERSPACE_ESP: &str = "ipsec0";
+
+/// The MTU of tunnels by ESP, which is not configurable in charon's: 1500 less the most
+/// that ESP inside UDP adds, in IPv4 and IPv6.
 pub const ESP_MTU: u16 = 1400;
+
+impl Esp {
+    /// charon's interface.
+    pub fn userspace_interface() -> InterfaceName {
+        match InterfaceName::new(USERSPACE_ESP) {
+            Ok(name) => name,
+            Err(error) => unreachable!("{error}"),
+        }
+    }
+
+    /// The interfaces that are there, or will be.
+    fn interfaces(&self) -> Vec<InterfaceName> {
+        match self {
+            Self::Userspace { present: false } => Vec::new(),
+            Self::Userspace { present: true } => vec![Self::userspace_interface()],
+            Self::Kernel(tunnels) => tunnels.keys().copied().map(XfrmInterface::name).collect(),
+        }
+    }
+
+    /// All that there may ever be.
+    fn pattern(&self) -> InterfacePattern {
+        match self {
+            Self::Userspace { .. } => Self::userspace_interface().into(),
+            Self::Kernel(_) => XfrmInterface::pattern(),
+        }
+    }
+}
 
 /// What the host should be like.
 pub fn desired(input: GatewayInput<'_>) -> DesiredHost {
     let mut host = DesiredHost::new();
     let by_wireguard = input.tunnel.map(|tunnel| tunnel.interface);
-    let by_ipsec = input.ipsec.filter(|ipsec| ipsec.present);
-    let tunnels = by_wireguard
-        .into_iter()
-        .chain(by_ipsec.map(|ipsec| ipsec.interface));
+    let by_ipsec = input.ipsec.map(|ipsec| ipsec.esp.interfaces());
+    let by_ipsec = by_ipsec.unwrap_or_default();
+    let tunnels = by_wireguard.into_iter().chain(&by_ipsec);
     host.sysctls = sysctl::forwarding(input.uplink, tunnels);
     let nat = input.nat.filter(|nat| !nat.is_off());
     if let Some(nat) = nat {
@@ -109,7 +149,7 @@ pub fn desired(input: GatewayInput<'_>) -> DesiredHost {
             let own = input.identity.vpc_cidrs.iter();
             let cidrs = ipsec.destinations.iter().chain(own).copied();
             let judged = input.tunnel.map(|tunnel| tunnel.interface);
-            Verdicts::among(cidrs, ipsec.policy, ipsec.interface, judged)
+            Verdicts::among(cidrs, ipsec.policy, ipsec.esp.pattern(), judged)
         }),
         tunnels: clamps(&input),
     });
@@ -121,10 +161,20 @@ pub fn desired(input: GatewayInput<'_>) -> DesiredHost {
             let address = IpNet::from(address);
             host.addresses.insert((tunnel.interface.clone(), address));
         }
-        host.routes.extend(tunnel_routes(&input, tunnel));
+        let destinations = tunnel.destinations;
+        host.routes
+            .extend(tunnel_routes(&input, tunnel.interface, destinations));
         host.routes.extend(surroundings(&input, tunnel.endpoints));
     }
     if let Some(ipsec) = input.ipsec {
+        if let Esp::Kernel(tunnels) = ipsec.esp {
+            for (if_id, destinations) in tunnels {
+                host.xfrm.insert(XfrmInterface::new(*if_id));
+                let interface = XfrmInterface::name(*if_id);
+                host.routes
+                    .extend(tunnel_routes(&input, &interface, destinations));
+            }
+        }
         // A CIDR whose SA is gone ends here, also where another route is wider.
         let ends = ipsec
             .destinations
@@ -241,11 +291,11 @@ fn v4(nets: &[IpNet]) -> impl Iterator<Item = Ipv4Net> {
 
 fn clamps(input: &GatewayInput<'_>) -> Vec<TunnelClamp> {
     let by_wireguard = input.tunnel.map(|tunnel| TunnelClamp {
-        interface: tunnel.interface.clone(),
+        interface: tunnel.interface.clone().into(),
         mtu: tunnel.mtu,
     });
     let by_ipsec = input.ipsec.map(|ipsec| TunnelClamp {
-        interface: ipsec.interface.clone(),
+        interface: ipsec.esp.pattern(),
         mtu: ESP_MTU,
     });
     by_wireguard.into_iter().chain(by_ipsec).collect()
@@ -265,15 +315,15 @@ fn last_resort(net: IpNet) -> Route {
 
 fn tunnel_routes<'a>(
     input: &'a GatewayInput<'_>,
-    tunnel: TunnelInput<'a>,
+    interface: &'a InterfaceName,
+    destinations: &'a [IpNet],
 ) -> impl Iterator<Item = Route> + 'a {
     let own = input.identity.private_address;
-    tunnel
-        .destinations
+    destinations
         .iter()
         .filter(|net| is_elsewhere(input, net))
         .map(move |net| {
-            let route = Route::new(*net, RouteTarget::Interface(tunnel.interface.clone()));
+            let route = Route::new(*net, RouteTarget::Interface(interface.clone()));
             if own.is_ipv4() == net.addr().is_ipv4() {
                 route.with_source(own)
             } else {
@@ -339,6 +389,7 @@ mod tests {
     use privnet_model::enrol::HUB_ADDRESS;
 
     use super::*;
+    use crate::sysctl::SysctlKey;
 
     fn identity() -> Identity {
         Identity {
@@ -409,6 +460,48 @@ mod tests {
         }
         assert!(!routes.contains("100.64.0.0/16"), "{routes}");
         assert!(routes.contains("unreachable"), "{routes}");
+    }
+
+    #[test]
+    fn a_tunnel_by_the_kernels_esp_has_an_interface_routes_into_it_and_an_end_behind_them() {
+        let uplink = InterfaceName::new("ens5").unwrap();
+        let privnet = Supernet::new(nets(&["10.0.0.0/8"])).unwrap();
+        let destinations = nets(&["10.2.7.0/24", "10.200.0.0/16"]);
+        let number = NonZeroU32::new(0xe40c_292c).unwrap();
+        let esp = Esp::Kernel([(number, destinations.clone())].into());
+        let endpoint = ["203.0.113.90".parse().unwrap()];
+        let policy = PolicyTable::default();
+        let host = desired(GatewayInput {
+            privnet: &privnet,
+            identity: &identity(),
+            uplink: &uplink,
+            router: Some("10.2.0.1".parse().unwrap()),
+            tunnel: None,
+            ipsec: Some(IpsecInput {
+                esp: &esp,
+                destinations: &destinations,
+                endpoints: &endpoint,
+                policy: &policy,
+            }),
+            nat: None,
+            kernel: &kernel(),
+            self_test: false,
+        });
+        assert_eq!(host.xfrm, [XfrmInterface::new(number)].into());
+        let routes = routes(&host).join("\n");
+        for wanted in [
+            "route 10.200.0.0/16 dev esp-e40c292c src 10.2.0.10",
+            "route unreachable 10.200.0.0/16 metric 4294901760",
+            "route unreachable 10.0.0.0/8 metric 4294901760",
+        ] {
+            assert!(routes.contains(wanted), "no {wanted:?} in\n{routes}");
+        }
+        // It lies in the own VPC.
+        assert!(!routes.contains("10.2.7.0/24"), "{routes}");
+        let loose = SysctlKey::new("net/ipv4/conf/esp-e40c292c/rp_filter").unwrap();
+        assert_eq!(host.sysctls[&loose], "2");
+        let rules = host.ruleset.unwrap().tunnels;
+        assert_eq!(rules[0].interface.to_string(), "esp-*");
     }
 
     #[test]

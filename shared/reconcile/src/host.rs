@@ -7,6 +7,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
+use std::num::NonZeroU32;
 
 use ipnet::IpNet;
 
@@ -14,11 +15,14 @@ use crate::interface::InterfaceName;
 use crate::route::{Route, RouteKey, RouteTarget};
 use crate::ruleset::{LoadedRuleset, Ruleset, TABLE};
 use crate::sysctl::{self, SysctlKey};
+use crate::xfrm::XfrmInterface;
 
 /// The part of the host's configuration that is ours. `R` is how the nftables
 /// table is known: by what it should do, or by what the kernel tells about it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HostState<R> {
+    /// XFRM interfaces of tunnels by the kernel's ESP.
+    pub xfrm: BTreeSet<XfrmInterface>,
     /// Addresses of our tunnel interface.
     pub addresses: BTreeSet<(InterfaceName, IpNet)>,
     /// Routes with our protocol number in the main table.
@@ -40,6 +44,8 @@ pub type ActualHost = HostState<LoadedRuleset>;
 pub enum HostChange {
     /// Replace our nftables table as one transaction.
     LoadRuleset(Ruleset),
+    /// Make an XFRM interface, or set right what is not as it should be of it.
+    SetInterface(XfrmInterface),
     /// Write a sysctl.
     SetSysctl {
         /// Which.
@@ -72,6 +78,8 @@ pub enum HostChange {
         /// The address with its prefix length.
         address: IpNet,
     },
+    /// Remove the XFRM interface of this number.
+    RemoveInterface(NonZeroU32),
     /// Remove our nftables table.
     RemoveRuleset,
 }
@@ -89,12 +97,14 @@ impl HostPlan {
     /// The order leaves no gap: first the rules, because a flow that is
     /// forwarded before masquerading exists keeps its private address for life
     /// (conntrack decides at the first packet), and because conntrack's own
-    /// sysctls come with them; then sysctls, addresses (routes may prefer them as
-    /// source) and routes; removals last, so that a packet always has a way.
+    /// sysctls come with them; then interfaces, sysctls, addresses (routes may prefer them
+    /// as source) and routes; removals last, so that a packet always has a way.
     pub fn new(desired: &DesiredHost, actual: &ActualHost) -> Self {
         let wanted_ruleset = desired.ruleset.as_ref().filter(|rules| !rules.is_empty());
         let mut changes = Vec::new();
         changes.extend(load_ruleset(wanted_ruleset, actual.ruleset));
+        let not_right = desired.xfrm.difference(&actual.xfrm);
+        changes.extend(not_right.copied().map(HostChange::SetInterface));
         changes.extend(set_sysctls(&desired.sysctls, &actual.sysctls));
         for (interface, address) in desired.addresses.difference(&actual.addresses) {
             changes.push(HostChange::AddAddress {
@@ -111,6 +121,13 @@ impl HostPlan {
                 address: *address,
             });
         }
+        let numbers = |interfaces: &BTreeSet<XfrmInterface>| -> BTreeSet<NonZeroU32> {
+            interfaces.iter().map(|it| it.if_id).collect()
+        };
+        let wanted = numbers(&desired.xfrm);
+        let stale = numbers(&actual.xfrm).into_iter();
+        let stale = stale.filter(|if_id| !wanted.contains(if_id));
+        changes.extend(stale.map(HostChange::RemoveInterface));
         if wanted_ruleset.is_none() && actual.ruleset.is_some() {
             changes.push(HostChange::RemoveRuleset);
         }
@@ -191,10 +208,12 @@ impl RouteChanges {
                 matches!(route.target, RouteTarget::Gateway { .. })
             }
             HostChange::LoadRuleset(_)
+            | HostChange::SetInterface(_)
             | HostChange::SetSysctl { .. }
             | HostChange::AddAddress { .. }
             | HostChange::RemoveRoute(_)
             | HostChange::RemoveAddress { .. }
+            | HostChange::RemoveInterface(_)
             | HostChange::RemoveRuleset => false,
         });
         let remove = stale.into_values().flatten();
@@ -222,6 +241,7 @@ impl<R> HostState<R> {
     /// Nothing of ours.
     pub fn new() -> Self {
         Self {
+            xfrm: BTreeSet::new(),
             addresses: BTreeSet::new(),
             routes: BTreeSet::new(),
             ruleset: None,
@@ -241,6 +261,7 @@ impl fmt::Display for HostChange {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::LoadRuleset(_) => write!(f, "load nftables table {TABLE}"),
+            Self::SetInterface(interface) => write!(f, "set interface {interface}"),
             Self::SetSysctl { key, value } => write!(f, "set sysctl {key} to {value}"),
             Self::AddAddress { interface, address } => {
                 write!(f, "add address {address} dev {interface}")
@@ -250,6 +271,9 @@ impl fmt::Display for HostChange {
             Self::RemoveRoute(route) => write!(f, "remove {route}"),
             Self::RemoveAddress { interface, address } => {
                 write!(f, "remove address {address} dev {interface}")
+            }
+            Self::RemoveInterface(if_id) => {
+                write!(f, "remove interface {}", XfrmInterface::name(*if_id))
             }
             Self::RemoveRuleset => write!(f, "remove nftables table {TABLE}"),
         }
@@ -278,7 +302,7 @@ mod tests {
     fn clamp(mtu: u16) -> Ruleset {
         Ruleset {
             tunnels: vec![TunnelClamp {
-                interface: interface("privnet0"),
+                interface: interface("privnet0").into(),
                 mtu,
             }],
             ..Ruleset::default()
@@ -291,6 +315,15 @@ mod tests {
             match change.clone() {
                 HostChange::LoadRuleset(rules) => {
                     host.ruleset = Some(LoadedRuleset::Intact(rules.fingerprint()));
+                }
+                HostChange::SetInterface(interface) => {
+                    host.xfrm.retain(|it| it.if_id != interface.if_id);
+                    host.xfrm.insert(interface);
+                }
+                HostChange::RemoveInterface(if_id) => {
+                    let before = host.xfrm.len();
+                    host.xfrm.retain(|it| it.if_id != if_id);
+                    assert_eq!(host.xfrm.len() + 1, before);
                 }
                 HostChange::SetSysctl { key, value } => {
                     host.sysctls.insert(key, value);
@@ -329,6 +362,7 @@ mod tests {
             interface: interface("ens5"),
         };
         let desired = DesiredHost {
+            xfrm: BTreeSet::new(),
             addresses: [(interface("privnet0"), "10.255.0.1/32".parse().unwrap())].into(),
             routes: [
                 Route::new("10.1.0.0/16".parse().unwrap(), gateway),
@@ -372,6 +406,43 @@ mod tests {
         assert_eq!(
             words(&HostPlan::new(&desired, &actual)),
             ["replace route unreachable 10.0.0.0/8 by route 10.0.0.0/8 dev privnet0"]
+        );
+    }
+
+    #[test]
+    fn an_xfrm_interface_comes_before_its_settings_and_routes_and_goes_after_them() {
+        let xfrm = XfrmInterface::new(7.try_into().unwrap());
+        let name = XfrmInterface::name(xfrm.if_id);
+        let key = SysctlKey::new(format!("net/ipv4/conf/{name}/rp_filter")).unwrap();
+        let into = Route::new(
+            "10.200.0.0/16".parse().unwrap(),
+            RouteTarget::Interface(name),
+        );
+        let with = DesiredHost {
+            xfrm: [xfrm].into(),
+            routes: [into.clone()].into(),
+            sysctls: [(key, "2".to_owned())].into(),
+            ..DesiredHost::new()
+        };
+        assert_eq!(
+            words(&HostPlan::new(&with, &ActualHost::new())),
+            [
+                "set interface esp-00000007 type xfrm if_id 7 mtu 1400",
+                "set sysctl net/ipv4/conf/esp-00000007/rp_filter to 2",
+                "add route 10.200.0.0/16 dev esp-00000007",
+            ]
+        );
+        let actual = ActualHost {
+            xfrm: [XfrmInterface { up: false, ..xfrm }].into(),
+            routes: [into.normal()].into(),
+            ..ActualHost::new()
+        };
+        assert_eq!(
+            words(&HostPlan::new(&DesiredHost::new(), &actual)),
+            [
+                "remove route 10.200.0.0/16 dev esp-00000007",
+                "remove interface esp-00000007",
+            ]
         );
     }
 
@@ -490,11 +561,18 @@ mod tests {
             let key = SysctlKey::new(format!("net/s{name}")).unwrap();
             (key, value.to_string())
         });
+        let xfrm = proptest::collection::btree_map(1_u32..4, any::<bool>(), 0..3);
         let routes = proptest::collection::btree_set(any_route(), 0..8);
         let addresses = proptest::collection::btree_set(address, 0..4);
         let sysctls = proptest::collection::vec(setting, 0..4);
-        (addresses, routes, ruleset, sysctls).prop_map(|(addresses, routes, ruleset, sysctls)| {
+        let parts = (xfrm, addresses, routes, ruleset, sysctls);
+        parts.prop_map(|(xfrm, addresses, routes, ruleset, sysctls)| {
+            let interface = |(if_id, up): (u32, bool)| XfrmInterface {
+                up,
+                ..XfrmInterface::new(if_id.try_into().unwrap())
+            };
             HostState {
+                xfrm: xfrm.into_iter().map(interface).collect(),
                 addresses,
                 routes,
                 ruleset,
@@ -530,6 +608,7 @@ mod tests {
             actual in any_actual(),
         ) {
             let after = carry_out(&HostPlan::new(&desired, &actual), actual.clone());
+            prop_assert_eq!(&after.xfrm, &desired.xfrm);
             prop_assert_eq!(&after.addresses, &desired.addresses);
             let routes: BTreeSet<Route> = one_per_key(&desired.routes).into_values().collect();
             prop_assert_eq!(&after.routes, &routes);

@@ -72,6 +72,30 @@ impl AsRef<str> for InterfaceName {
     }
 }
 
+/// One interface by its name, or those whose names begin alike, as nft's `iifname` and
+/// `oifname` take it.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct InterfacePattern(String);
+
+impl InterfacePattern {
+    /// Those whose names begin so.
+    pub(crate) fn beginning(prefix: &'static str) -> Self {
+        Self(format!("{prefix}*"))
+    }
+}
+
+impl From<InterfaceName> for InterfacePattern {
+    fn from(name: InterfaceName) -> Self {
+        Self(name.0)
+    }
+}
+
+impl fmt::Display for InterfacePattern {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -7,14 +7,12 @@
 //! once the new one carries traffic.
 
 pub mod diagnosis;
-mod if_id;
 pub mod ledger;
 pub mod pace;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
-pub use if_id::if_ids;
 use privnet_model::ipsec::{ConnectionName, IkeRole, IkeSa, IkeState, UniqueId};
 
 /// A connection as it should be, as far as the plan has to know.

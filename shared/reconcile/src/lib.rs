@@ -34,3 +34,4 @@ pub mod takeover;
 pub mod trust;
 pub mod vpc_route;
 pub mod why;
+pub mod xfrm;

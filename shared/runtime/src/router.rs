@@ -8,7 +8,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
-use std::num::NonZeroUsize;
+use std::num::{NonZeroU32, NonZeroUsize};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
@@ -28,18 +28,20 @@ use privnet_model::offload::{OffloadState, Offloads};
 use privnet_model::peer::{PeerConfig, PeerStatus};
 use privnet_model::policy::PolicyTable;
 use privnet_model::status::{
-    CharonStatus, FlowtableState, InterfaceStatus, NatStatus, Tunnel, TunnelState,
+    CharonStatus, EspStatus, FlowtableState, InterfaceStatus, NatStatus, Tunnel, TunnelState,
 };
 use privnet_reconcile::conntrack::{CountClock, Destinations, Trouble, Watch};
 use privnet_reconcile::fleet::PlannedTunnel;
-use privnet_reconcile::gateway::{self, GatewayInput, IpsecInput, TunnelInput};
-use privnet_reconcile::host::{HostChange, HostPlan};
+use privnet_reconcile::gateway::{self, Esp, GatewayInput, IpsecInput, TunnelInput};
+use privnet_reconcile::host::{ActualHost, DesiredHost, HostChange, HostPlan};
 use privnet_reconcile::interface::InterfaceName;
 use privnet_reconcile::ipsec::ledger::Report;
 use privnet_reconcile::kernel::Kernel;
 use privnet_reconcile::observe::{self, Link, RateMeter};
 use privnet_reconcile::peer;
+use privnet_reconcile::route::RouteTarget;
 use privnet_reconcile::ruleset::Ruleset;
+use privnet_reconcile::xfrm::{XfrmInterface, if_ids};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 use tracing::{debug, info, warn};
@@ -98,6 +100,10 @@ pub struct Router {
     self_test: bool,
     tunnel: Option<OpenTunnel>,
     keeper: Keeper,
+    /// Who does ESP, as strongSwan said last.
+    esp: Option<EspStatus>,
+    /// The XFRM interfaces that were there after the last look.
+    interfaces: BTreeSet<NonZeroU32>,
     /// Whether the nftables rules were in place as wanted at the last look.
     ruled: bool,
     policy: PolicyTable,
@@ -160,6 +166,8 @@ impl Router {
             self_test: false,
             tunnel,
             keeper: Keeper::start(charon.to_owned()),
+            esp: None,
+            interfaces: BTreeSet::new(),
             ruled: false,
             policy: PolicyTable::default(),
             applied_endpoints: BTreeMap::new(),
@@ -283,11 +291,7 @@ impl Router {
                 Vec::new()
             }
         };
-        // Behind the rules and routes that keep what they carry where it belongs; and not
-        // while the policy between them is not in force.
-        if self.policy.is_empty() || self.ruled {
-            self.keeper.want(self.desired.ipsec.clone());
-        }
+        self.want_ipsec();
         // Only now: no rule waits for a kernel that is slow to say what it has.
         self.ask_for_flowtables().await;
         failures.extend(gateway::problems(&self.input(&[], None)));
@@ -300,9 +304,24 @@ impl Router {
         (changes, failures)
     }
 
+    /// Behind the rules and routes that keep what they carry where it belongs; and not
+    /// while the policy between them is not in force.
+    fn want_ipsec(&self) {
+        if self.policy.is_empty() || self.ruled {
+            self.keeper.want(Wanted {
+                interfaces: self.interfaces.clone(),
+                ..self.desired.ipsec.clone()
+            });
+        }
+    }
+
     async fn reconcile_host(&mut self, failures: &mut Vec<String>) -> Vec<Change> {
         self.ruled = false;
-        let (plan, unseen) = match self.plan_host().await {
+        let HostPlanned {
+            plan,
+            unseen,
+            mut interfaces,
+        } = match self.plan_host().await {
             Ok(planned) => planned,
             Err(error) => {
                 failures.push(format!("{error:#}"));
@@ -313,9 +332,26 @@ impl Router {
         let mut nat_failed = unseen.is_some() && !self.nat_active;
         let read = unseen.is_none();
         failures.extend(unseen);
-        let (changes, failed) = self.apply(&plan).await;
+        let (changes, mut failed) = self.apply(&plan).await;
         let loads = |change: &HostChange| matches!(change, HostChange::LoadRuleset(_));
         self.ruled = read && !failed.iter().any(|(change, _)| loads(change));
+        let made = |change: &HostChange| match change {
+            HostChange::SetInterface(interface) => Some(interface.if_id),
+            _ => None,
+        };
+        let unmade: BTreeSet<NonZeroU32> = failed.iter().filter_map(|(it, _)| made(it)).collect();
+        interfaces.retain(|if_id| !unmade.contains(if_id));
+        self.interfaces = interfaces;
+        // One cause is told once, and not with each setting and route that needs it.
+        let names: Vec<String> = unmade
+            .into_iter()
+            .map(|if_id| XfrmInterface::name(if_id).to_string())
+            .collect();
+        let follows = |change: &HostChange| {
+            let words = change.to_string();
+            made(change).is_none() && names.iter().any(|name| words.contains(name))
+        };
+        failed.retain(|(change, _)| !follows(change));
         nat_failed |= failed.iter().any(|(change, _)| carries_nat(change));
         failures.extend(failed.into_iter().map(|(_, problem)| problem));
         self.nat_active = self.nat.as_ref().is_some_and(|nat| !nat.is_off()) && !nat_failed;
@@ -364,11 +400,10 @@ impl Router {
         let wanted = std::mem::replace(&mut self.desired, desired);
         let plan = self.plan_host().await;
         self.desired = wanted;
-        Ok(plan?.0.changes().iter().map(told).collect())
+        Ok(plan?.plan.changes().iter().map(told).collect())
     }
 
-    /// The plan, and why the rules could not be read if they could not.
-    async fn plan_host(&mut self) -> Result<(HostPlan, Option<String>)> {
+    async fn plan_host(&mut self) -> Result<HostPlanned> {
         // A default route that is missing for a moment (DHCP renews it) says
         // nothing about the VPC's router.
         if let Some(found) = self.host.default_gateway(&self.uplink).await? {
@@ -376,7 +411,8 @@ impl Router {
         }
         let peers = self.desired.peers.values();
         let endpoints: Vec<IpAddr> = peers.filter_map(|it| Some(it.endpoint?.ip())).collect();
-        let esp = EspSide::of(&self.desired, &self.host).await?;
+        self.esp = self.keeper.seen().charon.esp.or(self.esp);
+        let esp = EspSide::of(&self.desired, &self.host, self.esp).await?;
         let mut desired = gateway::desired(self.input(&endpoints, esp.as_ref()));
         let mut scope = Scope::of(&desired);
         let mut unseen = None;
@@ -391,7 +427,14 @@ impl Router {
                 self.host.fetch(&scope).await?
             }
         };
-        Ok((HostPlan::new(&desired, &actual), unseen))
+        if self.desired.ipsec.keeps_others {
+            keep_others(&mut desired, &actual);
+        }
+        Ok(HostPlanned {
+            plan: HostPlan::new(&desired, &actual),
+            unseen,
+            interfaces: desired.xfrm.iter().map(|it| it.if_id).collect(),
+        })
     }
 
     async fn ask_for_flowtables(&mut self) {
@@ -432,9 +475,13 @@ impl Router {
     /// # Errors
     /// They could not be changed; the next [`Router::reconcile`] tries again.
     pub async fn apply_tunnels(&mut self) -> Result<()> {
-        if self.policy.is_empty() || self.ruled {
-            self.keeper.want(self.desired.ipsec.clone());
+        let kernel_esp = self.esp == Some(EspStatus::Kernel);
+        let numbers = || if_ids(self.desired.ipsec.tunnels.keys()).into_values();
+        if kernel_esp && !numbers().all(|number| self.interfaces.contains(&number)) {
+            // But for these, each of which has an interface of its own.
+            self.reconcile().await;
         }
+        self.want_ipsec();
         self.apply_peers().await
     }
 
@@ -548,10 +595,18 @@ impl Router {
         up.map(|(name, _)| name).collect()
     }
 
-    /// Done when an IPsec tunnel is in another state than at the last call.
-    /// Cancel-safe.
+    /// Done when an IPsec tunnel is in another state than at the last call, or
+    /// strongSwan is. Cancel-safe.
     pub async fn ipsec_changed(&mut self) {
         self.keeper.changed().await;
+    }
+
+    /// Makes the host ready where somebody else does ESP than at the last look.
+    pub async fn follow_charon(&mut self) {
+        let said = self.keeper.seen().charon.esp;
+        if said.is_some() && said != self.esp {
+            self.reconcile().await;
+        }
     }
 
     /// strongSwan, for the operator; `None` where nothing needs it.
@@ -728,25 +783,50 @@ impl OpenTunnel {
     }
 }
 
+/// What is to be done on the host.
+struct HostPlanned {
+    plan: HostPlan,
+    /// Why the rules could not be read, if they could not.
+    unseen: Option<String>,
+    /// The XFRM interfaces that are there afterwards.
+    interfaces: BTreeSet<NonZeroU32>,
+}
+
 /// What the host's configuration follows from where there are IPsec tunnels.
 struct EspSide {
-    interface: InterfaceName,
-    present: bool,
+    esp: Esp,
     destinations: Vec<IpNet>,
     endpoints: Vec<IpAddr>,
 }
 
 impl EspSide {
-    async fn of(desired: &Desired, host: &Host) -> Result<Option<Self>> {
+    async fn of(desired: &Desired, host: &Host, said: Option<EspStatus>) -> Result<Option<Self>> {
         if desired.behind_ipsec.is_empty() {
             return Ok(None);
         }
-        let interface = InterfaceName::new(gateway::ESP_INTERFACE)?;
-        let tunnels = desired.ipsec.tunnels.values();
-        let endpoints = tunnels.filter_map(|planned| planned.tunnel.remote.address);
+        let by_kernel = match said {
+            Some(esp) => esp == EspStatus::Kernel,
+            // Until strongSwan says it: as it was before this program was started.
+            None => !host.xfrm_interfaces().await?.is_empty(),
+        };
+        let tunnels = &desired.ipsec.tunnels;
+        let esp = match by_kernel {
+            true => {
+                let numbers = if_ids(tunnels.keys()).into_iter();
+                let routed = numbers.filter_map(|(name, if_id)| {
+                    let remote = &tunnels.get(&name)?.tunnel.remote;
+                    Some((if_id, remote.selectors.iter().copied().collect()))
+                });
+                Esp::Kernel(routed.collect())
+            }
+            false => Esp::Userspace {
+                present: host.interface(&Esp::userspace_interface()).await.is_ok(),
+            },
+        };
+        let endpoints = tunnels.values();
+        let endpoints = endpoints.filter_map(|planned| planned.tunnel.remote.address);
         Ok(Some(Self {
-            present: host.interface(&interface).await.is_ok(),
-            interface,
+            esp,
             destinations: desired.behind_ipsec.iter().copied().collect(),
             endpoints: endpoints.collect(),
         }))
@@ -754,12 +834,24 @@ impl EspSide {
 
     fn input<'a>(&'a self, policy: &'a PolicyTable) -> IpsecInput<'a> {
         IpsecInput {
-            interface: &self.interface,
-            present: self.present,
+            esp: &self.esp,
             destinations: &self.destinations,
             endpoints: &self.endpoints,
             policy,
         }
+    }
+}
+
+/// Lets the interfaces and routes be that belong to tunnels of which nothing can be said
+/// for now.
+fn keep_others(desired: &mut DesiredHost, actual: &ActualHost) {
+    let known: BTreeSet<NonZeroU32> = desired.xfrm.iter().map(|it| it.if_id).collect();
+    let others = actual.xfrm.iter().filter(|it| !known.contains(&it.if_id));
+    for other in others {
+        let target = RouteTarget::Interface(XfrmInterface::name(other.if_id));
+        let into = actual.routes.iter().filter(|route| route.target == target);
+        desired.routes.extend(into.cloned());
+        desired.xfrm.insert(*other);
     }
 }
 
@@ -775,7 +867,9 @@ fn carries_nat(change: &HostChange) -> bool {
     match change {
         HostChange::LoadRuleset(_) => true,
         HostChange::SetSysctl { key, .. } => key.as_str() == "net/ipv4/ip_forward",
-        HostChange::AddAddress { .. }
+        HostChange::SetInterface(_)
+        | HostChange::RemoveInterface(_)
+        | HostChange::AddAddress { .. }
         | HostChange::AddRoute(_)
         | HostChange::ReplaceRoute { .. }
         | HostChange::RemoveRoute(_)
@@ -792,6 +886,8 @@ fn without_short_cut(change: &HostChange) -> Option<Ruleset> {
             ..rules.clone()
         }),
         HostChange::LoadRuleset(_)
+        | HostChange::SetInterface(_)
+        | HostChange::RemoveInterface(_)
         | HostChange::SetSysctl { .. }
         | HostChange::AddAddress { .. }
         | HostChange::AddRoute(_)
@@ -804,12 +900,15 @@ fn without_short_cut(change: &HostChange) -> Option<Ruleset> {
 
 fn told(change: &HostChange) -> Change {
     let action = match change {
-        HostChange::AddAddress { .. } | HostChange::AddRoute(_) => Action::Add,
+        HostChange::SetInterface(_) | HostChange::AddAddress { .. } | HostChange::AddRoute(_) => {
+            Action::Add
+        }
         HostChange::LoadRuleset(_)
         | HostChange::SetSysctl { .. }
         | HostChange::ReplaceRoute { .. } => Action::Change,
         HostChange::RemoveRoute(_)
         | HostChange::RemoveAddress { .. }
+        | HostChange::RemoveInterface(_)
         | HostChange::RemoveRuleset => Action::Remove,
     };
     Change {

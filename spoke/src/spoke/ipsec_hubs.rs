@@ -73,6 +73,7 @@ impl Spoke {
             ipsec: Wanted {
                 tunnels: planned.collect(),
                 keeps_others: self.preshared.is_missing(),
+                ..Wanted::default()
             },
             // Also without a tunnel: the privnet must not follow the default route.
             behind_ipsec: self.config.privnet.nets().iter().copied().collect(),

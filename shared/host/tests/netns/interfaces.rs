@@ -4,6 +4,7 @@ use privnet_host::{Host, HostError, Scope};
 use privnet_reconcile::host::{ActualHost, DesiredHost, HostPlan};
 use privnet_reconcile::ruleset::{Ruleset, TunnelClamp};
 use privnet_reconcile::sysctl::{self, SysctlKey};
+use privnet_reconcile::xfrm::XfrmInterface;
 
 use crate::world::{
     apply, desired_routes, interfaces, name, plan, reconcile, route, sh, through, wait,
@@ -46,6 +47,53 @@ pub(crate) fn addresses() {
     assert_eq!(sh("ip -o address show dev lan"), lan);
     let left = sh("ip -o address show dev tunnel");
     assert_eq!(left.lines().count(), automatic.lines().count(), "{left}");
+}
+
+/// Not every kernel has them: one that has not says so.
+pub(crate) fn xfrm() {
+    interfaces();
+    let interface = XfrmInterface::new(42.try_into().unwrap());
+    let name = XfrmInterface::name(interface.if_id);
+    let clamp = TunnelClamp {
+        interface: XfrmInterface::pattern(),
+        mtu: 1400,
+    };
+    let desired = DesiredHost {
+        xfrm: [interface].into(),
+        routes: [route("10.200.0.0/16", through(name.as_str()))].into(),
+        sysctls: sysctl::forwarding(&crate::world::name("lan"), Some(&name)),
+        ruleset: Some(Ruleset {
+            tunnels: vec![clamp],
+            ..Ruleset::default()
+        }),
+        ..DesiredHost::new()
+    };
+    let plan = plan(&desired);
+    let results = apply(&plan);
+    let rules = sh("nft list table inet privnet");
+    assert!(rules.contains("iifname \"esp-*\""), "{rules}");
+    match results.into_iter().find_map(|(_, result)| result.err()) {
+        None => {
+            // Taken down by somebody, it is set up again, with the routes that went with it.
+            assert_eq!(reconcile(&desired), Vec::<String>::new());
+            sh(&format!("ip link set {name} down mtu 1300"));
+            let changes = reconcile(&desired);
+            assert!(
+                changes[0].starts_with("set interface esp-0000002a"),
+                "{changes:?}"
+            );
+            reconcile(&DesiredHost::new());
+            assert!(!sh("ip link show").contains("esp-"));
+        }
+        Some(HostError::NoXfrmInterfaces { .. }) => {
+            let error = sh("ip link add probe type xfrm if_id 1 2>&1 || true");
+            assert!(
+                error.contains("Unknown device type") || error.contains("not supported"),
+                "{error}"
+            );
+        }
+        Some(error) => panic!("{error}"),
+    }
 }
 
 pub(crate) fn found_by_mac() {
@@ -123,7 +171,7 @@ pub(crate) fn sysctls() {
 
 pub(crate) fn without_privileges() {
     let clamp = TunnelClamp {
-        interface: name("lo"),
+        interface: name("lo").into(),
         mtu: 1420,
     };
     let desired = DesiredHost {

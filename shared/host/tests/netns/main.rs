@@ -67,6 +67,10 @@ const CASES: &[Case] = &[
         interfaces::addresses,
     ),
     case(
+        "an_xfrm_interface_is_made_and_kept_or_its_lack_is_told",
+        interfaces::xfrm,
+    ),
+    case(
         "interfaces_are_found_by_hardware_address",
         interfaces::found_by_mac,
     ),

@@ -17,7 +17,7 @@ pub(crate) fn rules(sources: &[&str]) -> DesiredHost {
         ports: None,
     };
     let tunnel = TunnelClamp {
-        interface: name("tunnel"),
+        interface: name("tunnel").into(),
         mtu: 1420,
     };
     DesiredHost {

@@ -103,13 +103,12 @@ pub enum ViciError {
         /// What the plan says.
         change: String,
     },
-    /// It would have the kernel do ESP, for which the interfaces are missing: tunnels
-    /// would come up and carry nothing.
+    /// It has nobody who does ESP.
     #[error(
-        "the IKE daemon (charon) has no kernel-libipsec, and ESP by the kernel is not supported \
-         yet: set `load = yes` for that plugin, as ami/strongswan.d/privnet.conf does"
+        "the IKE daemon (charon) has loaded neither kernel-netlink nor kernel-libipsec, so nobody \
+         does ESP"
     )]
-    NoUserspaceEsp,
+    NoEsp,
     /// An answer that lacks what it should have, or has it otherwise.
     #[error("the IKE daemon's (charon's) {answer} has {key} = {found:?}, expected {expected}")]
     Unexpected {
@@ -134,7 +133,7 @@ impl ViciError {
             | Self::Broken { .. }
             | Self::Malformed(_)
             | Self::OutOfTurn { .. }
-            | Self::NoUserspaceEsp => true,
+            | Self::NoEsp => true,
             Self::Unsendable { .. }
             | Self::Timeout { .. }
             | Self::UnknownCommand { .. }

@@ -2,13 +2,13 @@
 
 use std::fmt::Write;
 
-use crate::interface::InterfaceName;
+use crate::interface::InterfacePattern;
 
 /// Forwarded TCP connections through `interface` agree on segments that fit.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TunnelClamp {
-    /// The tunnel interface.
-    pub interface: InterfaceName,
+    /// The tunnel interface, or several.
+    pub interface: InterfacePattern,
     /// Its MTU in bytes.
     pub mtu: u16,
 }
@@ -59,11 +59,12 @@ impl TunnelClamp {
 mod tests {
     #![expect(clippy::unwrap_used, reason = "a test that fails should panic")]
     use super::*;
+    use crate::interface::InterfaceName;
 
     #[test]
     fn a_tiny_mtu_does_not_strangle_tcp() {
         let clamp = TunnelClamp {
-            interface: InterfaceName::new("privnet0").unwrap(),
+            interface: InterfaceName::new("privnet0").unwrap().into(),
             mtu: 0,
         };
         assert_eq!((clamp.ipv4_segment(), clamp.ipv6_segment()), (536, 1220));

@@ -21,7 +21,7 @@ fn spoke() -> Ruleset {
             ports: None,
         }),
         tunnels: vec![TunnelClamp {
-            interface: InterfaceName::new("privnet0").unwrap(),
+            interface: InterfaceName::new("privnet0").unwrap().into(),
             mtu: 1420,
         }],
         ..Ruleset::default()

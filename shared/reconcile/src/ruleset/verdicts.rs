@@ -12,12 +12,12 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use privnet_model::policy::{PolicyTable, Verdict};
 
-use crate::interface::InterfaceName;
+use crate::interface::{InterfaceName, InterfacePattern};
 
-/// Who may talk to whom through an interface.
+/// Who may talk to whom through some interfaces.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Verdicts {
-    interface: InterfaceName,
+    interface: InterfacePattern,
     /// What goes through it meets the data plane's table.
     judged: Option<InterfaceName>,
     /// The addresses of each class among those that the kernel forwards, the longest
@@ -33,7 +33,7 @@ impl Verdicts {
     pub fn among(
         cidrs: impl IntoIterator<Item = IpNet>,
         table: &PolicyTable,
-        interface: &InterfaceName,
+        interface: InterfacePattern,
         judged: Option<&InterfaceName>,
     ) -> Option<Self> {
         let known: BTreeMap<IpNet, u16> = table.prefixes().iter().copied().collect();
@@ -62,7 +62,7 @@ impl Verdicts {
         let mut prefixes: Vec<(IpNet, u16)> = prefixes.into_iter().collect();
         prefixes.sort_by_key(|(net, _)| std::cmp::Reverse(net.prefix_len()));
         Some(Self {
-            interface: interface.clone(),
+            interface,
             judged: judged.cloned(),
             prefixes,
             denied,
@@ -158,7 +158,7 @@ mod tests {
         let cidrs = ["10.0.0.0/16", "10.200.0.0/16", "10.201.0.0/16"].map(net);
         let interface = InterfaceName::new("ipsec0").unwrap();
         let judged = InterfaceName::new("privnet0").unwrap();
-        Verdicts::among(cidrs, &table(denied), &interface, Some(&judged))
+        Verdicts::among(cidrs, &table(denied), interface.into(), Some(&judged))
     }
 
     #[test]

@@ -1,5 +1,5 @@
-//! What is compared: programs that make a WireGuard interface in user space, and
-//! plain routing without any tunnel as the ceiling.
+//! What is compared: programs that make a WireGuard interface in user space, IPsec by
+//! strongSwan, and plain routing without any tunnel as the ceiling.
 
 use std::path::PathBuf;
 use std::process::Command;
@@ -7,6 +7,8 @@ use std::str::FromStr;
 
 use anyhow::{Context, Result, bail};
 use clap::ValueEnum;
+use privnet_tests::charon::Esp;
+use privnet_tests::namespace::Namespace;
 use privnet_tests::process::run;
 use privnet_tests::programs;
 
@@ -28,6 +30,10 @@ pub(crate) enum Known {
     Boringtun,
     /// gotatun-cli of the crate registry
     Gotatun,
+    /// strongSwan's own ESP, as our hub uses it on a kernel that has none
+    IpsecUserspace,
+    /// The kernel's ESP through XFRM interfaces, as in the images; where the kernel has it
+    IpsecKernel,
 }
 
 impl Known {
@@ -39,6 +45,8 @@ impl Known {
             Self::WireguardGo => "wireguard-go",
             Self::Boringtun => "boringtun",
             Self::Gotatun => "gotatun",
+            Self::IpsecUserspace => "ipsec-userspace",
+            Self::IpsecKernel => "ipsec-kernel",
         }
     }
 }
@@ -74,7 +82,18 @@ impl FromStr for Named {
 #[derive(Debug, Clone)]
 pub(crate) struct Implementation {
     name: String,
-    program: Option<Program>,
+    tunnel: Tunnel,
+}
+
+/// What makes its tunnels.
+#[derive(Debug, Clone)]
+pub(crate) enum Tunnel {
+    /// Nothing: there are none.
+    None,
+    /// A program with a WireGuard interface.
+    Wireguard(Program),
+    /// strongSwan, with this ESP.
+    Ipsec(Esp),
 }
 
 /// A program that makes a WireGuard interface.
@@ -92,18 +111,24 @@ impl Implementation {
     /// One that takes part by itself, ours as this cargo profile builds it; an
     /// error when its program is missing.
     pub(crate) fn known(known: Known, profile: &str) -> Result<Self> {
-        let program = match known {
-            Known::Plain => None,
-            Known::Privnet => Some(Program::privnet(built(profile)?)),
-            Known::WireguardGo => Some(Program::wireguard_go(programs::tool("wireguard-go")?)),
-            Known::Boringtun => Some(Program::drops_privileges(programs::bench_tool(
+        let tunnel = match known {
+            Known::Plain => Tunnel::None,
+            Known::Privnet => Tunnel::Wireguard(Program::privnet(built(profile)?)),
+            Known::WireguardGo => {
+                Tunnel::Wireguard(Program::wireguard_go(programs::tool("wireguard-go")?))
+            }
+            Known::Boringtun => Tunnel::Wireguard(Program::drops_privileges(programs::bench_tool(
                 "boringtun-cli",
             )?)),
-            Known::Gotatun => Some(Program::drops_privileges(programs::bench_tool("gotatun")?)),
+            Known::Gotatun => {
+                Tunnel::Wireguard(Program::drops_privileges(programs::bench_tool("gotatun")?))
+            }
+            Known::IpsecUserspace => Tunnel::Ipsec(Esp::Userspace),
+            Known::IpsecKernel => Tunnel::Ipsec(Esp::Kernel),
         };
         Ok(Self {
             name: known.name().to_owned(),
-            program,
+            tunnel,
         })
     }
 
@@ -117,7 +142,7 @@ impl Implementation {
         let ours = file.starts_with("privnet-wg");
         Ok(Self {
             name: named.name.clone(),
-            program: Some(if ours {
+            tunnel: Tunnel::Wireguard(if ours {
                 Program::privnet(path)
             } else {
                 Program::wireguard_go(path)
@@ -130,20 +155,33 @@ impl Implementation {
         &self.name
     }
 
-    /// Its program; none for plain routing.
-    pub(crate) fn program(&self) -> Option<&Program> {
-        self.program.as_ref()
+    /// What makes its tunnels.
+    pub(crate) fn tunnel(&self) -> &Tunnel {
+        &self.tunnel
     }
 
-    /// Whether there are processes whose time can be measured.
-    pub(crate) fn has_processes(&self) -> bool {
-        self.program.is_some()
+    /// Whether it is a program of which a profile can be taken.
+    pub(crate) fn has_program(&self) -> bool {
+        matches!(self.tunnel, Tunnel::Wireguard(_))
+    }
+
+    /// Whether this machine's kernel has what it needs. Within the isolation only.
+    pub(crate) fn can_run(&self) -> Result<bool> {
+        let Tunnel::Ipsec(Esp::Kernel) = self.tunnel else {
+            return Ok(true);
+        };
+        let probe = Namespace::add("probe")?;
+        Ok(probe.ip(&["link add probe type xfrm if_id 1"]).is_ok())
     }
 
     /// What it says of its version.
     pub(crate) fn version(&self) -> Option<String> {
-        let program = self.program()?;
-        let said = run(Command::new(&program.path).arg("--version")).ok()?;
+        let mut command = match &self.tunnel {
+            Tunnel::None => return None,
+            Tunnel::Wireguard(program) => Command::new(&program.path),
+            Tunnel::Ipsec(_) => Command::new("swanctl"),
+        };
+        let said = run(command.arg("--version")).ok()?;
         said.lines().next().map(|line| line.trim().to_owned())
     }
 }
@@ -223,8 +261,12 @@ mod tests {
         std::fs::write(&path, "").unwrap();
         let named = |path: &Path| format!("x={}", path.display()).parse::<Named>().unwrap();
         let ours = Implementation::named(&named(&path)).unwrap();
-        assert_eq!(ours.program().unwrap().relay, ["--relay"]);
+        let relay = |one: &Implementation| match one.tunnel() {
+            Tunnel::Wireguard(program) => program.relay,
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(relay(&ours), ["--relay"]);
         let other = Implementation::named(&named(Path::new("/bin/true"))).unwrap();
-        assert!(other.program().unwrap().relay.is_empty());
+        assert!(relay(&other).is_empty());
     }
 }

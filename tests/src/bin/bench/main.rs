@@ -137,12 +137,23 @@ fn run(arguments: &Arguments) -> Result<ExitCode> {
     }
     isolation::on_end_signal(|code| std::process::exit(code))?;
     isolation::settle()?;
+    let mut able = Vec::new();
+    for implementation in implementations {
+        match implementation.can_run()? {
+            true => able.push(implementation),
+            false => progress(&format!(
+                "without {}: this kernel has not what it needs",
+                implementation.name()
+            )),
+        }
+    }
+    let implementations = able;
 
     let topologies = chosen(&arguments.topology);
     let workloads = chosen(&arguments.workload);
     if arguments.perf {
         for topology in topologies {
-            for implementation in implementations.iter().filter(|one| one.has_processes()) {
+            for implementation in implementations.iter().filter(|one| one.has_program()) {
                 let network = Network::start(topology, implementation)?;
                 for workload in &workloads {
                     let profile = profile::take(&network, *workload, arguments.length())?;

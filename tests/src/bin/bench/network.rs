@@ -21,11 +21,12 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use clap::ValueEnum;
 use privnet_model::key::PrivateKey;
+use privnet_tests::charon::{Charon, Esp};
 use privnet_tests::namespace::Namespace;
 use privnet_tests::process::{Process, wait_until};
 use serde::Serialize;
 
-use crate::implementation::{Implementation, Program};
+use crate::implementation::{Implementation, Program, Tunnel};
 
 /// The tunnels' MTU, and the private links', so that TCP never has to find out.
 pub(crate) const MTU: u32 = 1420;
@@ -63,6 +64,7 @@ impl fmt::Display for Topology {
 pub(crate) struct Network {
     // Dropped in this order: programs before the namespaces that they run in.
     tunnels: Vec<Process>,
+    _others: Vec<Process>,
     client: Namespace,
     server: Namespace,
     _gateways: Vec<Gateway>,
@@ -73,6 +75,34 @@ pub(crate) struct Network {
 struct Gateway {
     namespace: Namespace,
     key: PrivateKey,
+}
+
+/// A tunnel by IPsec, as one gateway is told of it.
+struct Sa<'a> {
+    own: Ipv4Addr,
+    peer: Ipv4Addr,
+    behind_own: &'a str,
+    behind_peer: &'a str,
+}
+
+impl<'a> Sa<'a> {
+    fn of_spoke([spoke, hub]: [Ipv4Addr; 2], networks: &'a str) -> Self {
+        Self {
+            own: spoke,
+            peer: hub,
+            behind_own: networks,
+            behind_peer: PRIVNET,
+        }
+    }
+
+    fn of_hub([spoke, hub]: [Ipv4Addr; 2], networks: &'a str) -> Self {
+        Self {
+            own: hub,
+            peer: spoke,
+            behind_own: PRIVNET,
+            behind_peer: networks,
+        }
+    }
 }
 
 /// The other end of a tunnel, as one gateway is told of it.
@@ -111,27 +141,43 @@ impl Network {
         let (near, far) = spoke.connect("wan", &hub, "wan", [192, 0, 2])?;
 
         let mut tunnels = Vec::new();
-        if let Some(program) = implementation.program() {
-            // The side that is called first: its answer must not be lost.
-            let called = hub.start(program, program.relay)?;
-            hub.add_peer(&Peer {
-                gateway: &spoke,
-                networks: "10.1.0.0/16",
-                endpoint: None,
-            })?;
-            tunnels.push(spoke.start(program, &[])?);
-            tunnels.push(called);
-            spoke.add_peer(&Peer {
-                gateway: &hub,
-                networks: PRIVNET,
-                endpoint: Some(far),
-            })?;
-        } else {
-            spoke.route(PRIVNET, far)?;
-            hub.route("10.1.0.0/16", near)?;
+        let mut others = Vec::new();
+        match implementation.tunnel() {
+            Tunnel::Wireguard(program) => {
+                // The side that is called first: its answer must not be lost.
+                let called = hub.start(program, program.relay)?;
+                hub.add_peer(&Peer {
+                    gateway: &spoke,
+                    networks: "10.1.0.0/16",
+                    endpoint: None,
+                })?;
+                tunnels.push(spoke.start(program, &[])?);
+                tunnels.push(called);
+                spoke.add_peer(&Peer {
+                    gateway: &hub,
+                    networks: PRIVNET,
+                    endpoint: Some(far),
+                })?;
+            }
+            Tunnel::Ipsec(esp) => {
+                let both = [near, far];
+                let called = hub.start_ipsec(*esp, &[Sa::of_hub(both, "10.1.0.0/16")])?;
+                let calls = spoke.start_ipsec(*esp, &[Sa::of_spoke(both, "10.1.0.0/16")])?;
+                calls.swanctl(&["--initiate", "--child", "sa0"])?;
+                let processes = [calls, called].map(Charon::into_process);
+                match esp {
+                    Esp::Userspace => tunnels.extend(processes),
+                    Esp::Kernel => others.extend(processes),
+                }
+            }
+            Tunnel::None => {
+                spoke.route(PRIVNET, far)?;
+                hub.route("10.1.0.0/16", near)?;
+            }
         }
         Ok(Self {
             tunnels,
+            _others: others,
             client,
             server,
             _gateways: vec![spoke, hub],
@@ -153,33 +199,61 @@ impl Network {
         let (far, hub_far) = far_spoke.connect("wan", &hub, "far", [198, 51, 100])?;
 
         let mut tunnels = Vec::new();
-        if let Some(program) = implementation.program() {
-            let called = hub.start(program, program.relay)?;
-            for (gateway, networks) in [(&spoke, "10.1.0.0/16"), (&far_spoke, "10.2.0.0/16")] {
-                hub.add_peer(&Peer {
-                    gateway,
-                    networks,
-                    endpoint: None,
-                })?;
+        let mut others = Vec::new();
+        match implementation.tunnel() {
+            Tunnel::Wireguard(program) => {
+                let called = hub.start(program, program.relay)?;
+                for (gateway, networks) in [(&spoke, "10.1.0.0/16"), (&far_spoke, "10.2.0.0/16")] {
+                    hub.add_peer(&Peer {
+                        gateway,
+                        networks,
+                        endpoint: None,
+                    })?;
+                }
+                tunnels.push(spoke.start(program, &[])?);
+                tunnels.push(called);
+                tunnels.push(far_spoke.start(program, &[])?);
+                for (gateway, endpoint) in [(&spoke, hub_near), (&far_spoke, hub_far)] {
+                    gateway.add_peer(&Peer {
+                        gateway: &hub,
+                        networks: PRIVNET,
+                        endpoint: Some(endpoint),
+                    })?;
+                }
             }
-            tunnels.push(spoke.start(program, &[])?);
-            tunnels.push(called);
-            tunnels.push(far_spoke.start(program, &[])?);
-            for (gateway, endpoint) in [(&spoke, hub_near), (&far_spoke, hub_far)] {
-                gateway.add_peer(&Peer {
-                    gateway: &hub,
-                    networks: PRIVNET,
-                    endpoint: Some(endpoint),
-                })?;
+            Tunnel::Ipsec(esp) => {
+                // charon makes routes only where it finds an address of its own side.
+                hub.namespace.ip(&["addr add 10.9.0.1/32 dev lo"])?;
+                let near = [near, hub_near];
+                let far = [far, hub_far];
+                let called = hub.start_ipsec(
+                    *esp,
+                    &[
+                        Sa::of_hub(near, "10.1.0.0/16"),
+                        Sa::of_hub(far, "10.2.0.0/16"),
+                    ],
+                )?;
+                let calls = spoke.start_ipsec(*esp, &[Sa::of_spoke(near, "10.1.0.0/16")])?;
+                let also = far_spoke.start_ipsec(*esp, &[Sa::of_spoke(far, "10.2.0.0/16")])?;
+                for spoke in [&calls, &also] {
+                    spoke.swanctl(&["--initiate", "--child", "sa0"])?;
+                }
+                let processes = [calls, called, also].map(Charon::into_process);
+                match esp {
+                    Esp::Userspace => tunnels.extend(processes),
+                    Esp::Kernel => others.extend(processes),
+                }
             }
-        } else {
-            spoke.route(PRIVNET, hub_near)?;
-            far_spoke.route(PRIVNET, hub_far)?;
-            hub.route("10.1.0.0/16", near)?;
-            hub.route("10.2.0.0/16", far)?;
+            Tunnel::None => {
+                spoke.route(PRIVNET, hub_near)?;
+                far_spoke.route(PRIVNET, hub_far)?;
+                hub.route("10.1.0.0/16", near)?;
+                hub.route("10.2.0.0/16", far)?;
+            }
         }
         Ok(Self {
             tunnels,
+            _others: others,
             client,
             server,
             _gateways: vec![spoke, hub, far_spoke],
@@ -218,7 +292,8 @@ impl Network {
         SERVER
     }
 
-    /// The tunnels' processes, the spoke's first; none for plain routing.
+    /// The tunnels' processes, the spoke's first; none for plain routing, and where the
+    /// kernel does the work.
     pub(crate) fn tunnels(&self) -> &[Process] {
         &self.tunnels
     }
@@ -316,6 +391,59 @@ impl Gateway {
         self.wg(&arguments)?;
         self.namespace
             .ip(&[format!("route add {} dev {TUNNEL}", peer.networks)])
+    }
+
+    /// Starts strongSwan with these SAs, in the images' proposals. Each has an XFRM
+    /// interface where the kernel does ESP.
+    fn start_ipsec(&self, esp: Esp, sas: &[Sa<'_>]) -> Result<Charon> {
+        let mut connections = String::new();
+        let mut secrets = String::new();
+        for (number, sa) in (0..).zip(sas) {
+            let Sa {
+                own,
+                peer,
+                behind_own,
+                behind_peer,
+            } = sa;
+            let number: u32 = number;
+            let mut interface = String::new();
+            if esp == Esp::Kernel {
+                let id = number + 1;
+                interface = format!("if_id_in = {id}\nif_id_out = {id}");
+                self.namespace.ip(&[
+                    format!("link add esp{number} mtu 1400 type xfrm if_id {id}"),
+                    format!("link set esp{number} up"),
+                    format!("route add {behind_peer} dev esp{number}"),
+                ])?;
+            }
+            connections += &format!(
+                "c{number} {{
+                   version = 2
+                   local_addrs = {own}
+                   remote_addrs = {peer}
+                   encap = yes
+                   mobike = no
+                   proposals = aes256gcm16-prfsha384-ecp384
+                   local {{
+                     auth = psk
+                   }}
+                   remote {{
+                     auth = psk
+                   }}
+                   children {{
+                     sa{number} {{
+                       local_ts = {behind_own}
+                       remote_ts = {behind_peer}
+                       esp_proposals = aes256gcm16-ecp384
+                       {interface}
+                     }}
+                   }}
+                 }}\n"
+            );
+            secrets += &format!("ike-{number} {{\nid = {peer}\nsecret = bench\n}}\n");
+        }
+        let swanctl = format!("connections {{\n{connections}}}\nsecrets {{\n{secrets}}}\n");
+        Charon::of_firewall_with(&self.namespace, &swanctl, esp)
     }
 
     fn wg(&self, arguments: &[&str]) -> Result<()> {

@@ -2,15 +2,18 @@
 //! programs in namespaces.
 
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use privnet_model::status::{Status, TunnelState};
 use privnet_tests::daemon::{hub_config, spoke_config};
 use privnet_tests::deployment::{
     PATIENCE, nothing_leaked, reach_each_other, wait_for_published_key,
 };
+use privnet_tests::firewall::{EAST, Firewall, SECRET};
 use privnet_tests::guest::{Disk, Guest, LoginKey, private_directory};
+use privnet_tests::long_ping::LongPing;
+use privnet_tests::namespace::Namespace;
 use privnet_tests::process::wait_until;
 use privnet_tests::topology::{self, API, API_PORT, HUB_PUBLIC, PORT};
 use privnet_tests::world::World;
@@ -33,7 +36,9 @@ pub(crate) fn test(image: &Path, figures: &mut Figures) -> Result<()> {
         config(&world)?,
         machine::instance_section(&login, "10.0.0.1", &api)
     );
-    world.change_metadata(NAME, |metadata| metadata.user_data = Some(user_data))?;
+    world.change_metadata(NAME, |metadata| {
+        metadata.user_data = Some(user_data.clone())
+    })?;
 
     let instance = &world.host(NAME)?.instance;
     let mut guest = Guest::boot(world.router("vpc-hub")?, instance, &disk, "good")?;
@@ -68,10 +73,104 @@ pub(crate) fn test(image: &Path, figures: &mut Figures) -> Result<()> {
         "hosts behind two spokes, and its own VPC's, through it",
         "all ways, no NAT",
     );
+    ipsec(&mut world, &guest, &login, &user_data, figures)?;
     nothing_leaked(&world)?;
     guest.check()?;
     world.check()?;
     guest.shut_down(&login, Duration::from_secs(120))
+}
+
+/// A site by IPsec joins a hub that serves, by other user data: the guest's kernel does
+/// ESP, the firewall's strongSwan does its own.
+fn ipsec(
+    world: &mut World,
+    guest: &Guest,
+    login: &LoginKey,
+    user_data: &str,
+    figures: &mut Figures,
+) -> Result<()> {
+    let on = |script: &str| guest.run(login, script);
+    let firewall = Firewall::start(world, "firewall", &EAST)?;
+    let key = "/etc/privnet/site.psk";
+    on(&format!(
+        "umask 077; echo '{SECRET}' >{key}; chown privnet: {key}"
+    ))?;
+    let more = format!(
+        "\n[[site]]\nname = \"dc-east\"\ntransport = \"ipsec\"\nendpoint = \"{}\"\n\
+         cidrs = [\"{}\"]\npreshared_key = {{ file = \"{key}\" }}\n",
+        EAST.public, EAST.cidr
+    );
+    let user_data = format!("{user_data}{more}");
+    world.change_metadata(NAME, |metadata| metadata.user_data = Some(user_data))?;
+    on("systemctl restart privnet-boot && systemctl reload privnet-hub")?;
+    let began = Instant::now();
+    wait_until_up(guest, login, &["spoke-a", "spoke-b", "dc-east"])?;
+    figures.row(
+        "a site by IPsec up after the reload",
+        format!("{:.0} s", began.elapsed().as_secs_f64()),
+    );
+    let shown = on("tunnels show")?;
+    ensure!(shown.contains("kernel ESP"), "{shown}");
+    let inside = EAST.inside()?;
+    let both_ways = |when: &str| -> Result<()> {
+        for host in ["host-a", "host-hub"] {
+            let namespace = world.namespace(host)?;
+            let address = world.host(host)?.instance.address;
+            for (from, to) in [(namespace, inside), (&firewall.namespace, address)] {
+                let what = format!("a ping from {} to {to} {when}", from.name());
+                wait_until(&what, PATIENCE, || {
+                    Ok((from.ping(to, 1)? == 1).then_some(()))
+                })?;
+            }
+        }
+        Ok(())
+    };
+    both_ways("at first")?;
+    let address = world.host("host-a")?.instance.address;
+    let url = format!("http://{address}/bytes/5000000");
+    let checksum = |from: &Namespace| {
+        let command = format!("curl -sS --fail --max-time 240 {url} | sha256sum");
+        from.run("sh", ["-c", &command])
+    };
+    let (sent, received) = (
+        checksum(world.namespace("host-a")?)?,
+        checksum(&firewall.namespace)?,
+    );
+    ensure!(sent == received, "sent {sent}, received {received}");
+    figures.row(
+        "by the kernel's ESP, between the site, a spoke's host and the hub's VPC",
+        "both ways; 5 MB by checksum",
+    );
+
+    // From the hub's own VPC, which needs no WireGuard: that ends with the daemon.
+    let mut pings = LongPing::start(world.namespace("host-hub")?, inside)?;
+    pings.answers(10, PATIENCE)?;
+    for rekey in [
+        ["--rekey", "--child", "lan"],
+        ["--rekey", "--ike", "privnet"],
+    ] {
+        firewall.charon.swanctl(&rekey)?;
+        pings.answers(20, PATIENCE)?;
+    }
+    let spis = "ip xfrm state | awk '/spi/ { print $4 }' | sort";
+    let before = on(spis)?;
+    on("systemctl restart privnet-hub")?;
+    wait_until_up(guest, login, &["dc-east"])?;
+    pings.answers(20, PATIENCE)?;
+    ensure!(!before.is_empty() && on(spis)? == before, "other SAs");
+    pings.has_lost_nothing(PATIENCE)?;
+    figures.row(
+        "rekeys of child and IKE, and a restart of privnet-hub",
+        "no ping lost, same SAs",
+    );
+    on("kill -9 $(systemctl show -P MainPID strongswan)")?;
+    both_ways("after charon was killed")?;
+    wait_until_up(guest, login, &["dc-east"])?;
+    figures.quote(
+        "`ip -d link show type xfrm` on it",
+        &on("ip -d link show type xfrm")?,
+    );
+    Ok(())
 }
 
 /// What an operator gives a hub: without the paths that a namespace needs.
@@ -86,7 +185,7 @@ fn config(world: &World) -> Result<String> {
 }
 
 fn wait_until_up(guest: &Guest, login: &LoginKey, names: &[&str]) -> Result<()> {
-    wait_until("both tunnels up at the guest", PATIENCE * 2, || {
+    wait_until("the tunnels up at the guest", PATIENCE * 2, || {
         let answer = guest.run(
             login,
             "curl -sS --unix-socket /run/privnet/hub.sock http://privnet/v1/status",

@@ -116,7 +116,9 @@ fn each_setting_that_differs_is_named_with_the_command_that_sets_it() {
 fn rules_are_known_by_their_seal() {
     let plain = Ruleset {
         tunnels: vec![crate::ruleset::TunnelClamp {
-            interface: crate::interface::InterfaceName::new("privnet0").unwrap(),
+            interface: crate::interface::InterfaceName::new("privnet0")
+                .unwrap()
+                .into(),
             mtu: 1440,
         }],
         ..Ruleset::default()

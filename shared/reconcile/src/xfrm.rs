@@ -1,9 +1,58 @@
-//! The number of each tunnel's XFRM interface.
+//! XFRM interfaces: where the packets of tunnels come out and go in for which the kernel
+//! does ESP. Each tunnel has one, tied to its SAs and policies by a number.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 use std::num::NonZeroU32;
 
 use privnet_model::ipsec::ConnectionName;
+
+use crate::interface::{InterfaceName, InterfacePattern};
+
+const PREFIX: &str = "esp-";
+
+/// An XFRM interface of ours.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct XfrmInterface {
+    /// The number that its SAs and policies have.
+    pub if_id: NonZeroU32,
+    /// Its MTU in bytes.
+    pub mtu: u32,
+    /// Whether it is switched on.
+    pub up: bool,
+}
+
+impl XfrmInterface {
+    /// One as it should be.
+    pub fn new(if_id: NonZeroU32) -> Self {
+        Self {
+            if_id,
+            mtu: crate::gateway::ESP_MTU.into(),
+            up: true,
+        }
+    }
+
+    /// What the one of this number is called.
+    pub fn name(if_id: NonZeroU32) -> InterfaceName {
+        match InterfaceName::new(format!("{PREFIX}{if_id:08x}")) {
+            Ok(name) => name,
+            Err(error) => unreachable!("{error}"),
+        }
+    }
+
+    /// All of them.
+    pub fn pattern() -> InterfacePattern {
+        InterfacePattern::beginning(PREFIX)
+    }
+}
+
+/// In the operator's words.
+impl fmt::Display for XfrmInterface {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let name = Self::name(self.if_id);
+        write!(f, "{name} type xfrm if_id {} mtu {}", self.if_id, self.mtu)
+    }
+}
 
 /// A number for each connection that follows from its name, so that a restart finds
 /// the interfaces and SAs as they are: FNV-1a, and the next free one where two names
@@ -47,5 +96,10 @@ mod tests {
         assert_eq!(alone[&names[0]], numbers[&names[0]]);
         // FNV-1a's own test vector.
         assert_eq!(hash("a").get(), 0xe40c_292c);
+        let interface = XfrmInterface::new(hash("a"));
+        assert_eq!(
+            interface.to_string(),
+            "esp-e40c292c type xfrm if_id 3826002220 mtu 1400"
+        );
     }
 }
