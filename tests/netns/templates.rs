@@ -10,6 +10,7 @@ use privnet_model::config::hub::HubConfig;
 use privnet_model::config::spoke::SpokeConfig;
 use privnet_model::id::{InstanceId, Region};
 use privnet_model::inventory::{PORT_TAG, PUBLIC_KEY_TAG, Transport};
+use privnet_model::ipsec::IKE_PORTS;
 use privnet_model::key::PrivateKey;
 use privnet_model::status::{Status, TunnelState};
 use privnet_tests::cloudformation::Templates;
@@ -332,6 +333,7 @@ pub(crate) fn every_role_may_do_what_ami_iam_says_and_its_user_data_is_valid() -
                 ("DiscoveryRoleArns", role_arn),
                 ("Accounts", &accounts),
                 ("MoreConfig", policy),
+                ("IpsecSources", "203.0.113.9/32"),
             ],
             &[],
         ),
@@ -347,6 +349,11 @@ pub(crate) fn every_role_may_do_what_ami_iam_says_and_its_user_data_is_valid() -
         let full = name == "full";
         ensure!(policies.contains(role_arn) == full, "{policies}");
         ensure!(config.policy.is_empty() != full, "{toml}");
+        for port in IKE_PORTS {
+            let group = format!("privnet-hub-{name}");
+            let open = ec2.lets_in(&region, &group, port, "203.0.113.9/32")?;
+            ensure!(open == full, "UDP {port} of {group}: {open}");
+        }
         ensure!(config.discovery.accounts.is_empty() != full, "{toml}");
     }
 
@@ -370,6 +377,8 @@ pub(crate) fn every_role_may_do_what_ami_iam_says_and_its_user_data_is_valid() -
         let mut given = spoke_parameters(&home, &more)?;
         given.insert("Name".to_owned(), name.to_owned());
         given.insert("Addresses".to_owned(), name.to_owned());
+        // Of no consequence but with one address.
+        given.insert("KeepConnections".to_owned(), "yes".to_owned());
         let stack = templates.make(ec2, &region, (name, "spoke"), &given)?;
         let role = format!("privnet-spoke-us-west-2-{name}");
         let policies = granted(ec2, &role, OF_A_SPOKE, without)?;
@@ -388,6 +397,7 @@ pub(crate) fn every_role_may_do_what_ami_iam_says_and_its_user_data_is_valid() -
         let (_, toml) = launched_with(ec2, &stack)?;
         let config = SpokeConfig::parse("spoke.toml", &toml)?;
         ensure!(config.address.is_some() == (addresses > 0), "{toml}");
+        ensure!(config.keeps_connections == (name == "one"), "{toml}");
         ensure!(config.nat.forwards.is_empty() == (addresses > 0), "{toml}");
         ensure!(stack.outputs.contains_key("EgressAddresses") == (addresses > 0));
     }

@@ -56,6 +56,17 @@ resource "aws_vpc_security_group_ingress_rule" "tunnels" {
   cidr_ipv4         = each.value
 }
 
+# IKE, and IKE and ESP as there is a NAT.
+resource "aws_vpc_security_group_ingress_rule" "ipsec" {
+  for_each          = { for pair in setproduct(var.ipsec_sources, [500, 4500]) : "${pair[0]} ${pair[1]}" => pair }
+  security_group_id = aws_security_group.this.id
+  description       = "IPsec"
+  ip_protocol       = "udp"
+  from_port         = each.value[1]
+  to_port           = each.value[1]
+  cidr_ipv4         = each.value[0]
+}
+
 resource "aws_vpc_security_group_ingress_rule" "vpc" {
   security_group_id = aws_security_group.this.id
   description       = "what the VPC's hosts send to the privnet"

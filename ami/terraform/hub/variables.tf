@@ -41,6 +41,12 @@ variable "tunnel_sources" {
   default     = ["0.0.0.0/0"]
 }
 
+variable "ipsec_sources" {
+  description = "Who may call the ports of IPsec, where more_config has sites by it."
+  type        = list(string)
+  default     = []
+}
+
 variable "hub_key_parameter" {
   description = "The SSM parameter (SecureString) with the hub's private key, as `wg genkey` makes one."
   type        = string

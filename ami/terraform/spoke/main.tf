@@ -38,7 +38,7 @@ module "documents" {
   address_config = {
     none = ""
     each = "tag = { \"privnet:pool\" = \"${var.name}\" }"
-    one  = "allocation = \"${try(aws_eip.this[0].id, "")}\""
+    one  = "allocation  = \"${try(aws_eip.this[0].id, "")}\"\nconnections = ${var.keep_connections}"
   }[var.addresses]
   transport         = var.transport
   hub_address       = var.hub_address
@@ -71,6 +71,16 @@ resource "aws_vpc_security_group_ingress_rule" "health" {
   security_group_id            = aws_security_group.this.id
   description                  = "how the other spokes are"
   ip_protocol                  = "udp"
+  from_port                    = 51822
+  to_port                      = 51822
+  referenced_security_group_id = aws_security_group.this.id
+}
+
+resource "aws_vpc_security_group_ingress_rule" "connections" {
+  count                        = var.addresses == "one" && var.keep_connections ? 1 : 0
+  security_group_id            = aws_security_group.this.id
+  description                  = "the connections of the address, told to the other spokes"
+  ip_protocol                  = "tcp"
   from_port                    = 51822
   to_port                      = 51822
   referenced_security_group_id = aws_security_group.this.id

@@ -94,6 +94,12 @@ variable "addresses" {
   }
 }
 
+variable "keep_connections" {
+  description = "Whether connections to the internet go on when the \"one\" address moves to another spoke."
+  type        = bool
+  default     = false
+}
+
 variable "more_config" {
   description = "More of spoke.toml: [[nat.forward]], [[nat.redirect]] and other sections."
   type        = string

@@ -20,6 +20,23 @@ impl Ec2 {
         text_of(&answer, "groupId")
     }
 
+    /// Whether the security group of this name tag lets this UDP port in from this CIDR.
+    pub fn lets_in(&self, region: &Region, name: &str, port: u16, cidr: &str) -> Result<bool> {
+        let port = port.to_string();
+        let filters = [
+            ("Filter.1.Name", "tag:Name"),
+            ("Filter.1.Value.1", name),
+            ("Filter.2.Name", "ip-permission.protocol"),
+            ("Filter.2.Value.1", "udp"),
+            ("Filter.3.Name", "ip-permission.to-port"),
+            ("Filter.3.Value.1", port.as_str()),
+            ("Filter.4.Name", "ip-permission.cidr"),
+            ("Filter.4.Value.1", cidr),
+        ];
+        let answer = self.call(region, "DescribeSecurityGroups", &filters)?;
+        Ok(answer.contains("<groupId>"))
+    }
+
     /// Lets everything in from this CIDR.
     pub fn let_in(&self, region: &Region, group: &str, cidr: &str) -> Result<()> {
         self.change_ingress(region, "Authorize", group, &[("IpProtocol", "-1")], cidr)
