@@ -6,7 +6,8 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, bail, ensure};
 use privnet_tests::deployment::{
     self, PATIENCE, launch_latecomer, nothing_leaked, ping_without_loss, public_address,
-    reach_each_other, sees, start_hub, start_spokes, tunnels, wait_until_up,
+    reach_each_other, sees, start_hub, start_spoke, start_spokes, tunnels, wait_for_published_key,
+    wait_until_up,
 };
 use privnet_tests::fault_proxy::{Fault, FaultKind};
 use privnet_tests::process::wait_until;
@@ -182,7 +183,13 @@ pub(crate) fn tunnels_tells_of_a_daemon_that_does_not_run_in_one_line() -> Resul
 pub(crate) fn a_dry_run_tells_what_would_change_and_changes_nothing() -> Result<()> {
     let mut world = deployment::demo()?;
     wait_until_up(&world, &SPOKES, PATIENCE)?;
-    launch_latecomer(&mut world)?;
+    world.add_vpc(&topology::latecomer())?;
+    // If it knocked, an early poll could have it join before it is asked.
+    world.namespace("spoke-c")?.nft(
+        "table inet silence { chain out { type filter hook output priority 0; udp dport 51820 drop; }; }",
+    )?;
+    start_spoke(&mut world, "spoke-c")?;
+    wait_for_published_key(&mut world, "spoke-c")?;
     let told = tunnels(&world, &["refresh", "--dry-run"])?;
     ensure!(told.contains("spoke-c"), "{told}");
     let status = world.daemon("hub")?.status()?;
