@@ -18,6 +18,7 @@ use privnet_tunnel::{
 };
 
 use crate::error::DeviceError;
+use crate::prefixes::Prefixes;
 use crate::worker::Command;
 
 /// The configuration, with the commands that are not yet posted.
@@ -45,7 +46,7 @@ struct Entry {
     /// The number of its latest keys.
     keys: u8,
     settings: Settings,
-    allowed_ips: BTreeSet<IpNet>,
+    allowed_ips: Prefixes,
     stats: Arc<PeerStats>,
 }
 
@@ -269,7 +270,7 @@ impl Control {
         let Some(entry) = self.peers.remove(key) else {
             return;
         };
-        for prefix in &entry.allowed_ips {
+        for prefix in entry.allowed_ips.iter() {
             self.owners.remove(prefix);
         }
         self.directory = None;
@@ -300,7 +301,7 @@ impl Control {
                         also_preshared_key: entry.settings.also_preshared_key.clone(),
                         endpoint: report.endpoint,
                         keepalive: entry.settings.keepalive,
-                        allowed_ips: entry.allowed_ips.clone(),
+                        allowed_ips: entry.allowed_ips.iter().copied().collect(),
                         site: entry.settings.site.clone(),
                         gateway: entry.settings.gateway.clone(),
                     },
@@ -370,7 +371,7 @@ impl Control {
             index,
             keys: 0,
             settings,
-            allowed_ips: BTreeSet::new(),
+            allowed_ips: Prefixes::None,
             stats,
         };
         self.peers.insert(key, entry);
@@ -406,7 +407,7 @@ impl Control {
     /// Takes the peer's prefixes away but for those to keep.
     fn retain_prefixes(&mut self, key: PublicKey, keep: impl Fn(&IpNet) -> bool) {
         if let Some(entry) = self.peers.get_mut(&key) {
-            for prefix in entry.allowed_ips.extract_if(.., |prefix| !keep(prefix)) {
+            for prefix in entry.allowed_ips.keep_only(keep) {
                 self.owners.remove(&prefix);
                 self.directory = None;
             }

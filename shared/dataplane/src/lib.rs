@@ -16,6 +16,7 @@ mod device;
 mod epoll;
 mod error;
 mod offloads;
+mod prefixes;
 mod tun;
 mod uapi_socket;
 mod udp;
