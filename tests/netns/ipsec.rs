@@ -70,6 +70,15 @@ fn tunnel(status: &Status, name: &str) -> Result<Tunnel> {
     tunnel.cloned().with_context(|| format!("no tunnel {name}"))
 }
 
+/// The name of a connection's child, which ends in a fingerprint.
+fn child_of(charon: &Charon, connection: &str) -> Result<String> {
+    let listed = charon.swanctl(&["--list-conns"])?;
+    let children = listed.lines().map(str::trim);
+    let mut children = children.filter(|line| line.starts_with(&format!("{connection}-")));
+    let child = children.next().and_then(|line| line.split(':').next());
+    child.map(str::to_owned).with_context(|| listed.clone())
+}
+
 /// Waits until the hub gives this reason for a tunnel.
 fn reason(world: &World, name: &str, words: &str) -> Result<()> {
     wait_until(&format!("{name}: {words}"), SLOW, || {
@@ -155,6 +164,15 @@ pub(crate) fn a_firewall_and_wireguard_spokes_reach_each_other() -> Result<()> {
         ["--rekey", "--ike", "privnet"],
     ] {
         firewall.charon.swanctl(&rekey)?;
+        pings.answers(20, PATIENCE)?;
+    }
+    // Begun by the hub's end, too.
+    for kind in ["--child", "--ike"] {
+        let name = match kind {
+            "--ike" => "privnet-dc-east".to_owned(),
+            _ => child_of(&charon, "privnet-dc-east")?,
+        };
+        charon.swanctl(&["--rekey", kind, &name])?;
         pings.answers(20, PATIENCE)?;
     }
     pings.has_lost_nothing(PATIENCE)?;

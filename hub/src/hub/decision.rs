@@ -167,8 +167,12 @@ impl Hub {
     /// once: a spoke whose key is silent gets the one it published, a site that is
     /// silent loses what another wants, a gateway takes over from another.
     pub(super) async fn settle(&mut self) {
-        let routed = |fleet: &Fleet| -> [BTreeSet<IpNet>; 2] {
-            [fleet.cidrs().collect(), behind_ipsec(fleet)]
+        let routed = |fleet: &Fleet| {
+            // Each tunnel by IPsec may have an interface of its own.
+            let by_ipsec = fleet.ipsec().map(|it| (it.name.clone(), it.cidrs.clone()));
+            let by_ipsec: Vec<(String, Vec<IpNet>)> = by_ipsec.collect();
+            let all: BTreeSet<IpNet> = fleet.cidrs().collect();
+            (all, behind_ipsec(fleet), by_ipsec)
         };
         let (before, table) = (routed(&self.fleet), self.policy.table().clone());
         self.decide_anew();

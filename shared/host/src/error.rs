@@ -55,13 +55,10 @@ pub enum HostError {
     },
     /// The kernel knows no XFRM interfaces.
     #[error(
-        "cannot {operation}: this kernel has no XFRM interfaces; have strongSwan do ESP itself \
-         (kernel-libipsec, in strongswan.conf)"
+        "this kernel has no XFRM interfaces, which tunnels by its ESP need: have strongSwan do ESP \
+         itself (`load = yes` for kernel-libipsec in /etc/strongswan.d/privnet.conf)"
     )]
-    NoXfrmInterfaces {
-        /// What was tried.
-        operation: String,
-    },
+    NoXfrmInterfaces,
     /// An interface that a change or a question names is not there.
     #[error("there is no interface {name}")]
     NoInterface {

@@ -240,6 +240,11 @@ impl Host {
         open_netlink().await?.1.find(name).cloned()
     }
 
+    /// Whether the kernel has XFRM interfaces. Changes nothing.
+    pub async fn has_xfrm(&self) -> Result<(), HostError> {
+        xfrm::are_known(&open_netlink().await?.0).await
+    }
+
     /// The XFRM interfaces of ours.
     pub async fn xfrm_interfaces(&self) -> Result<BTreeSet<XfrmInterface>, HostError> {
         Ok(xfrm::of(&open_netlink().await?.1))
@@ -273,7 +278,7 @@ async fn blocking<T: Send + 'static>(
 }
 
 /// Whether two neighbours in a plan may be on their way together: routes of one
-/// direction, and interfaces that are made. Everything else waits for what stands before it.
+/// direction, and interfaces. Everything else waits for what stands before it.
 fn may_overlap(one: &HostChange, next: &HostChange) -> bool {
     let makes_route = |change: &HostChange| {
         matches!(
@@ -283,7 +288,9 @@ fn may_overlap(one: &HostChange, next: &HostChange) -> bool {
     };
     let removes_route = |change: &HostChange| matches!(change, HostChange::RemoveRoute(_));
     let makes_interface = |change: &HostChange| matches!(change, HostChange::SetInterface(_));
+    let removes_interface = |change: &HostChange| matches!(change, HostChange::RemoveInterface(_));
     (makes_interface(one) && makes_interface(next))
+        || (removes_interface(one) && removes_interface(next))
         || (makes_route(one) && makes_route(next))
         || (removes_route(one) && removes_route(next))
 }

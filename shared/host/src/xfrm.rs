@@ -61,10 +61,29 @@ pub(crate) async fn set(netlink: &Netlink, interface: XfrmInterface) -> Result<(
     let done = netlink.request(request, NLM_F_CREATE, &operation).await;
     done.map_err(|error| match error {
         RequestError::Refused(error) if error.kind() == io::ErrorKind::Unsupported => {
-            HostError::NoXfrmInterfaces { operation }
+            HostError::NoXfrmInterfaces
         }
         error => error.into_host(operation),
     })
+}
+
+/// Whether the kernel knows such interfaces. One without a number it refuses: nothing is
+/// made.
+pub(crate) async fn are_known(netlink: &Netlink) -> Result<(), HostError> {
+    let mut message = LinkMessage::default();
+    message.attributes = vec![LinkAttribute::LinkInfo(vec![
+        LinkInfo::Kind(InfoKind::Xfrm),
+        LinkInfo::Data(InfoData::Xfrm(vec![InfoXfrm::IfId(0)])),
+    ])];
+    let operation = "ask for XFRM interfaces".to_owned();
+    let request = RouteNetlinkMessage::NewLink(message);
+    match netlink.request(request, NLM_F_CREATE, &operation).await {
+        Err(RequestError::Refused(error)) if error.kind() == io::ErrorKind::Unsupported => {
+            Err(HostError::NoXfrmInterfaces)
+        }
+        Ok(()) | Err(RequestError::Refused(_)) => Ok(()),
+        Err(error) => Err(error.into_host(operation)),
+    }
 }
 
 /// Removes it, and the routes into it.
@@ -80,7 +99,11 @@ pub(crate) async fn remove(
     let request = RouteNetlinkMessage::DelLink(message);
     match netlink.request(request, 0, &operation).await {
         Ok(()) => Ok(()),
-        Err(RequestError::Refused(error)) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(RequestError::Refused(error))
+            if error.raw_os_error() == Some(rustix::io::Errno::NODEV.raw_os_error()) =>
+        {
+            Ok(())
+        }
         Err(error) => Err(error.into_host(operation)),
     }
 }

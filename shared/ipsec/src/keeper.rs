@@ -39,6 +39,9 @@ const LOOK: Duration = Duration::from_secs(2);
 const RECONNECT: Duration = Duration::from_secs(1);
 /// The same, when none is needed: what an earlier config left there is taken away.
 const RECONNECT_IDLE: Duration = Duration::from_secs(30);
+/// How long the kernel's tunnels are taken to go on without charon. It is back within
+/// seconds, as a rule; a peer that finds nobody who answers gives up after some 20.
+const KERNEL_GOES_ON: Duration = Duration::from_secs(20);
 /// Events come in bursts; one look is enough for each.
 const BURST: Duration = Duration::from_millis(50);
 
@@ -53,6 +56,9 @@ pub struct Wanted {
     /// The XFRM interfaces that are there: where the kernel does ESP, a tunnel whose own
     /// is not carries nothing and is not set up.
     pub interfaces: BTreeSet<NonZeroU32>,
+    /// Whose ESP the host is ready for, with its rules and routes: while it is another's,
+    /// or not known, nothing is changed.
+    pub esp: Option<EspStatus>,
 }
 
 /// What is known of charon and its tunnels.
@@ -133,6 +139,9 @@ impl Keeper {
 struct Memory {
     ledger: Ledger,
     pace: Pace,
+    /// Until when tunnels count as up that were when charon was lost: where the kernel
+    /// does ESP they go on without it.
+    trusted_until: Option<Instant>,
 }
 
 async fn keep(
@@ -143,13 +152,17 @@ async fn keep(
     let mut memory = Memory {
         ledger: Ledger::default(),
         pace: Pace::default(),
+        trusted_until: None,
     };
     let mut known_problem = None;
     loop {
         let error = match Session::open(&socket).await {
             Ok(mut session) => {
                 known_problem = None;
-                session.run(&mut wanted, &seen, &mut memory).await
+                let error = session.run(&mut wanted, &seen, &mut memory).await;
+                let goes_on = session.esp == EspStatus::Kernel;
+                memory.trusted_until = goes_on.then(|| Instant::now() + KERNEL_GOES_ON);
+                error
             }
             Err(error) => Some(error),
         };
@@ -179,11 +192,18 @@ async fn keep(
     }
 }
 
-/// Without charon nothing is known to be up. With userspace ESP nothing is; with the
-/// kernel's, what is up goes on for a while.
+/// Without charon nothing is known to be up; with userspace ESP nothing is.
 fn tell_lost(seen: &watch::Sender<Seen>, wanted: &Wanted, memory: &Memory, problem: &str) {
     let now = SystemTime::now();
+    let trusted = memory.trusted_until.is_some_and(|end| Instant::now() < end);
+    let before = seen.borrow().tunnels.clone();
     let lost = |name: &ConnectionName| {
+        if let Some(before) = before.get(name)
+            && before.state == TunnelState::Up
+            && trusted
+        {
+            return before.clone();
+        }
         let report = memory.ledger.report(name, &[], now);
         Report {
             reason: Some(Reason::NoCharon {
@@ -328,7 +348,9 @@ impl Session {
             };
             let wished = wanted.borrow_and_update().clone();
             let done = match (done, &wished) {
-                (Ok(()), Some(wished)) => self.reconcile(wished, memory).await,
+                (Ok(()), Some(wished)) if wished.esp == Some(self.esp) => {
+                    self.reconcile(wished, memory).await
+                }
                 (done, _) => done,
             };
             match done {

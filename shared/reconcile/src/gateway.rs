@@ -68,6 +68,8 @@ pub struct IpsecInput<'a> {
     pub esp: &'a Esp,
     /// What lies behind the tunnels.
     pub destinations: &'a [IpNet],
+    /// Whether there may be tunnels that are not known now, to anywhere in the privnet.
+    pub others: bool,
     /// The addresses that the tunnels themselves talk to.
     pub endpoints: &'a [IpAddr],
     /// Who may talk to whom.
@@ -147,7 +149,8 @@ pub fn desired(input: GatewayInput<'_>) -> DesiredHost {
         }),
         verdicts: input.ipsec.and_then(|ipsec| {
             let own = input.identity.vpc_cidrs.iter();
-            let cidrs = ipsec.destinations.iter().chain(own).copied();
+            let others = input.privnet.nets().iter().filter(|_| ipsec.others);
+            let cidrs = ipsec.destinations.iter().chain(own).chain(others).copied();
             let judged = input.tunnel.map(|tunnel| tunnel.interface);
             Verdicts::among(cidrs, ipsec.policy, ipsec.esp.pattern(), judged)
         }),
@@ -480,6 +483,7 @@ mod tests {
             ipsec: Some(IpsecInput {
                 esp: &esp,
                 destinations: &destinations,
+                others: false,
                 endpoints: &endpoint,
                 policy: &policy,
             }),
@@ -490,7 +494,7 @@ mod tests {
         assert_eq!(host.xfrm, [XfrmInterface::new(number)].into());
         let routes = routes(&host).join("\n");
         for wanted in [
-            "route 10.200.0.0/16 dev esp-e40c292c src 10.2.0.10",
+            "route 10.200.0.0/16 dev pnesp-e40c292c src 10.2.0.10",
             "route unreachable 10.200.0.0/16 metric 4294901760",
             "route unreachable 10.0.0.0/8 metric 4294901760",
         ] {
@@ -498,10 +502,10 @@ mod tests {
         }
         // It lies in the own VPC.
         assert!(!routes.contains("10.2.7.0/24"), "{routes}");
-        let loose = SysctlKey::new("net/ipv4/conf/esp-e40c292c/rp_filter").unwrap();
+        let loose = SysctlKey::new("net/ipv4/conf/pnesp-e40c292c/rp_filter").unwrap();
         assert_eq!(host.sysctls[&loose], "2");
         let rules = host.ruleset.unwrap().tunnels;
-        assert_eq!(rules[0].interface.to_string(), "esp-*");
+        assert_eq!(rules[0].interface.to_string(), "pnesp-*");
     }
 
     #[test]

@@ -427,9 +427,9 @@ mod tests {
         assert_eq!(
             words(&HostPlan::new(&with, &ActualHost::new())),
             [
-                "set interface esp-00000007 type xfrm if_id 7 mtu 1400",
-                "set sysctl net/ipv4/conf/esp-00000007/rp_filter to 2",
-                "add route 10.200.0.0/16 dev esp-00000007",
+                "set interface pnesp-00000007 type xfrm if_id 7 mtu 1400",
+                "set sysctl net/ipv4/conf/pnesp-00000007/rp_filter to 2",
+                "add route 10.200.0.0/16 dev pnesp-00000007",
             ]
         );
         let actual = ActualHost {
@@ -440,8 +440,8 @@ mod tests {
         assert_eq!(
             words(&HostPlan::new(&DesiredHost::new(), &actual)),
             [
-                "remove route 10.200.0.0/16 dev esp-00000007",
-                "remove interface esp-00000007",
+                "remove route 10.200.0.0/16 dev pnesp-00000007",
+                "remove interface pnesp-00000007",
             ]
         );
     }

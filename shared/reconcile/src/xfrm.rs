@@ -9,7 +9,8 @@ use privnet_model::ipsec::ConnectionName;
 
 use crate::interface::{InterfaceName, InterfacePattern};
 
-const PREFIX: &str = "esp-";
+/// Nobody else's begin so.
+const PREFIX: &str = "pnesp-";
 
 /// An XFRM interface of ours.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -99,7 +100,7 @@ mod tests {
         let interface = XfrmInterface::new(hash("a"));
         assert_eq!(
             interface.to_string(),
-            "esp-e40c292c type xfrm if_id 3826002220 mtu 1400"
+            "pnesp-e40c292c type xfrm if_id 3826002220 mtu 1400"
         );
     }
 }

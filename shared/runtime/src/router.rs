@@ -39,7 +39,7 @@ use privnet_reconcile::ipsec::ledger::Report;
 use privnet_reconcile::kernel::Kernel;
 use privnet_reconcile::observe::{self, Link, RateMeter};
 use privnet_reconcile::peer;
-use privnet_reconcile::route::RouteTarget;
+use privnet_reconcile::route::{Route, RouteKey, RouteTarget};
 use privnet_reconcile::ruleset::Ruleset;
 use privnet_reconcile::xfrm::{XfrmInterface, if_ids};
 use tokio::task::JoinHandle;
@@ -102,7 +102,9 @@ pub struct Router {
     keeper: Keeper,
     /// Who does ESP, as strongSwan said last.
     esp: Option<EspStatus>,
-    /// The XFRM interfaces that were there after the last look.
+    /// Whose ESP the host is ready for since the last look that worked.
+    ready: Option<EspStatus>,
+    /// The XFRM interfaces that were there then.
     interfaces: BTreeSet<NonZeroU32>,
     /// Whether the nftables rules were in place as wanted at the last look.
     ruled: bool,
@@ -167,6 +169,7 @@ impl Router {
             tunnel,
             keeper: Keeper::start(charon.to_owned()),
             esp: None,
+            ready: None,
             interfaces: BTreeSet::new(),
             ruled: false,
             policy: PolicyTable::default(),
@@ -310,6 +313,7 @@ impl Router {
         if self.policy.is_empty() || self.ruled {
             self.keeper.want(Wanted {
                 interfaces: self.interfaces.clone(),
+                esp: self.ready,
                 ..self.desired.ipsec.clone()
             });
         }
@@ -320,6 +324,8 @@ impl Router {
         let HostPlanned {
             plan,
             unseen,
+            esp,
+            existing,
             mut interfaces,
         } = match self.plan_host().await {
             Ok(planned) => planned,
@@ -340,8 +346,9 @@ impl Router {
             _ => None,
         };
         let unmade: BTreeSet<NonZeroU32> = failed.iter().filter_map(|(it, _)| made(it)).collect();
-        interfaces.retain(|if_id| !unmade.contains(if_id));
+        interfaces.retain(|if_id| existing.contains(if_id) || !unmade.contains(if_id));
         self.interfaces = interfaces;
+        self.ready = esp;
         // One cause is told once, and not with each setting and route that needs it.
         let names: Vec<String> = unmade
             .into_iter()
@@ -353,7 +360,8 @@ impl Router {
         };
         failed.retain(|(change, _)| !follows(change));
         nat_failed |= failed.iter().any(|(change, _)| carries_nat(change));
-        failures.extend(failed.into_iter().map(|(_, problem)| problem));
+        let problems: BTreeSet<String> = failed.into_iter().map(|(_, problem)| problem).collect();
+        failures.extend(problems);
         self.nat_active = self.nat.as_ref().is_some_and(|nat| !nat.is_off()) && !nat_failed;
         changes
     }
@@ -372,6 +380,9 @@ impl Router {
                 Ok(()) => {
                     info!(%change, "host changed");
                     changes.push(told(&change));
+                }
+                Err(error @ HostError::NoXfrmInterfaces) => {
+                    failed.push((change, error.to_string()));
                 }
                 Err(error) => {
                     let problem = format!("{change}: {:#}", anyhow!(error));
@@ -433,6 +444,8 @@ impl Router {
         Ok(HostPlanned {
             plan: HostPlan::new(&desired, &actual),
             unseen,
+            esp: esp.map_or(self.esp, |esp| Some(esp.status())),
+            existing: actual.xfrm.iter().map(|it| it.if_id).collect(),
             interfaces: desired.xfrm.iter().map(|it| it.if_id).collect(),
         })
     }
@@ -475,12 +488,6 @@ impl Router {
     /// # Errors
     /// They could not be changed; the next [`Router::reconcile`] tries again.
     pub async fn apply_tunnels(&mut self) -> Result<()> {
-        let kernel_esp = self.esp == Some(EspStatus::Kernel);
-        let numbers = || if_ids(self.desired.ipsec.tunnels.keys()).into_values();
-        if kernel_esp && !numbers().all(|number| self.interfaces.contains(&number)) {
-            // But for these, each of which has an interface of its own.
-            self.reconcile().await;
-        }
         self.want_ipsec();
         self.apply_peers().await
     }
@@ -788,7 +795,11 @@ struct HostPlanned {
     plan: HostPlan,
     /// Why the rules could not be read, if they could not.
     unseen: Option<String>,
-    /// The XFRM interfaces that are there afterwards.
+    /// Whose ESP the host is ready for afterwards.
+    esp: Option<EspStatus>,
+    /// The XFRM interfaces that there are, if not as they should be.
+    existing: BTreeSet<NonZeroU32>,
+    /// Those that there will be.
     interfaces: BTreeSet<NonZeroU32>,
 }
 
@@ -796,12 +807,14 @@ struct HostPlanned {
 struct EspSide {
     esp: Esp,
     destinations: Vec<IpNet>,
+    others: bool,
     endpoints: Vec<IpAddr>,
 }
 
 impl EspSide {
     async fn of(desired: &Desired, host: &Host, said: Option<EspStatus>) -> Result<Option<Self>> {
-        if desired.behind_ipsec.is_empty() {
+        let others = desired.ipsec.keeps_others;
+        if desired.behind_ipsec.is_empty() && !others {
             return Ok(None);
         }
         let by_kernel = match said {
@@ -809,6 +822,10 @@ impl EspSide {
             // Until strongSwan says it: as it was before this program was started.
             None => !host.xfrm_interfaces().await?.is_empty(),
         };
+        let present = host.interface(&Esp::userspace_interface()).await.is_ok();
+        if desired.behind_ipsec.is_empty() && !by_kernel && !present {
+            return Ok(None);
+        }
         let tunnels = &desired.ipsec.tunnels;
         let esp = match by_kernel {
             true => {
@@ -819,23 +836,30 @@ impl EspSide {
                 });
                 Esp::Kernel(routed.collect())
             }
-            false => Esp::Userspace {
-                present: host.interface(&Esp::userspace_interface()).await.is_ok(),
-            },
+            false => Esp::Userspace { present },
         };
         let endpoints = tunnels.values();
         let endpoints = endpoints.filter_map(|planned| planned.tunnel.remote.address);
         Ok(Some(Self {
             esp,
             destinations: desired.behind_ipsec.iter().copied().collect(),
+            others,
             endpoints: endpoints.collect(),
         }))
+    }
+
+    fn status(&self) -> EspStatus {
+        match &self.esp {
+            Esp::Userspace { .. } => EspStatus::Userspace,
+            Esp::Kernel(_) => EspStatus::Kernel,
+        }
     }
 
     fn input<'a>(&'a self, policy: &'a PolicyTable) -> IpsecInput<'a> {
         IpsecInput {
             esp: &self.esp,
             destinations: &self.destinations,
+            others: self.others,
             endpoints: &self.endpoints,
             policy,
         }
@@ -843,16 +867,24 @@ impl EspSide {
 }
 
 /// Lets the interfaces and routes be that belong to tunnels of which nothing can be said
-/// for now.
+/// for now, and the ends of what lies behind them.
 fn keep_others(desired: &mut DesiredHost, actual: &ActualHost) {
     let known: BTreeSet<NonZeroU32> = desired.xfrm.iter().map(|it| it.if_id).collect();
     let others = actual.xfrm.iter().filter(|it| !known.contains(&it.if_id));
-    for other in others {
-        let target = RouteTarget::Interface(XfrmInterface::name(other.if_id));
-        let into = actual.routes.iter().filter(|route| route.target == target);
-        desired.routes.extend(into.cloned());
-        desired.xfrm.insert(*other);
-    }
+    let others: Vec<XfrmInterface> = others.copied().collect();
+    let into: BTreeSet<RouteTarget> = others
+        .iter()
+        .map(|other| RouteTarget::Interface(XfrmInterface::name(other.if_id)))
+        .chain([RouteTarget::Unreachable])
+        .collect();
+    let taken: BTreeSet<RouteKey> = desired.routes.iter().map(Route::key).collect();
+    let kept = actual
+        .routes
+        .iter()
+        .filter(|route| into.contains(&route.target));
+    let kept = kept.filter(|route| !taken.contains(&route.key()));
+    desired.routes.extend(kept.cloned());
+    desired.xfrm.extend(others);
 }
 
 /// One worker per core, less one where that leaves at least two: on two cores

@@ -1,4 +1,4 @@
-//! The hubs of a spoke that speaks IPsec. One is used at a time: with userspace ESP
+//! The hubs of a spoke that speaks IPsec. One is used at a time:
 //! only one tunnel can have the privnet. When it stays down, the next one's turn comes;
 //! hubs are equal, so there is no way back before that one is down, too.
 

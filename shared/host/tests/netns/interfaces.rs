@@ -71,7 +71,7 @@ pub(crate) fn xfrm() {
     let plan = plan(&desired);
     let results = apply(&plan);
     let rules = sh("nft list table inet privnet");
-    assert!(rules.contains("iifname \"esp-*\""), "{rules}");
+    assert!(rules.contains("iifname \"pnesp-*\""), "{rules}");
     match results.into_iter().find_map(|(_, result)| result.err()) {
         None => {
             // Taken down by somebody, it is set up again, with the routes that went with it.
@@ -79,13 +79,13 @@ pub(crate) fn xfrm() {
             sh(&format!("ip link set {name} down mtu 1300"));
             let changes = reconcile(&desired);
             assert!(
-                changes[0].starts_with("set interface esp-0000002a"),
+                changes[0].starts_with("set interface pnesp-0000002a"),
                 "{changes:?}"
             );
             reconcile(&DesiredHost::new());
-            assert!(!sh("ip link show").contains("esp-"));
+            assert!(!sh("ip link show").contains("pnesp-"));
         }
-        Some(HostError::NoXfrmInterfaces { .. }) => {
+        Some(HostError::NoXfrmInterfaces) => {
             let error = sh("ip link add probe type xfrm if_id 1 2>&1 || true");
             assert!(
                 error.contains("Unknown device type") || error.contains("not supported"),

@@ -253,8 +253,7 @@ fn read_hubs(top: &mut Section<'_>, transport: Option<Transport>) -> Vec<HubPeer
     hubs.into_iter().filter_map(|hub| hub.value).collect()
 }
 
-/// Several hubs are for one at a time: with userspace ESP only one child can have the
-/// privnet.
+/// Several hubs are for one at a time: only one tunnel can have the privnet.
 fn read_ipsec_hubs(top: &mut Section<'_>) -> Vec<IpsecHubConfig> {
     if !top.has("hub") {
         top.missing("hub", "a [[hub]] with `endpoint`, or transport = \"none\"");

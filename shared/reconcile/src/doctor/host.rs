@@ -53,10 +53,17 @@ pub fn tun(opened: &Known<()>) -> Finding {
     }
 }
 
-/// strongSwan, where the config has IPsec tunnels: its program, and who does ESP.
-pub fn charon(asked: &Known<(String, EspStatus)>) -> Finding {
+/// strongSwan, where the config has IPsec tunnels: its program, and who does ESP; `xfrm` is
+/// whether the kernel has the interfaces that its own needs.
+pub fn charon(asked: &Known<(String, EspStatus)>, xfrm: &Known<()>) -> Finding {
     let check = "strongSwan";
     match asked {
+        Ok((version, EspStatus::Kernel)) if let Err(why) = xfrm => Finding::wrong(
+            AREA,
+            check,
+            format!("{version}, {}: {why}", EspStatus::Kernel),
+        )
+        .mend("systemctl restart strongswan   # after that"),
         Ok((version, esp)) => Finding::ok(AREA, check, format!("{version}, {esp}")),
         Err(why) => Finding::wrong(AREA, check, why.clone())
             .mend("systemctl enable --now strongswan   # packages and settings: ami/IPSEC.md"),

@@ -31,8 +31,8 @@ pub(super) fn has_key(instance: &InstanceId, input: FleetInput<'_>) -> bool {
     id.is_ok_and(|id| (input.ipsec.secret)(&id).is_some())
 }
 
-/// Leaves each VPC one spoke by IPsec: the one that is connected, else the older. ESP in
-/// userspace sends each CIDR through one tunnel, and the other's hosts would be cut off.
+/// Leaves each VPC one spoke by IPsec: the one that is connected, else the older. A CIDR
+/// goes through one tunnel by IPsec, and the other's hosts would be cut off.
 pub(super) fn one_a_vpc(spokes: &mut [Spoke<'_>]) {
     let mut first: BTreeMap<VpcId, String> = BTreeMap::new();
     let mut order: Vec<usize> = (0..spokes.len()).collect();

@@ -77,7 +77,9 @@ async fn abilities(subject: &Subject, asked: &Asked) -> Vec<Finding> {
         async {
             let socket = subject.charon.as_ref()?;
             let about = async { told(IpsecKeeper::about(socket).await) };
-            Some(within(PATIENCE, about).await)
+            let about = within(PATIENCE, about).await;
+            let xfrm = within(PATIENCE, async { told(host.has_xfrm().await) }).await;
+            Some(host::charon(&about, &xfrm))
         },
     );
     let tun = tun.map_err(|why| format!("/dev/net/tun: {why}"));
@@ -96,7 +98,7 @@ async fn abilities(subject: &Subject, asked: &Asked) -> Vec<Finding> {
         tun,
         Some(nat),
         Some(capabilities),
-        charon.as_ref().map(host::charon),
+        charon,
     ]
     .into_iter()
     .flatten()

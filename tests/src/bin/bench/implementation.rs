@@ -171,7 +171,15 @@ impl Implementation {
             return Ok(true);
         };
         let probe = Namespace::add("probe")?;
-        Ok(probe.ip(&["link add probe type xfrm if_id 1"]).is_ok())
+        let key = "00".repeat(36);
+        let asked = [
+            "link add probe type xfrm if_id 1".to_owned(),
+            format!(
+                "xfrm state add src 192.0.2.1 dst 192.0.2.2 proto esp spi 1 mode tunnel \
+                 aead rfc4106(gcm(aes)) 0x{key} 128"
+            ),
+        ];
+        Ok(probe.ip(&asked).is_ok())
     }
 
     /// What it says of its version.

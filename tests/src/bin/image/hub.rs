@@ -152,6 +152,8 @@ fn ipsec(
         firewall.charon.swanctl(&rekey)?;
         pings.answers(20, PATIENCE)?;
     }
+    // Of what a rekey replaced the last packets are still waited for, some seconds.
+    pings.answers(100, PATIENCE * 2)?;
     let spis = "ip xfrm state | awk '/spi/ { print $4 }' | sort";
     let before = on(spis)?;
     on("systemctl restart privnet-hub")?;
@@ -163,9 +165,19 @@ fn ipsec(
         "rekeys of child and IKE, and a restart of privnet-hub",
         "no ping lost, same SAs",
     );
+    // What the kernel has goes on without charon; the new one makes others.
     on("kill -9 $(systemctl show -P MainPID strongswan)")?;
     both_ways("after charon was killed")?;
+    wait_until(
+        "other SAs than before charon was killed",
+        PATIENCE * 2,
+        || {
+            let now = on(spis)?;
+            Ok(now.lines().any(|spi| !before.contains(spi)).then_some(()))
+        },
+    )?;
     wait_until_up(guest, login, &["dc-east"])?;
+    both_ways("by the new SAs")?;
     figures.quote(
         "`ip -d link show type xfrm` on it",
         &on("ip -d link show type xfrm")?,
