@@ -22,7 +22,7 @@ pub(super) fn decide(input: FleetInput<'_>) -> Fleet {
     }
     let mut spokes = spokes(input);
     settle_keys(&mut spokes, &mut claims, input);
-    ipsec::one_a_vpc(&mut spokes);
+    ipsec::one_a_vpc(&mut spokes, input);
     let mut sites = group(&spokes);
     settle_cidrs(&mut sites, &mut claims, input);
     for (vpc, site) in &sites {

@@ -33,6 +33,36 @@ fn a_spoke_gets_every_cidr_of_its_vpc() {
 }
 
 #[test]
+fn of_two_spokes_by_ipsec_in_a_vpc_the_connected_one_stays_also_over_a_restart() {
+    let second = |n: u32| {
+        let mut spoke = spoke(n, "10.1.0.0/16");
+        spoke.vpc = Some("vpc-00000001".parse().unwrap());
+        spoke.transport = Transport::Ipsec;
+        spoke
+    };
+    let both = inventory([second(1), second(2)]);
+    let mut world = World {
+        fleet_secret: Some("a secret of the whole fleet, long enough".parse().unwrap()),
+        ..World::default()
+    };
+    let chosen = |fleet: &Fleet| -> Vec<String> {
+        fleet.ipsec().map(|tunnel| tunnel.name.clone()).collect()
+    };
+    assert_eq!(chosen(&world.decide(&both)), ["spoke-1"]);
+    let connected = super::ipsec::connection(&second(2).instance).unwrap();
+    world.connected.insert(connected);
+    let fleet = world.next(&both);
+    assert_eq!(chosen(&fleet), ["spoke-2"]);
+    assert_eq!(
+        reason(&fleet, "spoke-1"),
+        "rejected: a VPC has one tunnel by IPsec, and spoke-2 has it: use WireGuard for several spokes"
+    );
+    // What a hub remembers that was started again: nobody is connected yet.
+    world.connected.clear();
+    assert_eq!(chosen(&world.decide(&both)), ["spoke-2"]);
+}
+
+#[test]
 fn the_hubs_own_vpc_is_no_site() {
     let mut own = spoke(1, "10.0.0.0/16");
     own.vpc = Some("vpc-ffffffff".parse().unwrap());
