@@ -159,20 +159,11 @@ pub(crate) fn a_firewall_and_wireguard_spokes_reach_each_other() -> Result<()> {
     let before = tunnel(&world.daemon("hub")?.status()?, "dc-east")?;
     let mut pings = LongPing::start(world.namespace("host-a")?, EAST.inside()?)?;
     pings.answers(10, PATIENCE)?;
-    for rekey in [
-        ["--rekey", "--child", "lan"],
-        ["--rekey", "--ike", "privnet"],
-    ] {
-        firewall.charon.swanctl(&rekey)?;
-        pings.answers(20, PATIENCE)?;
-    }
+    firewall.rekey_under(&mut pings, PATIENCE)?;
     // Begun by the hub's end, too.
-    for kind in ["--child", "--ike"] {
-        let name = match kind {
-            "--ike" => "privnet-dc-east".to_owned(),
-            _ => child_of(&charon, "privnet-dc-east")?,
-        };
-        charon.swanctl(&["--rekey", kind, &name])?;
+    let child = child_of(&charon, "privnet-dc-east")?;
+    for (kind, name) in [("--child", child.as_str()), ("--ike", "privnet-dc-east")] {
+        charon.swanctl(&["--rekey", kind, name])?;
         pings.answers(20, PATIENCE)?;
     }
     pings.has_lost_nothing(PATIENCE)?;

@@ -2,10 +2,12 @@
 //! written by hand.
 
 use std::net::Ipv4Addr;
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 
 use crate::charon::Charon;
+use crate::long_ping::LongPing;
 use crate::namespace::Namespace;
 use crate::topology::{HUB_PUBLIC, PRIVNET};
 use crate::world::World;
@@ -115,6 +117,19 @@ secrets {{
 }
 
 impl Firewall {
+    /// Has it renew the keys of its child and of IKE while somebody pings, who is answered
+    /// after each.
+    pub fn rekey_under(&self, pings: &mut LongPing, patience: Duration) -> Result<()> {
+        for rekey in [
+            ["--rekey", "--child", "lan"],
+            ["--rekey", "--ike", "privnet"],
+        ] {
+            self.charon.swanctl(&rekey)?;
+            pings.answers(20, patience)?;
+        }
+        Ok(())
+    }
+
     /// Connects it to the internet and starts its strongSwan.
     pub fn start(world: &mut World, name: &'static str, settings: &Settings) -> Result<Self> {
         let namespace = world.add_internet_host(name, settings.public)?;

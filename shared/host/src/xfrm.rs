@@ -9,6 +9,7 @@ use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::link::{
     InfoData, InfoKind, InfoXfrm, LinkAttribute, LinkFlags, LinkInfo, LinkMessage,
 };
+use privnet_reconcile::interface::InterfaceName;
 use privnet_reconcile::xfrm::XfrmInterface;
 use rtnetlink::packet_core::NLM_F_CREATE;
 
@@ -67,21 +68,26 @@ pub(crate) async fn set(netlink: &Netlink, interface: XfrmInterface) -> Result<(
     })
 }
 
-/// Whether the kernel knows such interfaces. One without a number it refuses: nothing is
-/// made.
+/// Whether the kernel knows such interfaces. One without a number it refuses, so nothing
+/// is made; old kernels make it, and it is removed.
 pub(crate) async fn are_known(netlink: &Netlink) -> Result<(), HostError> {
+    let name = XfrmInterface::probe();
     let mut message = LinkMessage::default();
-    message.attributes = vec![LinkAttribute::LinkInfo(vec![
-        LinkInfo::Kind(InfoKind::Xfrm),
-        LinkInfo::Data(InfoData::Xfrm(vec![InfoXfrm::IfId(0)])),
-    ])];
+    message.attributes = vec![
+        LinkAttribute::IfName(name.to_string()),
+        LinkAttribute::LinkInfo(vec![
+            LinkInfo::Kind(InfoKind::Xfrm),
+            LinkInfo::Data(InfoData::Xfrm(vec![InfoXfrm::IfId(0)])),
+        ]),
+    ];
     let operation = "ask for XFRM interfaces".to_owned();
     let request = RouteNetlinkMessage::NewLink(message);
     match netlink.request(request, NLM_F_CREATE, &operation).await {
         Err(RequestError::Refused(error)) if error.kind() == io::ErrorKind::Unsupported => {
             Err(HostError::NoXfrmInterfaces)
         }
-        Ok(()) | Err(RequestError::Refused(_)) => Ok(()),
+        Ok(()) => remove_named(netlink, &Links::fetch(netlink).await?, &name).await,
+        Err(RequestError::Refused(_)) => Ok(()),
         Err(error) => Err(error.into_host(operation)),
     }
 }
@@ -92,9 +98,16 @@ pub(crate) async fn remove(
     links: &Links,
     if_id: NonZeroU32,
 ) -> Result<(), HostError> {
-    let name = XfrmInterface::name(if_id);
+    remove_named(netlink, links, &XfrmInterface::name(if_id)).await
+}
+
+async fn remove_named(
+    netlink: &Netlink,
+    links: &Links,
+    name: &InterfaceName,
+) -> Result<(), HostError> {
     let mut message = LinkMessage::default();
-    message.header.index = links.find(&name)?.index;
+    message.header.index = links.find(name)?.index;
     let operation = format!("remove interface {name}");
     let request = RouteNetlinkMessage::DelLink(message);
     match netlink.request(request, 0, &operation).await {

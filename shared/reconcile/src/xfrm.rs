@@ -35,15 +35,24 @@ impl XfrmInterface {
 
     /// What the one of this number is called.
     pub fn name(if_id: NonZeroU32) -> InterfaceName {
-        match InterfaceName::new(format!("{PREFIX}{if_id:08x}")) {
-            Ok(name) => name,
-            Err(error) => unreachable!("{error}"),
-        }
+        named(format!("{PREFIX}{if_id:08x}"))
+    }
+
+    /// What one is called that is only tried; no number's.
+    pub fn probe() -> InterfaceName {
+        named(format!("{PREFIX}probe"))
     }
 
     /// All of them.
     pub fn pattern() -> InterfacePattern {
         InterfacePattern::beginning(PREFIX)
+    }
+}
+
+fn named(name: String) -> InterfaceName {
+    match InterfaceName::new(name) {
+        Ok(name) => name,
+        Err(error) => unreachable!("{error}"),
     }
 }
 

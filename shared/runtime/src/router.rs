@@ -6,6 +6,8 @@
 //! put right at the next look. A step that fails is told and tried again; it
 //! keeps no other from being made.
 
+mod esp;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 use std::num::{NonZeroU32, NonZeroUsize};
@@ -32,19 +34,20 @@ use privnet_model::status::{
 };
 use privnet_reconcile::conntrack::{CountClock, Destinations, Trouble, Watch};
 use privnet_reconcile::fleet::PlannedTunnel;
-use privnet_reconcile::gateway::{self, Esp, GatewayInput, IpsecInput, TunnelInput};
-use privnet_reconcile::host::{ActualHost, DesiredHost, HostChange, HostPlan};
+use privnet_reconcile::gateway::{self, GatewayInput, TunnelInput};
+use privnet_reconcile::host::{HostChange, HostPlan};
 use privnet_reconcile::interface::InterfaceName;
 use privnet_reconcile::ipsec::ledger::Report;
 use privnet_reconcile::kernel::Kernel;
 use privnet_reconcile::observe::{self, Link, RateMeter};
 use privnet_reconcile::peer;
-use privnet_reconcile::route::{Route, RouteKey, RouteTarget};
 use privnet_reconcile::ruleset::Ruleset;
-use privnet_reconcile::xfrm::{XfrmInterface, if_ids};
+use privnet_reconcile::xfrm::XfrmInterface;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 use tracing::{debug, info, warn};
+
+use self::esp::{EspSide, keep_others};
 
 /// How long one look at the host and its changes may take. Well below the
 /// service manager's watchdog: a host that hangs must not cost the tunnels.
@@ -801,90 +804,6 @@ struct HostPlanned {
     existing: BTreeSet<NonZeroU32>,
     /// Those that there will be.
     interfaces: BTreeSet<NonZeroU32>,
-}
-
-/// What the host's configuration follows from where there are IPsec tunnels.
-struct EspSide {
-    esp: Esp,
-    destinations: Vec<IpNet>,
-    others: bool,
-    endpoints: Vec<IpAddr>,
-}
-
-impl EspSide {
-    async fn of(desired: &Desired, host: &Host, said: Option<EspStatus>) -> Result<Option<Self>> {
-        let others = desired.ipsec.keeps_others;
-        if desired.behind_ipsec.is_empty() && !others {
-            return Ok(None);
-        }
-        let by_kernel = match said {
-            Some(esp) => esp == EspStatus::Kernel,
-            // Until strongSwan says it: as it was before this program was started.
-            None => !host.xfrm_interfaces().await?.is_empty(),
-        };
-        let present = host.interface(&Esp::userspace_interface()).await.is_ok();
-        if desired.behind_ipsec.is_empty() && !by_kernel && !present {
-            return Ok(None);
-        }
-        let tunnels = &desired.ipsec.tunnels;
-        let esp = match by_kernel {
-            true => {
-                let numbers = if_ids(tunnels.keys()).into_iter();
-                let routed = numbers.filter_map(|(name, if_id)| {
-                    let remote = &tunnels.get(&name)?.tunnel.remote;
-                    Some((if_id, remote.selectors.iter().copied().collect()))
-                });
-                Esp::Kernel(routed.collect())
-            }
-            false => Esp::Userspace { present },
-        };
-        let endpoints = tunnels.values();
-        let endpoints = endpoints.filter_map(|planned| planned.tunnel.remote.address);
-        Ok(Some(Self {
-            esp,
-            destinations: desired.behind_ipsec.iter().copied().collect(),
-            others,
-            endpoints: endpoints.collect(),
-        }))
-    }
-
-    fn status(&self) -> EspStatus {
-        match &self.esp {
-            Esp::Userspace { .. } => EspStatus::Userspace,
-            Esp::Kernel(_) => EspStatus::Kernel,
-        }
-    }
-
-    fn input<'a>(&'a self, policy: &'a PolicyTable) -> IpsecInput<'a> {
-        IpsecInput {
-            esp: &self.esp,
-            destinations: &self.destinations,
-            others: self.others,
-            endpoints: &self.endpoints,
-            policy,
-        }
-    }
-}
-
-/// Lets the interfaces and routes be that belong to tunnels of which nothing can be said
-/// for now, and the ends of what lies behind them.
-fn keep_others(desired: &mut DesiredHost, actual: &ActualHost) {
-    let known: BTreeSet<NonZeroU32> = desired.xfrm.iter().map(|it| it.if_id).collect();
-    let others = actual.xfrm.iter().filter(|it| !known.contains(&it.if_id));
-    let others: Vec<XfrmInterface> = others.copied().collect();
-    let into: BTreeSet<RouteTarget> = others
-        .iter()
-        .map(|other| RouteTarget::Interface(XfrmInterface::name(other.if_id)))
-        .chain([RouteTarget::Unreachable])
-        .collect();
-    let taken: BTreeSet<RouteKey> = desired.routes.iter().map(Route::key).collect();
-    let kept = actual
-        .routes
-        .iter()
-        .filter(|route| into.contains(&route.target));
-    let kept = kept.filter(|route| !taken.contains(&route.key()));
-    desired.routes.extend(kept.cloned());
-    desired.xfrm.extend(others);
 }
 
 /// One worker per core, less one where that leaves at least two: on two cores

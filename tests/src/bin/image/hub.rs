@@ -145,13 +145,7 @@ fn ipsec(
     // From the hub's own VPC, which needs no WireGuard: that ends with the daemon.
     let mut pings = LongPing::start(world.namespace("host-hub")?, inside)?;
     pings.answers(10, PATIENCE)?;
-    for rekey in [
-        ["--rekey", "--child", "lan"],
-        ["--rekey", "--ike", "privnet"],
-    ] {
-        firewall.charon.swanctl(&rekey)?;
-        pings.answers(20, PATIENCE)?;
-    }
+    firewall.rekey_under(&mut pings, PATIENCE)?;
     // Of what a rekey replaced the last packets are still waited for, some seconds.
     pings.answers(100, PATIENCE * 2)?;
     let spis = "ip xfrm state | awk '/spi/ { print $4 }' | sort";
