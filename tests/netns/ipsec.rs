@@ -8,30 +8,27 @@
 //! The firewalls are strongSwan with a `swanctl.conf` written by hand. The hub is behind
 //! a NAT as every instance is: the internet gateway's.
 
-use std::net::{IpAddr, Ipv4Addr};
-use std::time::{Duration, Instant};
+use std::collections::BTreeSet;
+use std::net::Ipv4Addr;
+use std::process::Command;
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use nix::sys::signal::Signal;
 use privnet_model::inventory::Transport;
-use privnet_model::ipsec::{IkeId, IkeSecret};
-use privnet_model::secret::FleetSecret;
 use privnet_model::status::{Status, Tunnel, TunnelState};
 use privnet_tests::charon::{Charon, Esp};
-use privnet_tests::daemon::{config_file, hub_config, hub_public_key, spoke_config};
-use privnet_tests::deployment::{
-    PATIENCE, nothing_leaked, public_address, reach_each_other, sees, start_spokes, tunnels,
-    wait_for_published_key, wait_until_up,
-};
+use privnet_tests::daemon::{config_file, hub_config};
+use privnet_tests::deployment::{PATIENCE, nothing_leaked, start_spokes, tunnels, wait_until_up};
 use privnet_tests::firewall::{BRANCH, EAST, Firewall, SECRET, Settings};
 use privnet_tests::long_ping::LongPing;
 use privnet_tests::namespace::Namespace;
 use privnet_tests::process::wait_until;
-use privnet_tests::topology::{self, HUB_PUBLIC, PORT, PRIVNET, WEB};
+use privnet_tests::topology::{self, HUB_PUBLIC};
 use privnet_tests::world::World;
 
 /// DPD and charon's retransmissions at both ends, and a machine that is slow.
-const SLOW: Duration = Duration::from_secs(60);
+pub(crate) const SLOW: Duration = Duration::from_secs(60);
 
 /// The hub's section about a site.
 fn site(world: &World, name: &str, cidr: &str, more: &str) -> Result<String> {
@@ -48,7 +45,7 @@ fn calls(settings: &Settings) -> String {
 }
 
 /// What a hub's config begins with where its charon is.
-fn with_charon(world: &World, charon: &Charon) -> Result<String> {
+pub(crate) fn with_charon(world: &World, charon: &Charon) -> Result<String> {
     let config = hub_config(world.host("hub")?);
     Ok(format!(
         "{config}\n[ipsec]\nsocket = {:?}\n",
@@ -65,7 +62,7 @@ fn start(settings: &Settings) -> Result<(World, Charon, Firewall)> {
     Ok((world, charon, firewall))
 }
 
-fn tunnel(status: &Status, name: &str) -> Result<Tunnel> {
+pub(crate) fn tunnel(status: &Status, name: &str) -> Result<Tunnel> {
     let tunnel = status.tunnels.iter().find(|tunnel| tunnel.name == name);
     tunnel.cloned().with_context(|| format!("no tunnel {name}"))
 }
@@ -437,145 +434,6 @@ pub(crate) fn a_change_of_one_site_leaves_the_other_alone() -> Result<()> {
     world.check()
 }
 
-const FLEET_SECRET: &str = "the fleet's secret of the tests, long enough";
-
-/// Gives an instance the fleet's secret, and the line that names it.
-fn fleet_secret(world: &World, name: &str) -> Result<String> {
-    let file = world.namespace(name)?.directory().join("fleet.secret");
-    std::fs::write(&file, FLEET_SECRET)?;
-    Ok(format!("preshared_key = {{ file = {file:?} }}\n"))
-}
-
-/// Starts a spoke of the demo network by IPsec, with its charon.
-fn start_spoke_by_ipsec(world: &mut World, name: &str, hubs: &[Ipv4Addr]) -> Result<Charon> {
-    let charon = Charon::of_instance(world.namespace(name)?)?;
-    let secret = fleet_secret(world, name)?;
-    let mut config = format!(
-        "privnet = \"{PRIVNET}\"\ntransport = \"ipsec\"\n{secret}[ipsec]\nsocket = {:?}\n\
-         [nat]\negress = true\n",
-        charon.socket()
-    );
-    for hub in hubs {
-        config.push_str(&format!("[[hub]]\nendpoint = \"{hub}\"\n"));
-    }
-    world.start(name, &config)?;
-    Ok(charon)
-}
-
-pub(crate) fn a_spoke_by_ipsec_is_discovered_listed_and_removed() -> Result<()> {
-    let mut world = World::build(&topology::demo())?;
-    let hub = Charon::of_instance(world.namespace("hub")?)?;
-    // One spoke by IPsec, the other by WireGuard; the hub tells them apart by their tags.
-    let charon = start_spoke_by_ipsec(&mut world, "spoke-a", &[HUB_PUBLIC])?;
-    start_spoke_with_secret(&mut world, "spoke-b")?;
-    let secret = fleet_secret(&world, "hub")?;
-    let config = with_charon(&world, &hub)? + &format!("[trust]\n{secret}");
-    world.start("hub", &config)?;
-    let status = wait_until_up(&world, &["spoke-a", "spoke-b"], SLOW)?;
-    let spoke = tunnel(&status, "spoke-a")?;
-    ensure!(spoke.transport == Transport::Ipsec, "{spoke:?}");
-    ensure!(spoke.instance.is_some() && spoke.vpc.is_some(), "{spoke:?}");
-    reach_each_other(&world, "host-a", "host-b")?;
-    reach_each_other(&world, "host-a", "host-hub")?;
-    // Egress is NAT as ever.
-    sees(&world, "host-a", WEB, public_address(&world, "spoke-a")?)?;
-    let own = world.daemon("spoke-a")?.wait_until_up(&["hub"], PATIENCE)?;
-    ensure!(own.charon.is_some(), "{own:?}");
-
-    // The spoke's own charon dies: its privnet is unreachable, its egress is not.
-    charon.kill()?;
-    wait_until("the spoke to see it", SLOW, || {
-        let tunnel = tunnel(&world.daemon("spoke-a")?.status()?, "hub")?;
-        Ok((tunnel.state != TunnelState::Up).then_some(()))
-    })?;
-    let host_b = world.host("host-b")?.instance.address;
-    ensure!(world.namespace("host-a")?.ping(host_b, 1)? == 0);
-    sees(&world, "host-a", WEB, public_address(&world, "spoke-a")?)?;
-    nothing_leaked(&world)?;
-    let charon = Charon::of_instance(world.namespace("spoke-a")?)?;
-    wait_until("the tunnel to be back", SLOW, || {
-        Ok((world.namespace("host-a")?.ping(host_b, 1)? == 1).then_some(()))
-    })?;
-
-    // Gone from EC2, gone from charon.
-    world.terminate("spoke-a")?;
-    drop(charon);
-    tunnels(&world, &["refresh"])?;
-    wait_until("the spoke to leave", SLOW, || {
-        let status = world.daemon("hub")?.status()?;
-        let gone = status.tunnels.iter().all(|tunnel| tunnel.name != "spoke-a");
-        let left = hub.swanctl(&["--list-conns"])?;
-        Ok((gone && !left.contains("privnet-i-")).then_some(()))
-    })?;
-    nothing_leaked(&world)?;
-    world.check()
-}
-
-fn start_spoke_with_secret(world: &mut World, name: &str) -> Result<()> {
-    let key = hub_public_key(world.host("hub")?)?;
-    let secret = fleet_secret(world, name)?;
-    let config = spoke_config(world.host(name)?, &format!("{HUB_PUBLIC}:{PORT}"), &key);
-    world.start(name, &format!("{secret}{config}"))?;
-    wait_for_published_key(world, name)
-}
-
-pub(crate) fn a_spoke_by_ipsec_goes_to_the_next_hub_when_one_dies() -> Result<()> {
-    let mut world = World::build(&topology::demo())?;
-    let first = Charon::of_instance(world.namespace("hub")?)?;
-    // The second hub is a firewall of somebody else's to the test: it is given the
-    // spoke's key by hand, and has the privnet's address that is asked for.
-    let secret: FleetSecret = FLEET_SECRET.parse()?;
-    let spoke = world.host("spoke-a")?.metadata.instance.to_string();
-    let second = IkeId::from(IpAddr::from(EAST.public));
-    let key = IkeSecret::derive(&secret, &spoke.parse()?, &second);
-    let key = key.first().context("no key")?;
-    let key = std::str::from_utf8(key.as_bytes())?;
-    let settings = EAST
-        .swanctl()
-        .replace(SECRET, key)
-        .replace(
-            &format!("remote_addrs = {HUB_PUBLIC}"),
-            "remote_addrs = %any",
-        )
-        .replace(&HUB_PUBLIC.to_string(), &spoke)
-        .replace("local_ts = 10.200.0.0/16", "local_ts = 10.0.0.0/8")
-        .replace("remote_ts = 10.0.0.0/8", "remote_ts = 10.1.0.0/16");
-    let namespace = world.add_internet_host("second-hub", EAST.public)?;
-    namespace.ip(&["addr add 10.200.0.1/32 dev lo"])?;
-    let _second = Charon::of_firewall(&namespace, &settings)?;
-
-    let secret = fleet_secret(&world, "hub")?;
-    let config = with_charon(&world, &first)? + &format!("[trust]\n{secret}");
-    let _charon = start_spoke_by_ipsec(&mut world, "spoke-a", &[HUB_PUBLIC, EAST.public])?;
-    world.start("hub", &config)?;
-    let host_hub = world.host("host-hub")?.instance.address;
-    wait_until("the first hub", SLOW, || {
-        Ok((world.namespace("host-a")?.ping(host_hub, 1)? == 1).then_some(()))
-    })?;
-
-    world.crash("hub")?;
-    first.kill()?;
-    let start = Instant::now();
-    wait_until("the second hub", SLOW, || {
-        let answered = world.namespace("host-a")?.ping(EAST.inside()?, 1)?;
-        Ok((answered == 1).then_some(()))
-    })?;
-    println!(
-        "by the next hub after {:.1} s",
-        start.elapsed().as_secs_f32()
-    );
-    let status = world.daemon("spoke-a")?.status()?;
-    ensure!(
-        tunnel(&status, "hub-2")?.state == TunnelState::Up,
-        "{status:?}"
-    );
-    ensure!(
-        tunnel(&status, "hub-1")?.state == TunnelState::Pending,
-        "{status:?}"
-    );
-    nothing_leaked(&world)
-}
-
 pub(crate) fn the_policy_holds_between_ipsec_sites() -> Result<()> {
     let (mut world, charon, firewall) = start(&EAST)?;
     let branch = Firewall::start(&mut world, "branch", &BRANCH)?;
@@ -620,25 +478,117 @@ pub(crate) fn the_policy_holds_between_ipsec_sites() -> Result<()> {
     world.check()
 }
 
-pub(crate) fn a_spoke_without_its_secret_sends_nothing_in_clear() -> Result<()> {
-    let mut world = World::build(&topology::demo())?;
-    let charon = Charon::of_instance(world.namespace("spoke-a")?)?;
-    let secret = world.namespace("spoke-a")?.directory().join("fleet.secret");
-    let config = format!(
-        "privnet = \"{PRIVNET}\"\ntransport = \"ipsec\"\npreshared_key = {{ file = {secret:?} }}\n\
-         [ipsec]\nsocket = {:?}\n[nat]\negress = true\n[[hub]]\nendpoint = \"{HUB_PUBLIC}\"\n",
-        charon.socket()
+/// As most rekeys happen: by the clock of one end, again and again, while packets go on.
+pub(crate) fn rekeys_by_the_clock_lose_nothing() -> Result<()> {
+    let impatient = Settings {
+        more: "rekey_time = 6s\n        rand_time = 0s\n        life_time = 60s",
+        ..EAST
+    };
+    let (mut world, charon, firewall) = start(&impatient)?;
+    let settings = impatient.swanctl().replace(
+        "    dpd_delay = 2s\n",
+        "    dpd_delay = 2s\n    rekey_time = 10s\n    rand_time = 0s\n    over_time = 60s\n",
     );
-    world.start("spoke-a", &config)?;
-    wait_until("a word about the secret", PATIENCE, || {
-        let tunnel = tunnel(&world.daemon("spoke-a")?.status()?, "hub")?;
-        let reason = tunnel.reason.map(|reason| reason.to_string());
-        Ok(reason.filter(|reason| reason.contains("no fleet secret")))
+    firewall.charon.load(&settings)?;
+    let config =
+        with_charon(&world, &charon)? + &site(&world, "dc-east", EAST.cidr, &calls(&EAST))?;
+    world.start("hub", &config)?;
+    wait_until_up(&world, &["spoke-a", "dc-east"], SLOW)?;
+    reaches(world.namespace("host-a")?, EAST.inside()?)?;
+    let mut pings = LongPing::start(world.namespace("host-a")?, EAST.inside()?)?;
+    pings.answers(5, PATIENCE)?;
+    // A child of each number, of an IKE SA of each number, as the firewall counts them.
+    let (mut children, mut ikes) = (BTreeSet::new(), BTreeSet::new());
+    wait_until("three rekeys of the child and two of IKE", SLOW, || {
+        for line in firewall.charon.swanctl(&["--list-sas"])?.lines() {
+            let number = line.split_once(": #").map(|(_, rest)| rest);
+            let number = number.and_then(|rest| rest.split(',').next());
+            let Some(number) = number.map(str::to_owned) else {
+                continue;
+            };
+            match line.starts_with(' ') {
+                true => children.insert(number),
+                false => ikes.insert(number),
+            };
+        }
+        Ok((children.len() > 3 && ikes.len() > 2).then_some(()))
     })?;
-    // Its own internet is there, and the privnet is nowhere.
-    sees(&world, "host-a", WEB, public_address(&world, "spoke-a")?)?;
-    let host_b = world.host("host-b")?.instance.address;
-    ensure!(world.namespace("host-a")?.ping(host_b, 3)? == 0);
+    pings.has_lost_nothing(PATIENCE)?;
+    let status = world.daemon("hub")?.status()?;
+    ensure!(
+        tunnel(&status, "dc-east")?.state == TunnelState::Up,
+        "{status:?}"
+    );
+    both_ways(&world, &firewall, &EAST)?;
     nothing_leaked(&world)?;
     world.check()
+}
+
+/// Made as ami/IPSEC.md says.
+pub(crate) fn a_firewall_and_the_hub_prove_themselves_by_certificates() -> Result<()> {
+    let mut world = World::build(&topology::demo())?;
+    let charon = Charon::of_instance(world.namespace("hub")?)?;
+    start_spokes(&mut world)?;
+    let pki = world.namespace("hub")?.directory().join("pki");
+    std::fs::create_dir(&pki)?;
+    let made = Command::new("sh")
+        .args(["-euc", &authority()?])
+        .current_dir(&pki)
+        .output()?;
+    ensure!(made.status.success(), "{made:?}");
+    let file = |name: &str| pki.join(name).display().to_string();
+    let replaced = [
+        (
+            format!("auth = psk\n      id = {}", EAST.public),
+            format!(
+                "auth = pubkey\n      certs = {}\n      id = fw.example.com",
+                file("fw.example.com.crt")
+            ),
+        ),
+        (
+            format!("auth = psk\n      id = {HUB_PUBLIC}"),
+            format!(
+                "auth = pubkey\n      cacerts = {}\n      id = hub.example.com",
+                file("ca.crt")
+            ),
+        ),
+    ];
+    let mut swanctl = EAST.swanctl();
+    for (preshared, certificate) in replaced {
+        ensure!(swanctl.contains(&preshared), "{swanctl}");
+        swanctl = swanctl.replace(&preshared, &certificate);
+    }
+    let firewall = Firewall::start(&mut world, "firewall", &EAST)?;
+    firewall
+        .charon
+        .keep_private_key(&pki.join("fw.example.com.key"))?;
+    firewall.charon.load(&swanctl)?;
+
+    let site = format!(
+        "\n[[site]]\nname = \"dc-east\"\ntransport = \"ipsec\"\ncidrs = [\"{}\"]\n{}\n\
+         local_id = \"hub.example.com\"\nremote_id = \"fw.example.com\"\n\
+         certificate = {:?}\ncertificate_key = {{ file = {:?} }}\nauthority = {:?}\n",
+        EAST.cidr,
+        calls(&EAST),
+        file("hub.example.com.crt"),
+        file("hub.example.com.key"),
+        file("ca.crt"),
+    );
+    let config = with_charon(&world, &charon)? + &site;
+    world.start("hub", &config)?;
+    wait_until_up(&world, &["spoke-a", "spoke-b", "dc-east"], SLOW)?;
+    both_ways(&world, &firewall, &EAST)?;
+    nothing_leaked(&world)?;
+    world.check()
+}
+
+/// The commands that make an authority and two certificates, of ami/IPSEC.md.
+fn authority() -> Result<String> {
+    let page = include_str!("../../ami/IPSEC.md");
+    let (_, section) = page
+        .split_once("## Certificates")
+        .context("no such section")?;
+    let (_, commands) = section.split_once("```sh\n").context("no commands")?;
+    let (commands, _) = commands.split_once("```").context("no end of them")?;
+    Ok(commands.to_owned())
 }

@@ -21,6 +21,7 @@ mod faults;
 mod hub_faults;
 mod iam;
 mod ipsec;
+mod ipsec_spokes;
 mod keys;
 mod offload_matrix;
 mod offloads;
@@ -88,9 +89,13 @@ const TESTS: &[Test] = tests![
     ipsec::nothing_leaves_in_clear_whatever_dies,
     ipsec::a_change_of_one_site_leaves_the_other_alone,
     ipsec::the_policy_holds_between_ipsec_sites,
-    ipsec::a_spoke_without_its_secret_sends_nothing_in_clear,
-    ipsec::a_spoke_by_ipsec_is_discovered_listed_and_removed,
-    ipsec::a_spoke_by_ipsec_goes_to_the_next_hub_when_one_dies,
+    ipsec::rekeys_by_the_clock_lose_nothing,
+    ipsec::a_firewall_and_the_hub_prove_themselves_by_certificates,
+    ipsec_spokes::a_spoke_without_its_secret_sends_nothing_in_clear,
+    ipsec_spokes::a_spoke_by_ipsec_is_discovered_listed_and_removed,
+    ipsec_spokes::a_spoke_by_ipsec_goes_to_the_next_hub_when_one_dies,
+    ipsec_spokes::a_cidr_that_strongswans_own_esp_cannot_serve_is_told,
+    ipsec_spokes::of_two_hubs_the_next_serves_its_private_network_when_one_dies,
     policy::sites_that_may_not_talk_do_not_and_the_operator_is_told_why,
     failover::each_zone_of_a_vpc_is_reached_through_its_own_spoke,
     failover::a_gateway_that_hangs_is_replaced_within_seconds_and_comes_back,

@@ -102,10 +102,19 @@ impl Charon {
         self.swanctl(&["--load-all", "--file", &file]).map(drop)
     }
 
+    /// Puts a private key where swanctl looks for them.
+    pub fn keep_private_key(&self, key: &Path) -> Result<()> {
+        let directory = self.directory.join("private");
+        std::fs::create_dir_all(&directory)?;
+        std::fs::copy(key, directory.join("own.key"))?;
+        Ok(())
+    }
+
     /// What swanctl prints.
     pub fn swanctl(&self, arguments: &[&str]) -> Result<String> {
         let uri = format!("unix://{}", self.socket().display());
         run(Command::new("swanctl")
+            .env("SWANCTL_DIR", &self.directory)
             .args(arguments)
             .args(["--uri", &uri]))
     }
@@ -142,7 +151,7 @@ fn configuration(directory: &Path, settings: &str, esp: Esp) -> String {
   }}
   journal {{ default = -1 }}
   filelog {{ log {{
-    path = {directory}/log
+    path = stdout
     default = 1
     flush_line = yes
   }} }}

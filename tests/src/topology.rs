@@ -107,6 +107,8 @@ pub const SPOKE_TAGS: [(&str, &str); 2] = [("service", "nat"), ("env", "prod")];
 pub const PORT: u16 = 51820;
 /// The public address of the hub of [`demo`].
 pub const HUB_PUBLIC: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 100);
+/// The public address of the hub of [`second_hub`].
+pub const SECOND_HUB_PUBLIC: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 120);
 /// A web server on the internet.
 pub const WEB: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 80);
 /// The EC2 API as the daemons reach it: through a proxy that can break it.
@@ -194,6 +196,27 @@ pub fn demo() -> Network {
     });
     Network {
         vpcs: vec![hub, a, b],
+    }
+}
+
+/// A VPC with another hub, `hub-2` at 10.5.0.10, and nothing else.
+pub fn second_hub() -> Vpc {
+    Vpc {
+        name: "vpc-hub-2",
+        account: ACCOUNT,
+        region: region("eu-west-1"),
+        cidrs: vec![net([10, 5, 0, 0], 16)],
+        subnets: vec![Subnet {
+            cidr: net([10, 5, 0, 0], 24),
+            zone: 'a',
+            routes: vec![(ANYWHERE, Target::Internet)],
+            instances: vec![instance(
+                "hub-2",
+                Role::Hub,
+                [10, 5, 0, 10],
+                Some(SECOND_HUB_PUBLIC),
+            )],
+        }],
     }
 }
 

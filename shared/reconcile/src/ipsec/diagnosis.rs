@@ -124,6 +124,12 @@ impl Memory {
             self.certificate = Some(IkeFailure::CertificateNotValid { validity });
         } else if let Some(error) = text.strip_prefix("received netlink error: ") {
             self.kernel = Some(error.to_owned());
+        } else if let Some(policy) = text.strip_prefix("error installing route with policy ") {
+            // kernel-libipsec alone makes routes; the kernel's ESP needs none.
+            let own = policy.split(" === ").next().unwrap_or(policy);
+            self.kernel = Some(format!(
+                "strongSwan's own ESP needs an address of this host in {own}"
+            ));
         }
     }
 

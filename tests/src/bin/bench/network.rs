@@ -426,9 +426,11 @@ impl Gateway {
                    proposals = aes256gcm16-prfsha384-ecp384
                    local {{
                      auth = psk
+                     id = {own}
                    }}
                    remote {{
                      auth = psk
+                     id = {peer}
                    }}
                    children {{
                      sa{number} {{
@@ -440,7 +442,7 @@ impl Gateway {
                    }}
                  }}\n"
             );
-            secrets += &format!("ike-{number} {{\nid = {peer}\nsecret = bench\n}}\n");
+            secrets += &format!("ike-{number} {{\nid-1 = {own}\nid-2 = {peer}\nsecret = bench\n}}\n");
         }
         let swanctl = format!("connections {{\n{connections}}}\nsecrets {{\n{secrets}}}\n");
         Charon::of_firewall_with(&self.namespace, &swanctl, esp)

@@ -1,0 +1,255 @@
+//! Spokes by IPsec in the demo network (drawn at `privnet_tests::topology::demo`), each
+//! with a strongSwan of its own.
+
+use std::net::{IpAddr, Ipv4Addr};
+use std::time::Instant;
+
+use anyhow::{Context, Result, ensure};
+use privnet_model::inventory::Transport;
+use privnet_model::ipsec::{IkeId, IkeSecret};
+use privnet_model::secret::FleetSecret;
+use privnet_model::status::TunnelState;
+use privnet_tests::charon::Charon;
+use privnet_tests::daemon::{hub_config, hub_public_key, spoke_config};
+use privnet_tests::deployment::{
+    PATIENCE, nothing_leaked, public_address, reach_each_other, sees, tunnels,
+    wait_for_published_key, wait_until_up,
+};
+use privnet_tests::firewall::{EAST, SECRET};
+use privnet_tests::long_ping::LongPing;
+use privnet_tests::process::wait_until;
+use privnet_tests::topology::{self, HUB_PUBLIC, PORT, PRIVNET, SECOND_HUB_PUBLIC, WEB};
+use privnet_tests::world::World;
+
+use crate::ipsec::{SLOW, tunnel, with_charon};
+
+const FLEET_SECRET: &str = "the fleet's secret of the tests, long enough";
+
+/// Gives an instance the fleet's secret, and the line that names it.
+fn fleet_secret(world: &World, name: &str) -> Result<String> {
+    let file = world.namespace(name)?.directory().join("fleet.secret");
+    std::fs::write(&file, FLEET_SECRET)?;
+    Ok(format!("preshared_key = {{ file = {file:?} }}\n"))
+}
+
+/// Starts a spoke of the demo network by IPsec, with its charon.
+fn start_spoke_by_ipsec(world: &mut World, name: &str, hubs: &[Ipv4Addr]) -> Result<Charon> {
+    let charon = Charon::of_instance(world.namespace(name)?)?;
+    let secret = fleet_secret(world, name)?;
+    let mut config = format!(
+        "privnet = \"{PRIVNET}\"\ntransport = \"ipsec\"\n{secret}[ipsec]\nsocket = {:?}\n\
+         [nat]\negress = true\n",
+        charon.socket()
+    );
+    for hub in hubs {
+        config.push_str(&format!("[[hub]]\nendpoint = \"{hub}\"\n"));
+    }
+    world.start(name, &config)?;
+    Ok(charon)
+}
+
+pub(crate) fn a_spoke_by_ipsec_is_discovered_listed_and_removed() -> Result<()> {
+    let mut world = World::build(&topology::demo())?;
+    let hub = Charon::of_instance(world.namespace("hub")?)?;
+    // One spoke by IPsec, the other by WireGuard; the hub tells them apart by their tags.
+    let charon = start_spoke_by_ipsec(&mut world, "spoke-a", &[HUB_PUBLIC])?;
+    start_spoke_with_secret(&mut world, "spoke-b")?;
+    let secret = fleet_secret(&world, "hub")?;
+    let config = with_charon(&world, &hub)? + &format!("[trust]\n{secret}");
+    world.start("hub", &config)?;
+    let status = wait_until_up(&world, &["spoke-a", "spoke-b"], SLOW)?;
+    let spoke = tunnel(&status, "spoke-a")?;
+    ensure!(spoke.transport == Transport::Ipsec, "{spoke:?}");
+    ensure!(spoke.instance.is_some() && spoke.vpc.is_some(), "{spoke:?}");
+    reach_each_other(&world, "host-a", "host-b")?;
+    reach_each_other(&world, "host-a", "host-hub")?;
+    // Egress is NAT as ever.
+    sees(&world, "host-a", WEB, public_address(&world, "spoke-a")?)?;
+    let own = world.daemon("spoke-a")?.wait_until_up(&["hub"], PATIENCE)?;
+    ensure!(own.charon.is_some(), "{own:?}");
+
+    // The spoke's own charon dies: its privnet is unreachable, its egress is not.
+    charon.kill()?;
+    wait_until("the spoke to see it", SLOW, || {
+        let tunnel = tunnel(&world.daemon("spoke-a")?.status()?, "hub")?;
+        Ok((tunnel.state != TunnelState::Up).then_some(()))
+    })?;
+    let host_b = world.host("host-b")?.instance.address;
+    ensure!(world.namespace("host-a")?.ping(host_b, 1)? == 0);
+    sees(&world, "host-a", WEB, public_address(&world, "spoke-a")?)?;
+    nothing_leaked(&world)?;
+    let charon = Charon::of_instance(world.namespace("spoke-a")?)?;
+    wait_until("the tunnel to be back", SLOW, || {
+        Ok((world.namespace("host-a")?.ping(host_b, 1)? == 1).then_some(()))
+    })?;
+
+    // Gone from EC2, gone from charon.
+    world.terminate("spoke-a")?;
+    drop(charon);
+    tunnels(&world, &["refresh"])?;
+    wait_until("the spoke to leave", SLOW, || {
+        let status = world.daemon("hub")?.status()?;
+        let gone = status.tunnels.iter().all(|tunnel| tunnel.name != "spoke-a");
+        let left = hub.swanctl(&["--list-conns"])?;
+        Ok((gone && !left.contains("privnet-i-")).then_some(()))
+    })?;
+    nothing_leaked(&world)?;
+    world.check()
+}
+
+fn start_spoke_with_secret(world: &mut World, name: &str) -> Result<()> {
+    let key = hub_public_key(world.host("hub")?)?;
+    let secret = fleet_secret(world, name)?;
+    let config = spoke_config(world.host(name)?, &format!("{HUB_PUBLIC}:{PORT}"), &key);
+    world.start(name, &format!("{secret}{config}"))?;
+    wait_for_published_key(world, name)
+}
+
+pub(crate) fn a_spoke_by_ipsec_goes_to_the_next_hub_when_one_dies() -> Result<()> {
+    let mut world = World::build(&topology::demo())?;
+    let first = Charon::of_instance(world.namespace("hub")?)?;
+    // The second hub is a firewall of somebody else's to the test: it is given the
+    // spoke's key by hand, and has the privnet's address that is asked for.
+    let secret: FleetSecret = FLEET_SECRET.parse()?;
+    let spoke = world.host("spoke-a")?.metadata.instance.to_string();
+    let second = IkeId::from(IpAddr::from(EAST.public));
+    let key = IkeSecret::derive(&secret, &spoke.parse()?, &second);
+    let key = key.first().context("no key")?;
+    let key = std::str::from_utf8(key.as_bytes())?;
+    let settings = EAST
+        .swanctl()
+        .replace(SECRET, key)
+        .replace(
+            &format!("remote_addrs = {HUB_PUBLIC}"),
+            "remote_addrs = %any",
+        )
+        .replace(&HUB_PUBLIC.to_string(), &spoke)
+        .replace("local_ts = 10.200.0.0/16", "local_ts = 10.0.0.0/8")
+        .replace("remote_ts = 10.0.0.0/8", "remote_ts = 10.1.0.0/16");
+    let namespace = world.add_internet_host("second-hub", EAST.public)?;
+    namespace.ip(&["addr add 10.200.0.1/32 dev lo"])?;
+    let _second = Charon::of_firewall(&namespace, &settings)?;
+
+    let secret = fleet_secret(&world, "hub")?;
+    let config = with_charon(&world, &first)? + &format!("[trust]\n{secret}");
+    let _charon = start_spoke_by_ipsec(&mut world, "spoke-a", &[HUB_PUBLIC, EAST.public])?;
+    world.start("hub", &config)?;
+    let host_hub = world.host("host-hub")?.instance.address;
+    wait_until("the first hub", SLOW, || {
+        Ok((world.namespace("host-a")?.ping(host_hub, 1)? == 1).then_some(()))
+    })?;
+
+    world.crash("hub")?;
+    first.kill()?;
+    let start = Instant::now();
+    wait_until("the second hub", SLOW, || {
+        let answered = world.namespace("host-a")?.ping(EAST.inside()?, 1)?;
+        Ok((answered == 1).then_some(()))
+    })?;
+    println!(
+        "by the next hub after {:.1} s",
+        start.elapsed().as_secs_f32()
+    );
+    let status = world.daemon("spoke-a")?.status()?;
+    ensure!(
+        tunnel(&status, "hub-2")?.state == TunnelState::Up,
+        "{status:?}"
+    );
+    ensure!(
+        tunnel(&status, "hub-1")?.state == TunnelState::Pending,
+        "{status:?}"
+    );
+    nothing_leaked(&world)
+}
+
+pub(crate) fn a_spoke_without_its_secret_sends_nothing_in_clear() -> Result<()> {
+    let mut world = World::build(&topology::demo())?;
+    let charon = Charon::of_instance(world.namespace("spoke-a")?)?;
+    let secret = world.namespace("spoke-a")?.directory().join("fleet.secret");
+    let config = format!(
+        "privnet = \"{PRIVNET}\"\ntransport = \"ipsec\"\npreshared_key = {{ file = {secret:?} }}\n\
+         [ipsec]\nsocket = {:?}\n[nat]\negress = true\n[[hub]]\nendpoint = \"{HUB_PUBLIC}\"\n",
+        charon.socket()
+    );
+    world.start("spoke-a", &config)?;
+    wait_until("a word about the secret", PATIENCE, || {
+        let tunnel = tunnel(&world.daemon("spoke-a")?.status()?, "hub")?;
+        let reason = tunnel.reason.map(|reason| reason.to_string());
+        Ok(reason.filter(|reason| reason.contains("no fleet secret")))
+    })?;
+    // Its own internet is there, and the privnet is nowhere.
+    sees(&world, "host-a", WEB, public_address(&world, "spoke-a")?)?;
+    let host_b = world.host("host-b")?.instance.address;
+    ensure!(world.namespace("host-a")?.ping(host_b, 3)? == 0);
+    nothing_leaked(&world)?;
+    world.check()
+}
+
+/// What only the kernel's ESP can do is told where strongSwan does ESP.
+pub(crate) fn a_cidr_that_strongswans_own_esp_cannot_serve_is_told() -> Result<()> {
+    let mut world = World::build(&topology::demo())?;
+    let hub = Charon::of_instance(world.namespace("hub")?)?;
+    let _charon = start_spoke_by_ipsec(&mut world, "spoke-b", &[HUB_PUBLIC])?;
+    let secret = fleet_secret(&world, "hub")?;
+    let config = with_charon(&world, &hub)? + &format!("[trust]\n{secret}");
+    world.start("hub", &config)?;
+    wait_until("a word about the second CIDR", SLOW, || {
+        let tunnel = tunnel(&world.daemon("spoke-b")?.status()?, "hub")?;
+        let reason = tunnel.reason.map(|reason| reason.to_string());
+        let about = "strongSwan's own ESP needs an address of this host in 10.20.0.0/16";
+        Ok(reason.filter(|reason| reason.contains(about)))
+    })?;
+    nothing_leaked(&world)?;
+    world.check()
+}
+
+/// Two hubs of ours, in VPCs of their own, that both find the spokes.
+pub(crate) fn of_two_hubs_the_next_serves_its_private_network_when_one_dies() -> Result<()> {
+    let mut network = topology::demo();
+    network.vpcs.push(topology::second_hub());
+    // strongSwan's own ESP, which the tests have, wants an address of the host in each CIDR.
+    let with_two_cidrs = network.vpcs.iter_mut().find(|vpc| vpc.name == "vpc-b");
+    let with_two_cidrs = with_two_cidrs.context("no vpc-b")?;
+    with_two_cidrs.cidrs.truncate(1);
+    with_two_cidrs.subnets.truncate(2);
+    let mut world = World::build(&network)?;
+    let first = Charon::of_instance(world.namespace("hub")?)?;
+    let second = Charon::of_instance(world.namespace("hub-2")?)?;
+    let hubs = [HUB_PUBLIC, SECOND_HUB_PUBLIC];
+    let _a = start_spoke_by_ipsec(&mut world, "spoke-a", &hubs)?;
+    let _b = start_spoke_by_ipsec(&mut world, "spoke-b", &hubs)?;
+    for (hub, charon) in [("hub", &first), ("hub-2", &second)] {
+        let secret = fleet_secret(&world, hub)?;
+        let config = hub_config(world.host(hub)?);
+        let socket = charon.socket();
+        world.start(
+            hub,
+            &format!("{config}[ipsec]\nsocket = {socket:?}\n[trust]\n{secret}"),
+        )?;
+    }
+    wait_until_up(&world, &["spoke-a", "spoke-b"], SLOW)?;
+    reach_each_other(&world, "host-a", "host-b")?;
+    let idle = world.daemon("hub-2")?.status()?;
+    for spoke in ["spoke-a", "spoke-b"] {
+        ensure!(tunnel(&idle, spoke)?.state != TunnelState::Up, "{idle:?}");
+    }
+
+    let pings = LongPing::start(
+        world.namespace("host-a")?,
+        world.host("host-b")?.instance.address,
+    )?;
+    pings.answers(5, PATIENCE)?;
+    world.crash("hub")?;
+    first.kill()?;
+    let start = Instant::now();
+    world
+        .daemon("hub-2")?
+        .wait_until_up(&["spoke-a", "spoke-b"], SLOW)?;
+    pings.answers(5, PATIENCE)?;
+    println!(
+        "by the second hub after {:.1} s",
+        start.elapsed().as_secs_f32()
+    );
+    reach_each_other(&world, "host-b", "host-a")?;
+    nothing_leaked(&world)
+}
