@@ -9,6 +9,7 @@ mod address;
 mod asked;
 mod connections;
 mod keeper;
+mod remedy;
 mod report;
 mod routes;
 mod server;
@@ -31,7 +32,7 @@ use tokio::time::timeout;
 use tracing::warn;
 
 pub(crate) use start::memory_path;
-use start::{Keeps, Start, memory_file};
+use start::{Keeps, Start, journal_file, memory_file};
 
 /// How long handing over may take when the spoke stops.
 const FAREWELL: Duration = Duration::from_secs(6);
@@ -96,6 +97,7 @@ impl Serving {
         let roamed = Arc::new(Notify::new());
         let start = Start {
             state: memory_file(&config.private_key),
+            journal: journal_file(&config.private_key),
             destinations: routes.destinations(&config.privnet),
             test_interval: interval,
             config: routes,

@@ -27,6 +27,7 @@ mod offload_matrix;
 mod offloads;
 mod path_mtu;
 mod policy;
+mod remedy;
 mod scale;
 mod spoke_nat;
 mod star;
@@ -157,6 +158,9 @@ const TESTS: &[Test] = tests![
     path_mtu::large_packets_that_may_be_fragmented_cross,
     path_mtu::tcp_never_stalls_even_where_icmp_is_lost,
     path_mtu::a_used_up_hop_limit_is_answered_by_each_router_on_the_way_and_not_too_often,
+    remedy::one_that_stays_lost_is_restarted_once_and_no_other_ever,
+    remedy::a_restart_that_is_not_permitted_is_named_and_nothing_is_stopped_for_good,
+    remedy::one_of_an_auto_scaling_group_is_reported_to_it_once,
     scale::a_thousand_spokes_in_ten_regions_and_three_accounts,
     spoke_nat::egress_never_stops_while_the_daemon_is_down,
     spoke_nat::established_connections_outlive_the_daemon,

@@ -70,6 +70,16 @@ const SECRET: &str = "the fleet's secret of the tests, long enough";
 /// its zone and stands in for the others; `more` is the end of the spokes' config files.
 /// Waits until their tunnels are up.
 pub fn start_siblings(world: &mut World, spokes: &[&str], more: &str) -> Result<()> {
+    start_siblings_serving(world, spokes, "", more)
+}
+
+/// The same with more keys in the spokes' `[routes]`.
+pub fn start_siblings_serving(
+    world: &mut World,
+    spokes: &[&str],
+    routes: &str,
+    more: &str,
+) -> Result<()> {
     for name in ["hub"].iter().chain(spokes) {
         let secret = world.namespace(name)?.directory().join("fleet.secret");
         std::fs::write(&secret, SECRET)?;
@@ -82,7 +92,7 @@ pub fn start_siblings(world: &mut World, spokes: &[&str], more: &str) -> Result<
                 let config = spoke_config(host, &format!("{HUB_PUBLIC}:{PORT}"), &key);
                 format!(
                     "{secret}{config}\n[routes]\ntables = \"zone\"\nsource_dest_check = \"off\"\n\
-                     siblings = {{ service = \"nat\", env = \"prod\" }}\n\
+                     siblings = {{ service = \"nat\", env = \"prod\" }}\n{routes}\
                      [self_test]\ntargets = [\"{WEB}:80\"]\n{more}"
                 )
             }

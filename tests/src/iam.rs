@@ -27,6 +27,8 @@ pub const ROUTES: &str = include_str!("../../ami/iam/routes-policy.json");
 pub const SOURCE_DEST_CHECK: &str = include_str!("../../ami/iam/source-dest-check-policy.json");
 /// What it needs in addition to have an Elastic IP.
 pub const ADDRESS: &str = include_str!("../../ami/iam/address-policy.json");
+/// What it needs in addition to restart siblings or report them.
+pub const REMEDY: &str = include_str!("../../ami/iam/remedy-policy.json");
 /// What both need in addition to read the fleet's secret in SSM.
 pub const SECRET: &str = include_str!("../../ami/iam/secret-policy.json");
 /// What the hub needs in addition to read its private key there.
@@ -120,6 +122,7 @@ pub fn all_actions() -> Result<BTreeSet<String>> {
         ROUTES,
         SOURCE_DEST_CHECK,
         ADDRESS,
+        REMEDY,
         SECRET,
         DOCTOR,
         DISCOVERY,
@@ -367,6 +370,45 @@ mod tests {
         Request::new(action, &format!("{EC2}:network-interface/eni-0a"))
             .with("ec2:Vpc", &[&format!("{EC2}:vpc/{vpc}")])
             .with("ec2:ResourceTag/service", &[service])
+    }
+
+    #[test]
+    fn a_spoke_stops_and_reports_spokes_only() {
+        let profile = |name: &str| format!("arn:aws:iam::111122223333:instance-profile/{name}");
+        let judge = |action: &str, name: &str, service: &str| {
+            let request = Request::new(action, SPOKE_B)
+                .with("ec2:InstanceProfile", &[&profile(name)])
+                .with("ec2:ResourceTag/service", &[service]);
+            verdict(REMEDY, &request)
+        };
+        for action in ["ec2:StopInstances", "ec2:StartInstances"] {
+            assert_eq!(judge(action, "privnet-spoke", "nat"), Verdict::Allowed);
+            assert_eq!(judge(action, "privnet-hub", "nat"), Verdict::Silent);
+            assert_eq!(judge(action, "privnet-spoke", "web"), Verdict::Silent);
+            let bare = Request::new(action, SPOKE_B);
+            assert_eq!(verdict(REMEDY, &bare), Verdict::Silent, "{action}");
+        }
+        for action in [
+            "ec2:TerminateInstances",
+            "ec2:RebootInstances",
+            "ec2:RunInstances",
+        ] {
+            assert_eq!(judge(action, "privnet-spoke", "nat"), Verdict::Silent);
+        }
+        let group = |action: &str, service: &str| {
+            let group = "arn:aws:autoscaling:us-west-2:111122223333:autoScalingGroup:7:\
+                         autoScalingGroupName/spokes";
+            let request = Request::new(action, group);
+            verdict(
+                REMEDY,
+                &request.with("autoscaling:ResourceTag/service", &[service]),
+            )
+        };
+        let report = "autoscaling:SetInstanceHealth";
+        assert_eq!(group(report, "nat"), Verdict::Allowed);
+        assert_eq!(group(report, "web"), Verdict::Silent);
+        let other = "autoscaling:SetDesiredCapacity";
+        assert_eq!(group(other, "nat"), Verdict::Silent);
     }
 
     #[test]

@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use crate::iam;
 
 /// Each policy, and the files that ask for what it allows.
-const ASKED_BY: [(&str, &str, &[&str]); 9] = [
+const ASKED_BY: [(&str, &str, &[&str]); 10] = [
     (
         "hub-policy.json",
         iam::HUB,
@@ -36,6 +36,11 @@ const ASKED_BY: [(&str, &str, &[&str]); 9] = [
         &["vpc/interface.rs"],
     ),
     ("address-policy.json", iam::ADDRESS, &["vpc/address.rs"]),
+    (
+        "remedy-policy.json",
+        iam::REMEDY,
+        &["vpc/machine.rs", "auto_scaling.rs"],
+    ),
     (
         "doctor-policy.json",
         iam::DOCTOR,
@@ -112,6 +117,11 @@ fn asked(source: &str) -> BTreeSet<String> {
     for after in code.split("\"AmazonSSM.").skip(1) {
         let action = after.split('"').next().unwrap();
         actions.insert(format!("ssm:{action}"));
+    }
+    // The one service beside it that is asked by a form written here.
+    for after in code.split("\"Action=").skip(1) {
+        let action = after.split('&').next().unwrap();
+        actions.insert(format!("autoscaling:{action}"));
     }
     // SSM decrypts as the caller.
     if code.contains("\"WithDecryption\": true") {

@@ -6,6 +6,7 @@
 //! account. This module stays away from what moto does otherwise than AWS (it
 //! accepts nonsense, and its terminated instances keep their interfaces).
 
+mod groups;
 mod stacks;
 mod surroundings;
 

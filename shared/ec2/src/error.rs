@@ -44,6 +44,10 @@ pub enum Operation {
     DescribeAddresses,
     /// Having an Elastic IP.
     AssociateAddress,
+    /// Having an instance stop.
+    StopInstances,
+    /// Having it start.
+    StartInstances,
     /// What a security group lets through.
     DescribeSecurityGroups,
     /// What a network ACL lets through.
@@ -65,6 +69,8 @@ impl fmt::Display for Operation {
             Self::ModifyNetworkInterfaceAttribute => "ModifyNetworkInterfaceAttribute",
             Self::DescribeAddresses => "DescribeAddresses",
             Self::AssociateAddress => "AssociateAddress",
+            Self::StopInstances => "StopInstances",
+            Self::StartInstances => "StartInstances",
             Self::DescribeSecurityGroups => "DescribeSecurityGroups",
             Self::DescribeNetworkAcls => "DescribeNetworkAcls",
         })
@@ -289,7 +295,7 @@ impl Reason {
 }
 
 /// The text of the first such element, if it is one of EC2's refusals.
-fn written<'a>(body: &'a [u8], element: &str) -> Option<&'a str> {
+pub(crate) fn written<'a>(body: &'a [u8], element: &str) -> Option<&'a str> {
     let (_, rest) = str::from_utf8(body)
         .ok()?
         .split_once(&format!("<{element}>"))?;

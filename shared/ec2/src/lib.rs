@@ -16,6 +16,7 @@
 //! | prove which instance this is | [`ProofSigner::sign`] |
 //! | ask STS whether a proof holds | [`ProofCourier::ask`] |
 //! | a spoke's own VPC: siblings, routes, addresses | [`Vpc`] |
+//! | stop and start another instance of the VPC, or report it | [`Vpc::machines`], [`AutoScaling`] |
 //! | what surrounds an instance, and what its role may, for `doctor` | [`Vpc::instance`], [`Vpc::permission`], [`Discovery::examine`], [`Imds::without_token`], [`AwsClock`] |
 //! | the fleet's secret in the Parameter Store | [`ParameterStore::fleet_secret`] |
 
@@ -23,6 +24,7 @@
 
 mod account;
 mod asking;
+mod auto_scaling;
 mod budget;
 mod clock;
 mod completeness;
@@ -46,6 +48,7 @@ mod tokenless;
 mod vpc;
 
 pub use account::Known;
+pub use auto_scaling::{AutoScaling, AutoScalingError, AutoScalingReason};
 pub use clock::{AwsClock, ToldTime};
 pub use context::SdkContext;
 pub use departure::{Departure, DepartureWatch, LifecycleState, SpotAction};
@@ -58,7 +61,7 @@ pub use secret::{ParameterStore, SecretFetchError, SecretFetchReason, SecretRead
 pub use signed::CallError;
 pub use tags::{Published, TagPublisher};
 pub use tokenless::Tokenless;
-pub use vpc::{AddressChoice, Mutation, Permission, SourceDestCheck, Vpc};
+pub use vpc::{AddressChoice, MachineChoice, Mutation, Permission, SourceDestCheck, Vpc};
 
 #[cfg(test)]
 mod tests;

@@ -38,6 +38,8 @@ use crate::error::innermost;
 /// A service of AWS.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Service {
+    /// EC2 Auto Scaling.
+    AutoScaling,
     /// EC2 itself, of which only the endpoint is asked for here.
     Ec2,
     /// The Systems Manager, of which the Parameter Store is a part.
@@ -50,6 +52,7 @@ impl Service {
     /// The name by which requests are signed and endpoints are called.
     const fn name(self) -> &'static str {
         match self {
+            Self::AutoScaling => "autoscaling",
             Self::Ec2 => "ec2",
             Self::Ssm => "ssm",
             Self::Sts => "sts",
@@ -59,6 +62,7 @@ impl Service {
     /// The name by which the SDK's settings call it, as in `AWS_ENDPOINT_URL_SSM`.
     const fn id(self) -> &'static str {
         match self {
+            Self::AutoScaling => "Auto Scaling",
             Self::Ec2 => "EC2",
             Self::Ssm => "SSM",
             Self::Sts => "STS",
@@ -362,6 +366,12 @@ mod tests {
                 "eu-west-1",
                 false,
                 "https://sts.eu-west-1.amazonaws.com/",
+            ),
+            (
+                Service::AutoScaling,
+                "eu-west-1",
+                false,
+                "https://autoscaling.eu-west-1.amazonaws.com/",
             ),
             (
                 Service::Ssm,

@@ -9,6 +9,7 @@
 mod address;
 mod description;
 mod interface;
+mod machine;
 mod permission;
 mod route;
 mod surroundings;
@@ -34,6 +35,7 @@ use crate::record::{self, State};
 
 pub use address::AddressChoice;
 pub use interface::SourceDestCheck;
+pub use machine::MachineChoice;
 pub use permission::{Mutation, Permission};
 
 /// Where `ami/iam` allows looking at a VPC and changing its routes.

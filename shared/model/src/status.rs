@@ -97,6 +97,36 @@ pub struct RoutesStatus {
     /// The Elastic IP; `None` when the config names none.
     #[serde(default)]
     pub address: Option<AddressStatus>,
+    /// What was done about siblings that stay lost; `None` when the config asks for no
+    /// remedy.
+    #[serde(default)]
+    pub remedy: Option<RemedyStatus>,
+}
+
+/// What a spoke does about siblings that stay lost.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RemedyStatus {
+    /// Siblings that it had restarted since it started.
+    pub restarted: u64,
+    /// Siblings that it reported to their Auto Scaling group since it started.
+    pub reported: u64,
+    /// How often that failed.
+    pub failed: u64,
+    /// Each sibling that is lost, or about which something was done not long ago.
+    pub siblings: Vec<SiblingRemedy>,
+}
+
+/// What was done about one sibling.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SiblingRemedy {
+    /// The sibling.
+    pub instance: InstanceId,
+    /// How often something was done about it since it was well for long.
+    pub tries: u32,
+    /// When last.
+    pub last: Option<Timestamp>,
+    /// What is done now, or why nothing is, in words.
+    pub state: String,
 }
 
 /// The Elastic IP that a spoke has, or is to have.

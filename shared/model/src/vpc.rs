@@ -45,6 +45,61 @@ pub struct Siblings {
     pub incomplete: BTreeMap<InstanceId, &'static str>,
 }
 
+/// An instance of the VPC, in whatever state: what must be known before something is
+/// done to it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Machine {
+    /// What it does.
+    pub state: MachineState,
+    /// When it was told to stop or to end, if it was and EC2 says when.
+    pub told: Option<Timestamp>,
+    /// When it was launched or started last.
+    pub launched: Option<Timestamp>,
+    /// The Auto Scaling group that has it.
+    pub group: Option<String>,
+    /// Whether its root is an instance store: it cannot be stopped.
+    pub instance_store: bool,
+}
+
+/// What an instance does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum MachineState {
+    /// It starts.
+    Pending,
+    /// It runs.
+    Running,
+    /// It stops.
+    Stopping,
+    /// It is stopped.
+    Stopped,
+    /// It is gone, or about to be.
+    Terminated,
+    /// EC2 does not say, or in a word that we do not know.
+    Unclear,
+}
+
+impl fmt::Display for MachineState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Pending => "pending",
+            Self::Running => "running",
+            Self::Stopping => "stopping",
+            Self::Stopped => "stopped",
+            Self::Terminated => "terminated",
+            Self::Unclear => "in a state that EC2 does not tell",
+        })
+    }
+}
+
+/// What came of telling an instance to stop.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum StopOutcome {
+    /// It ran, and stops because of this.
+    Done,
+    /// It did not run any more: somebody else was faster. This is what it did.
+    WasNot(MachineState),
+}
+
 /// A route table of a VPC.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RouteTable {

@@ -26,6 +26,7 @@ pub mod peer;
 pub mod pin;
 pub mod policy;
 pub mod proof;
+pub mod remedy;
 pub mod route;
 pub mod ruleset;
 pub mod self_test;

@@ -25,6 +25,7 @@
 mod around;
 mod decide;
 mod memory;
+mod outlook;
 mod own;
 mod sibling;
 
@@ -46,6 +47,7 @@ use sibling::Sibling;
 
 pub use decide::{Decision, Move, Reason};
 pub use memory::{Memory, Remembered};
+pub use outlook::{Outlook, Seen};
 pub use sibling::SiblingState;
 
 /// How much later than the one before it the next in the order moves a route. A
@@ -117,6 +119,8 @@ pub struct Takeover {
     moving: Vec<(Move, Instant)>,
     failures: BTreeMap<Place, (u32, Instant)>,
     keeps: Keeps,
+    /// Places that were taken from a sibling because it was lost, and lead here since.
+    taken: BTreeMap<InstanceId, BTreeSet<Place>>,
     /// Whether somebody waits for the next look.
     hastened: bool,
 }
@@ -155,6 +159,7 @@ impl Takeover {
             moving: Vec::new(),
             failures: BTreeMap::new(),
             keeps: Keeps::Nobody,
+            taken: BTreeMap::new(),
             hastened: false,
         }
     }
@@ -214,7 +219,10 @@ impl Takeover {
             return;
         };
         match answer {
-            Some(report) => sibling.answered(asked, report, now),
+            Some(report) => {
+                self.taken.remove(instance);
+                sibling.answered(asked, report, now);
+            }
             None => sibling.unanswered(asked, now),
         }
     }
@@ -412,6 +420,8 @@ impl Takeover {
                 let from = self.siblings.get_mut(from);
                 if let Some(from) = from.filter(|_| *state == SiblingState::Lost) {
                     from.taken(now);
+                    let taken = self.taken.entry(from.instance.clone());
+                    taken.or_default().insert(place.clone());
                 }
                 self.setup.me.instance.clone()
             }
@@ -527,6 +537,7 @@ impl Takeover {
                 sibling.shows_life(now);
             }
         }
+        self.note_takings(&holders, before, now);
         let home = self.home.iter().flat_map(|table| {
             let destinations = self.setup.destinations.iter();
             destinations.map(|destination| Place {

@@ -43,6 +43,8 @@ pub const FRESH: Duration = Duration::from_secs(5);
 /// Observations that wait to be taken. A loop that is so far behind has no use for
 /// older ones: 40 s of six siblings.
 const OBSERVATIONS: usize = 256;
+/// More than the spokes of a VPC; who asks has the fleet's secret.
+const MOST_ASKERS: usize = 256;
 /// Datagrams from a sibling's address that are looked at, per second: it sends two.
 const SIBLINGS_EACH: u32 = 50;
 /// Questions of one other sender that are looked at, per second: one is what it asks.
@@ -114,6 +116,8 @@ struct Own {
     address: SocketAddr,
     secret: watch::Sender<Option<Arc<FleetSecret>>>,
     said: watch::Sender<Option<(HealthReport, Instant)>>,
+    /// When each sibling asked last: those that are asked, and nobody else.
+    asked_by: watch::Sender<BTreeMap<InstanceId, std::time::Instant>>,
 }
 
 /// What tells the siblings how this spoke is.
@@ -138,6 +142,7 @@ impl HealthPort {
             address,
             secret: watch::Sender::new(None),
             said: watch::Sender::new(None),
+            asked_by: watch::Sender::new(BTreeMap::new()),
         });
         let socket = bind(address, None)?;
         let mut strangers = JoinSet::new();
@@ -168,6 +173,10 @@ impl HealthPort {
     /// One for each sibling that cannot be asked, because no socket can be had.
     pub fn watch(&mut self, siblings: &BTreeMap<InstanceId, IpAddr>) -> Vec<HealthPortError> {
         let own = &self.own;
+        own.asked_by.send_if_modified(|asked| {
+            asked.retain(|instance, _| siblings.contains_key(instance));
+            false
+        });
         self.lines
             .retain(|instance, line| siblings.get(instance) == Some(&line.address));
         let mut errors = Vec::new();
@@ -207,6 +216,13 @@ impl HealthPort {
         errors
     }
 
+    /// When each sibling that is asked itself last asked how this spoke is, in a message
+    /// that it signed. It lives then, whether its answers come through or not. (Somebody
+    /// who listens can send an old question again.)
+    pub fn asked_by(&self) -> BTreeMap<InstanceId, std::time::Instant> {
+        self.own.asked_by.borrow().clone()
+    }
+
     /// What came of the next question, in the order in which it was known. Of a sibling
     /// that was given up some may still come. Cancel-safe.
     pub async fn next(&mut self) -> Observation {
@@ -237,6 +253,13 @@ impl Own {
             return Ok(None);
         };
         let question = Question::open(datagram, &secret, &self.me)?;
+        self.asked_by.send_if_modified(|asked| {
+            // Of others too, for as long as it takes until they are told from siblings.
+            if asked.len() < MOST_ASKERS || asked.contains_key(&question.from) {
+                asked.insert(question.from.clone(), Instant::now().into_std());
+            }
+            false
+        });
         let report = match &*self.said.borrow() {
             Some((report, said)) if said.elapsed() < FRESH => report.clone(),
             Some(_) | None => return Ok(None),

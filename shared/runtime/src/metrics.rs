@@ -7,12 +7,13 @@
 
 use jiff::Timestamp;
 use privnet_dataplane::Counter;
+use privnet_model::config::spoke::RemedyKind;
 use privnet_model::inventory::Transport;
 use privnet_model::offload::OffloadState;
 use privnet_model::status::{
     ConnectionUse, DestinationUse, FlowtableState, GatewayHealth, GatewayRole, GatewayStatus,
-    InterfaceStatus, NatStatus, Note, Origin, PartitionStatus, Role, RoutesStatus, Status, Tunnel,
-    TunnelState,
+    InterfaceStatus, NatStatus, Note, Origin, PartitionStatus, RemedyStatus, Role, RoutesStatus,
+    Status, Tunnel, TunnelState,
 };
 use prometheus::proto::{self, LabelPair, Metric, MetricFamily, MetricType};
 
@@ -284,6 +285,9 @@ fn routes(page: &mut Page, status: &Status, routes: &RoutesStatus) {
         "Those of them that it took over from a spoke that was lost or sick.",
         one(number(routes.taken_over)),
     );
+    if let Some(remedy) = &routes.remedy {
+        remedies(page, remedy);
+    }
     let Some(address) = &routes.address else {
         return;
     };
@@ -328,6 +332,28 @@ fn routes(page: &mut Page, status: &Status, routes: &RoutesStatus) {
         "privnet_address_connections_refused_total",
         "Those that it could not: their port was another's, or the table full.",
         one(number(connections.refused)),
+    );
+}
+
+/// What a spoke did about siblings that stay lost.
+fn remedies(page: &mut Page, remedy: &RemedyStatus) {
+    let kinds = [
+        (RemedyKind::Restart, remedy.restarted),
+        (RemedyKind::Unhealthy, remedy.reported),
+    ];
+    let done = kinds.map(|(kind, count)| {
+        let kind = kind.to_string();
+        (labels([("kind", kind.as_str())]), number(count))
+    });
+    page.counter(
+        "privnet_remedies_total",
+        "Siblings that stayed lost and that this spoke restarted, or reported as unhealthy.",
+        done,
+    );
+    page.counter(
+        "privnet_remedies_failed_total",
+        "How often that was refused, or has no known end.",
+        [(Vec::new(), number(remedy.failed))],
     );
 }
 

@@ -85,6 +85,22 @@ async fn until(port: &mut HealthPort, right: impl Fn(&Observation) -> bool) -> O
 }
 
 #[tokio::test]
+async fn who_asks_is_known_to_live_whether_it_answers_or_not() {
+    let (mut one, mut two) = (spoke(1), spoke(2));
+    two.set_secret(Some(secret("two")));
+    watch(&mut one, &[1, 2]);
+    watch(&mut two, &[1, 2]);
+    next(&mut two).await;
+    assert!(one.asked_by().is_empty(), "by the wrong secret");
+    two.set_secret(Some(secret("one")));
+    until(&mut two, |observation| observation.answer.is_ok()).await;
+    let asked = one.asked_by();
+    assert_eq!(asked.keys().collect::<Vec<_>>(), [&id(2)]);
+    watch(&mut one, &[1]);
+    assert!(one.asked_by().is_empty(), "none of its siblings any more");
+}
+
+#[tokio::test]
 async fn siblings_tell_each_other_how_they_are() {
     let (mut one, mut two) = (spoke(1), spoke(2));
     watch(&mut one, &[1, 2]);

@@ -8,7 +8,7 @@ use futures_util::future::join_all;
 use privnet_ec2::doctor::{asked, fleet_secret, permitted};
 use privnet_ec2::{Mutation, SdkContext, Vpc};
 use privnet_model::config::hub::SecretSource;
-use privnet_model::config::spoke::{RoutesConfig, SourceDestCheck, SpokeConfig};
+use privnet_model::config::spoke::{RemedyKind, RoutesConfig, SourceDestCheck, SpokeConfig};
 use privnet_model::doctor::{Area, Finding, Verdict};
 use privnet_model::id::RouteTableId;
 use privnet_model::instance::InstanceDescription;
@@ -104,6 +104,7 @@ impl Surroundings<'_> {
             self.may_switch_check_off(described),
             self.routes(described, &tables, &siblings),
         );
+        findings.extend(self.may_restart(siblings.as_ref().ok()).await);
         findings.extend(groups);
         findings.extend(acl);
         findings.extend(check);
@@ -175,6 +176,42 @@ impl Surroundings<'_> {
                 ..need(action)
             };
             permission::permission(need, &answer)
+        });
+        join_all(tried).await
+    }
+
+    /// Whether it may restart siblings, tried with one of them. Whether it may report them
+    /// to their groups cannot be tried: Auto Scaling knows no dry run.
+    async fn may_restart(self, siblings: Option<&Siblings>) -> Vec<Finding> {
+        let routes = self.config.routes.as_ref();
+        let takeover = routes.and_then(|routes| routes.takeover.as_ref());
+        let remedy = takeover.and_then(|takeover| takeover.remedy);
+        let mut others = siblings.iter().flat_map(|found| found.spokes.keys());
+        let other = others.find(|other| **other != self.identity.instance);
+        let (Some(RemedyKind::Restart), Some(instance)) = (remedy.map(|it| it.kind), other) else {
+            return Vec::new();
+        };
+        let instance = || instance.clone();
+        let stop = Mutation::StopInstance {
+            instance: instance(),
+        };
+        let start = Mutation::StartInstance {
+            instance: instance(),
+        };
+        let tried = [("ec2:StopInstances", stop), ("ec2:StartInstances", start)];
+        let object = instance().to_string();
+        let tried = tried.map(|(action, mutation)| {
+            let object = &object;
+            async move {
+                let answer = self.may(&mutation).await;
+                let need = Need {
+                    action,
+                    object,
+                    policy: "remedy-policy.json",
+                    role: None,
+                };
+                permission::permission(need, &answer)
+            }
         });
         join_all(tried).await
     }

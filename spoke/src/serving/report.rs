@@ -7,6 +7,7 @@ use privnet_model::status::{RouteStatus, RoutesStatus, SiblingStatus};
 use privnet_reconcile::address::Around;
 
 use super::View;
+use super::remedy::Remedies;
 use super::server::Server;
 
 impl Server {
@@ -52,6 +53,7 @@ impl Server {
                     let addresses = self.addresses.as_ref();
                     addresses.map(|one| one.status(&around, connections))
                 },
+                remedy: self.remedies.as_ref().and_then(Remedies::status),
             },
             problems: self.problems(&around),
         };
@@ -67,6 +69,8 @@ impl Server {
         let addresses = addresses.flat_map(|one| one.problems(around));
         let connections = self.connections.iter();
         let connections = connections.flat_map(|one| one.problems());
+        let remedies = self.remedies.iter();
+        let remedies = remedies.flat_map(Remedies::problems);
         let sick = self.sick();
         let sick = sick.map(|why| format!("serves no VPC routes: {why}"));
         sick.iter()
@@ -81,6 +85,7 @@ impl Server {
             .cloned()
             .chain(addresses)
             .chain(connections)
+            .chain(remedies)
             .collect()
     }
 }

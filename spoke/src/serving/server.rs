@@ -21,6 +21,7 @@ use super::address::{Addresses, News};
 use super::asked::{AGAIN, Asked};
 use super::connections;
 use super::keeper::Keeper;
+use super::remedy::{self, Remedies};
 use super::routes::{Changed, Changing, Tables};
 use super::start::Start;
 
@@ -50,11 +51,13 @@ const GREETINGS: [Duration; 6] = [
 /// The task's state, once EC2 has told who this spoke is.
 pub(super) struct Server {
     pub(super) start: Start,
-    context: SdkContext,
+    pub(super) context: SdkContext,
     pub(super) vpc: Vpc,
     pub(super) takeover: Takeover,
     pub(super) addresses: Option<Addresses>,
     pub(super) connections: Option<Connections>,
+    /// What is done about siblings that stay lost; nothing without siblings.
+    pub(super) remedies: Option<Remedies>,
     port: Option<HealthPort>,
     teller: Option<Teller>,
     pub(super) siblings: Asked<Siblings>,
@@ -85,6 +88,7 @@ impl Server {
         context: SdkContext,
         mut takeover: Takeover,
         addresses: Option<Addresses>,
+        remedies: Option<Remedies>,
     ) -> Self {
         if addresses.is_some() {
             takeover.keep_all();
@@ -95,6 +99,7 @@ impl Server {
             takeover,
             addresses,
             connections: None,
+            remedies,
             port: None,
             teller: None,
             siblings: Asked::new(),
@@ -150,6 +155,7 @@ impl Server {
                 tables = self.tables.answered(Duration::ZERO) => self.looked(tables),
                 changed = changed(&mut self.changing) => self.changed(changed),
                 news = news(&mut self.addresses) => self.heard_of_addresses(news),
+                news = remedy::news(&mut self.remedies) => self.heard_of_remedies(news),
                 hint = connections::hint(&self.connections) => self.hinted(hint),
                 done = self.check.answered(CHECK) => {
                     self.check_off |= done.is_some();
@@ -177,6 +183,7 @@ impl Server {
             self.withdraw();
         }
         self.save();
+        self.end_remedies().await;
         self.keeper.end().await;
     }
 
@@ -233,7 +240,11 @@ impl Server {
             port.set_secret(self.start.told.borrow().0.secret.clone());
             let errors = port.watch(&self.takeover.asked());
             self.port_problem = errors.first().map(ToString::to_string);
+            for (sibling, at) in port.asked_by() {
+                self.takeover.asked_by(&sibling, at);
+            }
         }
+        self.tick_remedies(now);
         if let Some(teller) = &self.teller {
             teller.say(self.takeover.report(now));
         }

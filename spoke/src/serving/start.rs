@@ -22,6 +22,7 @@ use tracing::warn;
 
 use super::address::Addresses;
 use super::asked::AGAIN;
+use super::remedy::Remedies;
 use super::server::Server;
 use super::{Local, View};
 
@@ -40,6 +41,12 @@ pub(super) fn memory_file(private_key: &Path) -> StateFile {
     StateFile::new(&path, FORMAT, env!("CARGO_PKG_VERSION"))
 }
 
+/// Where it remembers what it did about siblings that stay lost.
+pub(super) fn journal_file(private_key: &Path) -> StateFile {
+    let path = private_key.with_extension("remedies.json");
+    StateFile::new(&path, FORMAT, env!("CARGO_PKG_VERSION"))
+}
+
 /// That connections go along when the address moves.
 pub(super) struct Keeps {
     /// How long one on which nothing is sent is remembered.
@@ -51,6 +58,7 @@ pub(super) struct Keeps {
 /// All that the task begins with.
 pub(super) struct Start {
     pub(super) state: StateFile,
+    pub(super) journal: StateFile,
     pub(super) config: RoutesConfig,
     pub(super) address: Option<AddressConfig>,
     pub(super) keeps: Option<Keeps>,
@@ -114,7 +122,10 @@ impl Start {
         };
         let takeover = Takeover::new(setup, &memory, Instant::now(), Timestamp::now());
         let addresses = self.address.clone().map(Addresses::new);
-        Server::new(self, context, takeover, addresses).run().await;
+        let remedies = Remedies::new(&self);
+        Server::new(self, context, takeover, addresses, remedies)
+            .run()
+            .await;
     }
 
     /// EC2, asked by connections of its own.

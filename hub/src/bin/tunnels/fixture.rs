@@ -14,8 +14,9 @@ use privnet_model::offload::{Offload, OffloadObstacle, OffloadReport, OffloadSta
 use privnet_model::status::{
     AddressStatus, ConnectionUse, ConnectionsStatus, DestinationUse, ExcludedCidr, Exclusion,
     FlowtableState, GatewayHealth, GatewayRole, GatewayStatus, InterfaceStatus, Kept,
-    KeptConnections, NatStatus, Note, Origin, PartitionStatus, Reason, Role, RouteStatus,
-    RoutesStatus, RuleStatus, SiblingStatus, Status, Tunnel, TunnelState,
+    KeptConnections, NatStatus, Note, Origin, PartitionStatus, Reason, RemedyStatus, Role,
+    RouteStatus, RoutesStatus, RuleStatus, SiblingRemedy, SiblingStatus, Status, Tunnel,
+    TunnelState,
 };
 
 pub(crate) fn now() -> Timestamp {
@@ -415,6 +416,17 @@ pub(crate) fn nat_gateway() -> Status {
                     taken_over: 56,
                     refused: 1,
                 }),
+            }),
+            remedy: Some(RemedyStatus {
+                restarted: 1,
+                reported: 0,
+                failed: 0,
+                siblings: vec![SiblingRemedy {
+                    instance: "i-0123456789abcdef3".parse().unwrap(),
+                    tries: 1,
+                    last: Some("2026-01-01T00:00:00Z".parse().unwrap()),
+                    state: "has not answered since".to_owned(),
+                }],
             }),
         }),
         policy: Vec::new(),

@@ -10,7 +10,7 @@ use privnet_model::offload::OffloadReport;
 use privnet_model::status::{
     AddressStatus, CharonStatus, ConnectionUse, ConnectionsStatus, DestinationUse, GatewayStatus,
     InterfaceStatus, IpsecStatus, NatStatus, Origin, PartitionStatus, RoutesStatus, RuleStatus,
-    Status, Tunnel,
+    SiblingRemedy, Status, Tunnel,
 };
 use serde::Serialize;
 
@@ -356,6 +356,8 @@ fn routes(routes: &RoutesStatus) -> Vec<(&'static str, Vec<String>)> {
         moved => vec![format!("{moved}, {} taken over", routes.taken_over)],
     };
     let escaped = |text: String| escape(&text).into_owned();
+    let remedies = routes.remedy.iter().flat_map(|remedy| &remedy.siblings);
+    let remedies = remedies.map(remedy);
     let connections = routes.address.iter();
     let connections = connections.flat_map(|address| &address.connections);
     let connections = connections.map(kept);
@@ -367,7 +369,22 @@ fn routes(routes: &RoutesStatus) -> Vec<(&'static str, Vec<String>)> {
         ("siblings", siblings.map(escaped).collect()),
         ("routes", led.collect()),
         ("routes moved", moved),
+        ("remedies", remedies.map(escaped).collect()),
     ]
+}
+
+/// What was done about a sibling that stays lost, and what comes of it.
+fn remedy(remedy: &SiblingRemedy) -> String {
+    let SiblingRemedy {
+        instance,
+        tries,
+        last,
+        state,
+    } = remedy;
+    match last {
+        Some(last) => format!("{instance} {state}; {tries} so far, the last at {last:.0}"),
+        None => format!("{instance} {state}"),
+    }
 }
 
 /// The connections that go along with it.

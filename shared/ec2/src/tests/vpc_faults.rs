@@ -6,9 +6,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use privnet_model::id::{AllocationId, InterfaceId};
+use privnet_model::id::{AllocationId, InstanceId, InterfaceId};
 use privnet_model::vpc::{
-    AddressHolder, AddressOutcome, RouteAction, RouteChange, RouteOutcome, RouteTarget,
+    AddressHolder, AddressOutcome, MachineState, RouteAction, RouteChange, RouteOutcome,
+    RouteTarget, StopOutcome,
 };
 
 use super::answers::{refusal, region, whole};
@@ -35,6 +36,10 @@ async fn vpc(memory: &Memory, timeout: Duration) -> Vpc {
 
 fn own() -> InterfaceId {
     OWN.parse().unwrap()
+}
+
+fn other() -> InstanceId {
+    "i-00000002".parse().unwrap()
 }
 
 fn allocation() -> AllocationId {
@@ -488,12 +493,16 @@ async fn a_dry_run_tells_permitted_from_denied_from_what_was_not_to_be_learned()
             allocation: allocation(),
             to: own(),
         },
+        Mutation::StopInstance { instance: other() },
+        Mutation::StartInstance { instance: other() },
     ];
     let actions = [
         "CreateRoute",
         "ReplaceRoute",
         "ModifyNetworkInterfaceAttribute",
         "AssociateAddress",
+        "StopInstances",
+        "StartInstances",
     ];
     for (mutation, action) in mutations.iter().zip(actions) {
         for code in [
@@ -522,6 +531,37 @@ async fn a_dry_run_tells_permitted_from_denied_from_what_was_not_to_be_learned()
             }
         }
     }
+}
+
+#[tokio::test]
+async fn an_instance_that_is_told_to_stop_is_told_once_and_says_what_it_did_before() {
+    for (before, outcome) in [
+        ("running", StopOutcome::Done),
+        ("stopping", StopOutcome::WasNot(MachineState::Stopping)),
+        ("stopped", StopOutcome::WasNot(MachineState::Stopped)),
+        ("dancing", StopOutcome::WasNot(MachineState::Unclear)),
+    ] {
+        let memory = ec2(move |_| {
+            let change = format!(
+                "<instancesSet><item><instanceId>i-00000002</instanceId>\
+                 <currentState><code>64</code><name>stopping</name></currentState>\
+                 <previousState><code>16</code><name>{before}</name></previousState>\
+                 </item></instancesSet>"
+            );
+            Reply::ok(whole("StopInstances", &change, None))
+        });
+        let told = vpc(&memory, LONG).await.stop_instance(&other(), true).await;
+        assert_eq!(told, Ok(outcome));
+        assert!(memory.requests()[0].body.contains("Force=true"));
+    }
+    // A second try would find it stopping because of the first.
+    let memory = ec2(|_| Reply::status(503, refusal("Unavailable", "Later.")));
+    let told = vpc(&memory, LONG)
+        .await
+        .stop_instance(&other(), false)
+        .await;
+    assert!(told.is_err_and(|error| error.is_temporary()));
+    assert_eq!(memory.count("StopInstances"), 1);
 }
 
 #[tokio::test]

@@ -11,7 +11,7 @@ use privnet_model::vpc::{RouteAction, RouteChange};
 use crate::asking::Asking;
 use crate::error::{Ec2Error, Operation, Reason};
 use crate::vpc::address::Taken;
-use crate::vpc::{Vpc, address, interface, route};
+use crate::vpc::{Vpc, address, interface, machine, route};
 
 /// What a spoke may have to change.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -29,6 +29,16 @@ pub enum Mutation {
         allocation: AllocationId,
         /// The interface that it would be at.
         to: InterfaceId,
+    },
+    /// Whether an instance runs: that it stops.
+    StopInstance {
+        /// Which.
+        instance: InstanceId,
+    },
+    /// That it starts.
+    StartInstance {
+        /// Which.
+        instance: InstanceId,
     },
     /// Tags of an instance.
     Tag {
@@ -86,6 +96,9 @@ impl Vpc {
             Mutation::Route(change) => route::about(error, change),
             Mutation::SourceDestCheckOff { interface } => interface::about(error, interface),
             Mutation::AssociateAddress { allocation, .. } => address::about(error, allocation),
+            Mutation::StopInstance { instance } | Mutation::StartInstance { instance } => {
+                machine::about(error, instance)
+            }
             Mutation::Tag { instance, .. } => error.about(instance.as_str(), TAG_POLICY),
         };
         Permission::of_refusal(error)
@@ -121,6 +134,14 @@ impl Vpc {
                 let request = self.association(allocation, to, Taken::FromNobody);
                 let answer = request.dry_run(true).send();
                 once(asking, Operation::AssociateAddress, answer).await
+            }
+            Mutation::StopInstance { instance } => {
+                let answer = self.stopping(instance).dry_run(true).send();
+                once(asking, Operation::StopInstances, answer).await
+            }
+            Mutation::StartInstance { instance } => {
+                let answer = self.starting(instance).dry_run(true).send();
+                once(asking, Operation::StartInstances, answer).await
             }
             Mutation::Tag { instance, tags } => {
                 let tags = tags.iter();

@@ -24,7 +24,8 @@ mod routes;
 pub use address::AddressConfig;
 pub use nat::{Forward, NatConfig, PortRange, Protocol, Redirect};
 pub use routes::{
-    OWN_ZONE, RoutesConfig, SelfTestConfig, SourceDestCheck, TableSelection, TakeoverConfig,
+    OWN_ZONE, RemedyConfig, RemedyKind, RoutesConfig, SelfTestConfig, SourceDestCheck,
+    TableSelection, TakeoverConfig,
 };
 
 /// A spoke's configuration.

@@ -97,6 +97,10 @@ pub(super) struct Sibling {
     /// How often it was taken for lost by mistake, and when last.
     mistakes: u32,
     mistaken: Option<Instant>,
+    /// When it last asked how we are: signed, and so by itself.
+    asked_us: Option<Instant>,
+    /// When its silence, or ours to it, was last shown to be the network's.
+    contradicted: Option<Instant>,
 }
 
 impl Sibling {
@@ -121,6 +125,8 @@ impl Sibling {
             taken: None,
             mistakes: 0,
             mistaken: None,
+            asked_us: None,
+            contradicted: None,
         }
     }
 
@@ -204,7 +210,18 @@ impl Sibling {
         self.taken = Some(now);
     }
 
+    /// It asked how we are. Whether we hear its answers is another matter.
+    pub(super) fn asks(&mut self, now: Instant) {
+        self.asked_us = Some(now);
+    }
+
+    /// It took a route from us though we were well: it does not hear us.
+    pub(super) fn robs(&mut self, now: Instant) {
+        self.contradicted = Some(now);
+    }
+
     fn mistake(&mut self, now: Instant) {
+        self.contradicted = Some(now);
         self.mistakes = self.mistakes.saturating_add(1);
         self.mistaken = Some(now);
     }
@@ -310,6 +327,28 @@ impl Sibling {
             Some(report) => report.tables.contains(table),
             None => self.guess.contains(table),
         }
+    }
+
+    /// Since when nothing at all was heard or seen of it.
+    pub(super) fn silent_since(&self) -> Instant {
+        let signs = [self.life, self.asked_us, self.claimed];
+        let last = signs.into_iter().flatten().max();
+        last.map_or(self.since, |last| last.max(self.since))
+    }
+
+    /// Whether it has said how it is since it was launched.
+    pub(super) fn was_heard(&self) -> bool {
+        self.report.is_some()
+    }
+
+    /// Whether that it is about to stop was the last that it said.
+    pub(super) fn has_left(&self) -> bool {
+        let report = self.report.as_ref();
+        report.is_some_and(|report| report.condition == Condition::Leaving)
+    }
+
+    pub(super) fn contradicted(&self) -> Option<Instant> {
+        self.contradicted
     }
 
     pub(super) fn remember(&self) -> Remembered {

@@ -222,3 +222,44 @@ fn a_stranger_s_route_stays_and_a_deleted_one_is_made_again() {
     assert_eq!(world.routes[&(0, 0)], Leads::NatGateway);
     assert_eq!(holder(&world, 1), 2);
 }
+
+#[test]
+fn who_stays_lost_is_reported_once_by_the_one_that_stands_in_for_it() {
+    for fault in [Event::Kill(0), Event::Hang(0)] {
+        let mut world = calm_world(4);
+        live(&mut world, &[seconds(60), fault.clone(), seconds(20)]);
+        assert!(world.check.reported.is_empty(), "{fault:?}: too early");
+        live(&mut world, &[seconds(600)]);
+        let by = holder(&world, 0);
+        assert_eq!(world.check.reported, [(1, by)].into(), "{fault:?}");
+    }
+}
+
+#[test]
+fn who_is_sick_or_only_not_heard_is_reported_by_nobody() {
+    let one_way = |from, to| vec![Event::Cut(from, to)];
+    let cases = [
+        vec![Event::Sicken(0)],
+        vec![Event::Split(0)],
+        vec![Event::Cut(0, 1), Event::Cut(1, 0)],
+        one_way(0, 1),
+        one_way(1, 0),
+        vec![Event::Stop(0)],
+        vec![
+            Event::Ec2(1, Ec2::Down),
+            Event::Ec2(2, Ec2::Down),
+            Event::Kill(0),
+        ],
+    ];
+    for spokes in [2, 3] {
+        for events in &cases {
+            let mut world = calm_world(spokes);
+            live(&mut world, &[seconds(60)]);
+            live(&mut world, events);
+            for _ in 0..5 {
+                live(&mut world, &[seconds(60)]);
+            }
+            assert!(world.check.reported.is_empty(), "{spokes}: {events:?}");
+        }
+    }
+}

@@ -34,6 +34,8 @@ pub(crate) struct Check {
     pub(crate) races: usize,
     pub(crate) most_in_a_minute: usize,
     pub(crate) longest: Duration,
+    /// Who reported whom to its Auto Scaling group.
+    pub(crate) reported: BTreeMap<u32, u32>,
 }
 
 impl Check {
@@ -60,6 +62,12 @@ impl Check {
             changes.pop_front();
         }
         self.most_in_a_minute = self.most_in_a_minute.max(changes.len());
+    }
+
+    /// For how long a spoke has been well, and EC2 has done what it asks.
+    pub(crate) fn able_for(&self, n: usize, now: Instant) -> Duration {
+        let since = self.able_since.get(&n);
+        since.map_or(Duration::ZERO, |since| now - *since)
     }
 
     fn is_able(&self, n: usize, spoke: &Spoke) -> bool {

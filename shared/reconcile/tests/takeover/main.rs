@@ -107,6 +107,7 @@ fn the_histories_reach_what_they_are_to_try() {
         "a lost sibling",
         "a missing route",
         "a planned stop",
+        "a remedy",
         "a sibling that starts for too long",
         "a sick sibling",
         "a table given back",

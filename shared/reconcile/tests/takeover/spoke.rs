@@ -4,10 +4,11 @@
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
-use privnet_model::config::spoke::TableSelection;
+use privnet_model::config::spoke::{RemedyConfig, RemedyKind, TableSelection};
 use privnet_model::health::HealthReport;
 use privnet_model::id::{InstanceId, InterfaceId, Zone};
 use privnet_model::vpc;
+use privnet_reconcile::remedy::{Journal, Remedy};
 use privnet_reconcile::takeover::{Decision, Memory, Move, Setup, Takeover};
 
 use crate::event::Ec2;
@@ -17,6 +18,9 @@ use crate::world::DESTINATIONS;
 const SELF_TEST: Duration = Duration::from_secs(1);
 pub(crate) const ASK: Duration = Duration::from_millis(500);
 const TICK: Duration = Duration::from_millis(200);
+
+/// The shortest silence after which the config lets something be done.
+pub(crate) const REMEDY_AFTER: Duration = Duration::from_secs(30);
 
 /// A request to EC2 that is under way.
 #[derive(Debug, Clone)]
@@ -49,6 +53,7 @@ pub(crate) struct Spoke {
     pub(crate) request: Option<(Request, Instant)>,
     pub(crate) waiting: Vec<Move>,
     pub(crate) discovers: Instant,
+    pub(crate) remedy: Remedy,
 }
 
 pub(crate) fn instance(number: u32) -> InstanceId {
@@ -90,6 +95,14 @@ fn machine(number: u32, zone: u8, memory: &Memory, now: Instant, wall: Timestamp
     Takeover::new(setup, memory, now, wall)
 }
 
+fn remedy(number: u32, journal: Journal) -> Remedy {
+    let config = RemedyConfig {
+        kind: RemedyKind::Unhealthy,
+        after: REMEDY_AFTER,
+    };
+    Remedy::new(instance(number), Some(config), journal)
+}
+
 impl Spoke {
     pub(crate) fn new(number: u32, zone: u8, now: Instant, wall: Timestamp) -> Self {
         // No two do things at the same moments.
@@ -115,6 +128,7 @@ impl Spoke {
             request: None,
             waiting: Vec::new(),
             discovers: now,
+            remedy: remedy(number, Journal::default()),
         }
     }
 
@@ -135,6 +149,7 @@ impl Spoke {
         self.asks = now;
         self.ticks = now;
         self.discovers = now;
+        self.remedy = remedy(self.instance, self.remedy.journal().clone());
         self.forget_requests();
     }
 

@@ -6,16 +6,17 @@ use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 use privnet_model::health::HealthReport;
-use privnet_model::id::{InterfaceId, RouteTableId};
+use privnet_model::id::{InstanceId, InterfaceId, RouteTableId};
 use privnet_model::vpc::{
-    Destination, Route, RouteAction, RouteChange, RouteOrigin, RouteOutcome, RouteState,
-    RouteTable, RouteTarget, Siblings,
+    Destination, Machine, MachineState, Route, RouteAction, RouteChange, RouteOrigin, RouteOutcome,
+    RouteState, RouteTable, RouteTarget, Siblings,
 };
+use privnet_reconcile::remedy::Outcome;
 use privnet_reconcile::takeover::{Reason, SiblingState};
 
 use crate::check::Check;
 use crate::event::{Ec2, Event};
-use crate::spoke::{ASK, Request, Spoke, described, instance, interface, zone};
+use crate::spoke::{ASK, REMEDY_AFTER, Request, Spoke, described, instance, interface, zone};
 
 pub(crate) const DESTINATIONS: [&str; 2] = ["0.0.0.0/0", "10.0.0.0/8"];
 pub(crate) const STEP: Duration = Duration::from_millis(50);
@@ -199,10 +200,53 @@ impl World {
                 self.request(n, Request::Look);
             }
             self.finish(n)?;
+            self.mend(n)?;
             self.end_stop(n);
         }
         self.give_up();
         self.check_state()
+    }
+
+    /// Each spoke reports whoever stays lost to its Auto Scaling group, which does nothing.
+    /// None may be reported that lives and could have shown it, nor by two spokes.
+    fn mend(&mut self, n: usize) -> Result<(), String> {
+        let (now, wall) = (self.now, self.wall());
+        // Once a second.
+        if !(now - self.start).as_millis().is_multiple_of(1000) {
+            return Ok(());
+        }
+        let spoke = &mut self.spokes[n];
+        let outlook = spoke.machine.outlook(now);
+        if spoke.remedy.tick(&outlook, now, wall).is_none() {
+            return Ok(());
+        }
+        let machines = self.spokes.iter().map(running).collect();
+        let spoke = &mut self.spokes[n];
+        let Some(action) = spoke.remedy.looked(&machines, &outlook, now, wall) else {
+            return Ok(());
+        };
+        spoke.remedy.acted(Outcome::Done, now);
+        let by = spoke.instance;
+        let victim = number(action.instance().as_str());
+        let at = self.spokes.iter().position(|one| one.instance == victim);
+        let at = at.ok_or_else(|| format!("{victim} is gone"))?;
+        let why = format!("{:.2} s: {by} reports {victim}", self.seconds());
+        if self.check.able_for(at, now) >= REMEDY_AFTER {
+            return Err(format!("{why}, which lives"));
+        }
+        if self.spokes[at].starts.is_some() {
+            return Err(format!("{why}, which was stopped as planned"));
+        }
+        if self
+            .check
+            .reported
+            .insert(victim, by)
+            .is_some_and(|one| one != by)
+        {
+            return Err(format!("{why}, which another did before"));
+        }
+        self.reached.insert("a remedy");
+        Ok(())
     }
 
     fn discover(&mut self, n: usize) {
@@ -244,6 +288,12 @@ impl World {
                 .spokes
                 .iter()
                 .position(|one| instance(one.instance) == id);
+            if let Some(other) = other.filter(|other| !self.cuts.contains(&(n, *other)))
+                && self.spokes[other].runs()
+            {
+                let me = instance(self.spokes[n].instance);
+                self.spokes[other].machine.asked_by(&me, now);
+            }
             let answer = other.and_then(|other| self.answer(n, other));
             match answer {
                 Some(report) => self.spokes[n].machine.observed(&id, now, Some(report), now),
@@ -482,6 +532,17 @@ impl World {
             }
         }
     }
+}
+
+fn running(spoke: &Spoke) -> (InstanceId, Machine) {
+    let machine = Machine {
+        state: MachineState::Running,
+        told: None,
+        launched: Some(described(spoke.instance, spoke.zone).launched),
+        group: Some("spokes".to_owned()),
+        instance_store: false,
+    };
+    (instance(spoke.instance), machine)
 }
 
 pub(crate) fn table_id(n: u8) -> RouteTableId {

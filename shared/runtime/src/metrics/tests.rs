@@ -11,8 +11,8 @@ use privnet_model::key::PublicKey;
 use privnet_model::net::Supernet;
 use privnet_model::offload::{Offload, OffloadObstacle};
 use privnet_model::status::{
-    AddressStatus, ConnectionsStatus, Kept, KeptConnections, Reason, RouteStatus, RuleStatus,
-    SiblingStatus,
+    AddressStatus, ConnectionsStatus, Kept, KeptConnections, Reason, RemedyStatus, RouteStatus,
+    RuleStatus, SiblingStatus,
 };
 
 use super::*;
@@ -226,6 +226,12 @@ fn serving() -> RoutesStatus {
         moved: 5,
         taken_over: 2,
         address: None,
+        remedy: Some(RemedyStatus {
+            restarted: 1,
+            reported: 4,
+            failed: 3,
+            siblings: Vec::new(),
+        }),
     }
 }
 
@@ -292,6 +298,9 @@ fn a_spoke_that_serves_routes_tells_how_they_are() {
         "privnet_siblings_well 1",
         "privnet_vpc_routes_moved_total 5",
         "privnet_vpc_routes_taken_over_total 2",
+        "privnet_remedies_total{kind=\"restart\"} 1",
+        "privnet_remedies_total{kind=\"unhealthy\"} 4",
+        "privnet_remedies_failed_total 3",
     ] {
         assert!(page.lines().any(|it| it == line), "{line} in {page}");
     }

@@ -2,11 +2,13 @@
 //! for others, and how it knows that it works.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::str::FromStr;
 use std::time::Duration;
 
 use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
 
 use crate::config::document::Section;
 use crate::config::value::{self, Kind, duration, text};
@@ -63,6 +65,37 @@ pub struct TakeoverConfig {
     pub siblings: BTreeMap<String, String>,
     /// The UDP port on which they ask each other how they are.
     pub health_port: u16,
+    /// What is done about one that stays lost; `None` is nothing.
+    pub remedy: Option<RemedyConfig>,
+}
+
+/// What is done about a sibling that stays lost.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RemedyConfig {
+    /// What.
+    pub kind: RemedyKind,
+    /// After how long a silence.
+    pub after: Duration,
+}
+
+/// What can be done about an instance that does not answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RemedyKind {
+    /// It is stopped and started: on other hardware, with what is on its disk.
+    Restart,
+    /// Its Auto Scaling group is told that it is not healthy, and replaces it.
+    Unhealthy,
+}
+
+/// As the config names it.
+impl fmt::Display for RemedyKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Restart => "restart",
+            Self::Unhealthy => "unhealthy",
+        })
+    }
 }
 
 /// How a spoke knows that it works.
@@ -124,6 +157,25 @@ const OFF: Kind<SourceDestCheck> = Kind {
         _ => Err("not \"off\"".into()),
     },
 };
+
+const REMEDY: Kind<Option<RemedyKind>> = Kind {
+    expected: "\"none\", \"restart\" or \"unhealthy\"",
+    parse: |value| match text(value)? {
+        "none" => Ok(None),
+        "restart" => Ok(Some(RemedyKind::Restart)),
+        "unhealthy" => Ok(Some(RemedyKind::Unhealthy)),
+        _ => Err("none of these remedies".into()),
+    },
+};
+
+/// A spoke that lives takes its routes back within some 15 s from one that does not hear
+/// it, and shows thereby that it lives: less than twice that is no proof of anything.
+const REMEDY_AFTER: Kind<Duration> = Kind {
+    expected: "a time such as \"60s\", 30s to 1day",
+    parse: |value| duration(value, Duration::from_secs(30), Duration::from_secs(86_400)),
+};
+
+const DEFAULT_REMEDY_AFTER: Duration = Duration::from_secs(60);
 
 /// A failure is one after two of them: slower than this no takeover is quick.
 const INTERVAL: Kind<Duration> = Kind {
@@ -244,6 +296,7 @@ fn read_takeover(section: &mut Section<'_>, rest: &Context) -> Option<Option<Tak
         value::tags(tags, "with none, every instance would be a sibling")
     });
     let health_port = section.optional("health_port", &value::PORT);
+    let remedy = read_remedy(section, wanted);
     let port = health_port
         .as_ref()
         .map_or(DEFAULT_HEALTH_PORT, |port| port.value);
@@ -270,10 +323,31 @@ fn read_takeover(section: &mut Section<'_>, rest: &Context) -> Option<Option<Tak
             Some(Some(TakeoverConfig {
                 siblings: siblings?,
                 health_port,
+                remedy,
             }))
         }
         false => Some(None),
     }
+}
+
+fn read_remedy(section: &mut Section<'_>, takeover: bool) -> Option<RemedyConfig> {
+    let kind = section.optional("remedy", &REMEDY);
+    let after = section.optional("remedy_after", &REMEDY_AFTER);
+    let wanted = kind.as_ref().and_then(|kind| kind.value);
+    if let Some(kind) = kind.as_ref().filter(|_| wanted.is_some() && !takeover) {
+        let expected = "\"none\", or takeover = true: only who stands in for a spoke may do \
+                        something about it";
+        let problem = "a remedy without takeover";
+        section.reject(&kind.place, problem, Some(expected.to_owned()));
+    }
+    if let Some(after) = after.as_ref().filter(|_| kind.is_none()) {
+        let expected = Some("`remedy` as well".to_owned());
+        section.reject(&after.place, "a time for no remedy", expected);
+    }
+    Some(RemedyConfig {
+        kind: wanted?,
+        after: after.map_or(DEFAULT_REMEDY_AFTER, |after| after.value),
+    })
 }
 
 pub(super) fn read_self_test(

@@ -296,3 +296,45 @@ fn a_self_test_without_routes_is_for_nothing() {
         ]
     );
 }
+
+#[test]
+fn a_remedy_is_none_unless_it_is_asked_for() {
+    let remedy = |keys: &str| {
+        let routes = routes(&format!("tables = 'zone'\n{TAGS}{keys}"));
+        routes.takeover.unwrap().remedy
+    };
+    assert_eq!(remedy(""), None);
+    assert_eq!(remedy("remedy = 'none'"), None);
+    assert_eq!(remedy("remedy = 'none'\nremedy_after = '2m'"), None);
+    let restart = RemedyConfig {
+        kind: RemedyKind::Restart,
+        after: Duration::from_secs(60),
+    };
+    assert_eq!(remedy("remedy = 'restart'"), Some(restart));
+    let unhealthy = RemedyConfig {
+        kind: RemedyKind::Unhealthy,
+        after: Duration::from_secs(300),
+    };
+    let keys = "remedy = 'unhealthy'\nremedy_after = '5m'";
+    assert_eq!(remedy(keys), Some(unhealthy));
+}
+
+#[test]
+fn a_remedy_that_is_unknown_too_hasty_or_of_nobody_is_told() {
+    let said = |keys: &str| wrong(&format!("tables = 'zone'\n{TAGS}{keys}")).join("\n");
+    for (keys, problem) in [
+        (
+            "remedy = 'reboot'",
+            "expected \"none\", \"restart\" or \"unhealthy\"",
+        ),
+        ("remedy = 'restart'\nremedy_after = '29s'", "30s to 1day"),
+        ("remedy_after = '60s'", "a time for no remedy"),
+        (
+            "takeover = false\nremedy = 'restart'",
+            "a remedy without takeover",
+        ),
+    ] {
+        let told = said(keys);
+        assert!(told.contains(problem), "{keys}: {told}");
+    }
+}

@@ -1,0 +1,273 @@
+//! What is done about a spoke that stays lost, where the config asks for it: by the one
+//! that stands in for it, once, and never to one that answers or was stopped by somebody.
+//! In the VPC with a spoke in each of three zones (drawn at
+//! `privnet_tests::topology::three_gateways`).
+
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use privnet_model::status::{RemedyStatus, RoutesStatus};
+use privnet_tests::deployment::start_siblings_serving;
+use privnet_tests::fault_proxy::{Fault, FaultKind};
+use privnet_tests::moto::text_of;
+use privnet_tests::process::wait_until;
+use privnet_tests::topology;
+use privnet_tests::vpc_fabric::{Fabric, Follower};
+use privnet_tests::world::World;
+
+/// A spoke, the host of its zone, and the number of the host's subnet.
+const ZONES: [(&str, &str, usize); 3] = [
+    ("spoke-d1", "host-d1", 1),
+    ("spoke-d2", "host-d2", 3),
+    ("spoke-d3", "host-d3", 5),
+];
+/// The shortest silence that the config takes, and what a busy machine needs beside.
+const REMEDY: Duration = Duration::from_secs(150);
+/// As long as nothing may happen, and something would.
+const NOTHING: Duration = Duration::from_secs(60);
+/// As long as a spoke that was lost waits before it takes its routes back.
+const GIVE_BACK: Duration = Duration::from_secs(60);
+
+struct Running {
+    world: World,
+    _fabric: Fabric,
+}
+
+impl Running {
+    fn start(remedy: &str) -> Result<Self> {
+        let mut network = topology::demo();
+        network.vpcs.push(topology::three_gateways());
+        let mut world = World::build(&network)?;
+        let followers = ZONES.map(|(_, host, subnet)| Follower { host, subnet });
+        let spokes = ZONES.map(|(spoke, ..)| spoke);
+        let fabric = Fabric::start(&world, "vpc-d", &followers, &spokes)?;
+        let keys = format!("remedy = \"{remedy}\"\nremedy_after = \"30s\"\n");
+        start_siblings_serving(&mut world, &spokes, &keys, "")?;
+        let running = Self {
+            world,
+            _fabric: fabric,
+        };
+        running.is_at_home()?;
+        Ok(running)
+    }
+
+    fn routes(&self, spoke: &str) -> Result<RoutesStatus> {
+        let status = self.world.daemon(spoke)?.status()?;
+        status.routes.context("no routes")
+    }
+
+    fn remedy(&self, spoke: &str) -> Result<RemedyStatus> {
+        self.routes(spoke)?.remedy.context("no remedy")
+    }
+
+    /// Every spoke has its own routes, and knows that all are well.
+    fn is_at_home(&self) -> Result<()> {
+        for (spoke, ..) in ZONES {
+            let me = &self.world.host(spoke)?.metadata.instance;
+            wait_until(&format!("{spoke} to be at home"), GIVE_BACK * 2, || {
+                let routes = self.routes(spoke)?;
+                let well = routes.siblings.iter().all(|one| one.state == "well");
+                let mut home = routes.routes.iter().filter(|route| route.home);
+                let at_home = home.all(|route| route.spoke.as_ref() == Some(me));
+                let all = routes.siblings.len() == 2 && !routes.routes.is_empty();
+                ensure!(well && at_home && all, "{routes:?}");
+                Ok(Some(()))
+            })?;
+        }
+        Ok(())
+    }
+
+    /// How often the daemons asked for this.
+    fn asked(&self, action: &str) -> Result<usize> {
+        let calls = self.world.faults.calls()?;
+        let calls = calls.iter().filter(|call| call.action == action);
+        Ok(calls.count())
+    }
+
+    /// What EC2 says that an instance does.
+    fn state(&self, spoke: &str) -> Result<String> {
+        let metadata = &self.world.host(spoke)?.metadata;
+        let one = [("InstanceId.1", metadata.instance.as_str())];
+        let region = &metadata.region;
+        let answer = self.world.ec2.call(region, "DescribeInstances", &one)?;
+        let (_, state) = answer
+            .split_once("<instanceState>")
+            .context("no state of the instance")?;
+        let (state, _) = state
+            .split_once("</instanceState>")
+            .context("no end of the state")?;
+        text_of(&format!("<state>{state}</state>"), "name")
+    }
+
+    fn restarted(&self, by: &[&str]) -> Result<u64> {
+        let counts = by.iter().map(|spoke| Ok(self.remedy(spoke)?.restarted));
+        counts.sum()
+    }
+
+    /// A spoke tells of a problem with all these words.
+    fn wait_for_problem(&self, by: &[&str], words: &[&str]) -> Result<()> {
+        wait_until(&format!("{words:?}"), REMEDY, || {
+            let mut all = Vec::new();
+            for spoke in by {
+                all.extend(self.world.daemon(spoke)?.status()?.problems);
+            }
+            let named = |problem: &String| words.iter().all(|word| problem.contains(word));
+            ensure!(all.iter().any(named), "{all:?}");
+            Ok(Some(()))
+        })
+    }
+}
+
+pub(crate) fn one_that_stays_lost_is_restarted_once_and_no_other_ever() -> Result<()> {
+    let mut running = Running::start("restart")?;
+
+    // One that answers that it is sick, for twice as long as it might be silent.
+    let address = running.world.host("spoke-d3")?.instance.address;
+    let router = running.world.router("vpc-d")?;
+    router.nft(&format!(
+        "table ip broken {{
+    chain forward {{
+        type filter hook forward priority -10
+        oifname uplink ip saddr {address} drop
+    }}
+}}
+"
+    ))?;
+    std::thread::sleep(NOTHING);
+    ensure!(running.asked("StopInstances")? == 0, "a sick one");
+    router.nft("delete table ip broken\n")?;
+    running.is_at_home()?;
+
+    // One that stops as planned.
+    running.world.stop("spoke-d2")?;
+    std::thread::sleep(NOTHING);
+    ensure!(running.asked("StopInstances")? == 0, "one that had left");
+    running.world.start_again("spoke-d2")?;
+    running.is_at_home()?;
+
+    // One that dies.
+    running.world.crash("spoke-d1")?;
+    let others = ["spoke-d2", "spoke-d3"];
+    wait_until("spoke-d1 to be restarted", REMEDY, || {
+        Ok((running.restarted(&others)? == 1).then_some(()))
+    })?;
+    std::thread::sleep(NOTHING);
+    ensure!(running.restarted(&others)? == 1, "by both");
+    ensure!(running.asked("StopInstances")? == 1, "more than once");
+    // Whether it may was asked before.
+    ensure!(running.asked("StartInstances")? == 2, "more than once");
+    ensure!(running.state("spoke-d1")? == "running");
+    running.world.start_again("spoke-d1")?;
+    running.is_at_home()?;
+
+    // One that somebody stopped.
+    let metadata = &running.world.host("spoke-d2")?.metadata;
+    let (region, instance) = (&metadata.region, &metadata.instance);
+    running.world.ec2.stop(region, instance)?;
+    running.world.crash("spoke-d2")?;
+    std::thread::sleep(NOTHING);
+    ensure!(running.asked("StopInstances")? == 1, "one that was stopped");
+    ensure!(
+        running.asked("StartInstances")? == 2,
+        "one that was stopped"
+    );
+    ensure!(running.state("spoke-d2")? == "stopped");
+    running.world.check()
+}
+
+pub(crate) fn a_restart_that_is_not_permitted_is_named_and_nothing_is_stopped_for_good()
+-> Result<()> {
+    let mut running = Running::start("restart")?;
+    let others = ["spoke-d2", "spoke-d3"];
+    running
+        .world
+        .faults
+        .set(&[Fault::of_action("StartInstances", FaultKind::Denied)])?;
+    running.world.crash("spoke-d1")?;
+    let words = ["the role needs ec2:StartInstances", "remedy-policy.json"];
+    running.wait_for_problem(&others, &words)?;
+    ensure!(
+        running.asked("StopInstances")? == 0,
+        "it could not start it"
+    );
+    running
+        .world
+        .faults
+        .set(&[Fault::of_action("StopInstances", FaultKind::Denied)])?;
+    let words = ["the role needs ec2:StopInstances", "remedy-policy.json"];
+    running.wait_for_problem(&others, &words)?;
+    ensure!(running.state("spoke-d1")? == "running");
+
+    // The first start in earnest is lost, and who asked for it is started anew: what it
+    // stopped it starts.
+    let no_start = Fault::of_action("StartInstances", FaultKind::Unavailable);
+    running.world.faults.clear()?;
+    wait_until("spoke-d1 to be stopped", REMEDY, || {
+        let stopped = running.asked("StopInstances")? > 1;
+        Ok(stopped.then_some(()))
+    })?;
+    running.world.faults.set(&[no_start])?;
+    for spoke in others {
+        running.world.crash(spoke)?;
+    }
+    running.world.faults.clear()?;
+    for spoke in others {
+        running.world.start_again(spoke)?;
+    }
+    wait_until("spoke-d1 to run again", REMEDY, || {
+        Ok((running.state("spoke-d1")? == "running").then_some(()))
+    })?;
+    running.world.start_again("spoke-d1")?;
+    running.is_at_home()?;
+    running.world.check()
+}
+
+pub(crate) fn one_of_an_auto_scaling_group_is_reported_to_it_once() -> Result<()> {
+    let mut running = Running::start("unhealthy")?;
+    let others = ["spoke-d2", "spoke-d3"];
+    let world = &running.world;
+    let members = ZONES
+        .iter()
+        .map(|(spoke, ..)| Ok(&world.host(spoke)?.metadata))
+        .collect::<Result<Vec<_>>>()?;
+    let instances: Vec<_> = members.iter().map(|member| &member.instance).collect();
+    let region = members[0].region.clone();
+    let health = |running: &Running| {
+        let of = |(spoke, ..): &(&str, &str, usize)| {
+            let world = &running.world;
+            let instance = &world.host(spoke)?.metadata.instance;
+            world.ec2.health_of(&region, instance)
+        };
+        ZONES.iter().map(of).collect::<Result<Vec<_>>>()
+    };
+
+    running
+        .world
+        .faults
+        .set(&[Fault::of_action("SetInstanceHealth", FaultKind::Denied)])?;
+    let subnet = members[0].subnet.clone();
+    world
+        .ec2
+        .create_group(&region, "spokes", &subnet, &instances)?;
+    ensure!(health(&running)? == ["Healthy"; 3]);
+    running.world.crash("spoke-d1")?;
+    let words = [
+        "the role needs autoscaling:SetInstanceHealth",
+        "remedy-policy.json",
+    ];
+    running.wait_for_problem(&others, &words)?;
+    ensure!(health(&running)? == ["Healthy"; 3]);
+    running.world.faults.clear()?;
+    wait_until("spoke-d1 to be reported", REMEDY, || {
+        let reported = health(&running)? == ["Unhealthy", "Healthy", "Healthy"];
+        Ok(reported.then_some(()))
+    })?;
+    let before = running.asked("SetInstanceHealth")?;
+    std::thread::sleep(NOTHING);
+    ensure!(running.asked("SetInstanceHealth")? == before, "once more");
+    ensure!(running.asked("StopInstances")? == 0);
+    let reported = others.map(|spoke| running.remedy(spoke).map(|one| one.reported));
+    let reported: u64 = reported.into_iter().sum::<Result<u64>>()?;
+    ensure!(reported == 1, "{reported}");
+    running.world.check()
+}
