@@ -16,8 +16,10 @@
 #                      most of it the release build). TWICE=1: builds each twice and compares
 #   make test-image    boots them under QEMU in the simulated internet (10 minutes; tests/IMAGE.md)
 #   make packages      .deb and .rpm of hub, spoke and tunnels, into PACKAGES=DIRECTORY (ami/packages)
+#   make test-packages makes them twice, and installs, upgrades and removes them in a new Debian; needs root (5 minutes)
 #   make build         all programs, tests and benches, as the demo and the tests use them
-#   make release       the programs as they are shipped
+#   make release       all that is published, into RELEASE=DIRECTORY: programs and packages for x86-64 and arm64, images,
+#                      checksums (ami/README.md); needs root (40 minutes)
 #
 # The same packages with the same features in every line, --workspace --all-targets: cargo would
 # otherwise build the AWS SDK again with others (5 minutes).
@@ -32,9 +34,23 @@ ALL := --workspace --all-targets --locked
 
 IMAGES ?= $(CACHE)/images
 PACKAGES ?= $(CACHE)/packages
-IMAGE_PROGRAMS := privnet-hub privnet-spoke tunnels privnet-boot privnet-sim image
+RELEASE ?= $(CACHE)/release
+PROGRAMS := privnet-hub privnet-spoke tunnels privnet-boot
+# What is shipped, and what boots it. Always these, so that images, packages and release build once.
+IMAGE_PROGRAMS := $(PROGRAMS) privnet-sim image
 
-.PHONY: demo test test-matrix lint bench profile swarm scale fuzz images test-image packages build release setup
+ifeq ($(shell uname -m),aarch64)
+ARCH := arm64
+OTHER := x86_64
+else
+ARCH := amd64
+OTHER := aarch64
+endif
+HERE := $(CARGO_TARGET_DIR)/release
+THERE := $(CARGO_TARGET_DIR)/$(OTHER)-unknown-linux-gnu/release
+
+.PHONY: demo test test-matrix lint bench profile swarm scale fuzz images test-image packages test-packages build release
+.PHONY: programs setup
 
 demo: build
 	@exec "$(CARGO_TARGET_DIR)/debug/demo" $(if $(KEEP),--keep)
@@ -57,8 +73,12 @@ lint: setup
 build: setup
 	cargo build $(ALL)
 
-release: setup
-	cargo build --release --workspace --bins --locked
+# Linked by Debian's cross compiler.
+release: programs
+	@ami/release-setup
+	CARGO_TARGET_$(if $(filter aarch64,$(OTHER)),AARCH64,X86_64)_UNKNOWN_LINUX_GNU_LINKER=$(OTHER)-linux-gnu-gcc \
+	cargo build --release --workspace --locked --target $(OTHER)-unknown-linux-gnu $(addprefix --bin ,$(PROGRAMS))
+	@ami/release $(if $(filter amd64,$(ARCH)),"$(HERE)" "$(THERE)","$(THERE)" "$(HERE)") "$(IMAGES)" "$(RELEASE)"
 
 # Only these packages: nothing that is measured needs the AWS SDK, and what is measured is as shipped.
 bench: setup
@@ -88,18 +108,23 @@ scale: build
 fuzz:
 	@tests/fuzz/run
 
-# What is in the images, and what boots them.
-images: setup
-	@ami/image/setup
+programs: setup
 	cargo build --release --workspace --locked $(addprefix --bin ,$(IMAGE_PROGRAMS))
-	@ami/image/images $(if $(TWICE),--twice) "$(CARGO_TARGET_DIR)/release" "$(IMAGES)"
 
-packages: release
-	@ami/packages/setup
-	@PATH="$(CACHE)/package-tools/bin:$$PATH" ami/packages/build "$(PACKAGES)"
+images: programs
+	@ami/image/setup
+	@ami/image/images $(if $(TWICE),--twice) "$(HERE)" "$(IMAGES)"
 
 test-image: images
-	"$(CARGO_TARGET_DIR)/release/image" "$(IMAGES)"
+	"$(HERE)/image" "$(IMAGES)"
+
+packages: programs
+	@ami/packages/setup
+	@ami/packages/build $(ARCH) "$(HERE)" "$(PACKAGES)"
+
+test-packages: programs
+	@ami/packages/setup
+	@ami/packages/test $(ARCH) "$(HERE)"
 
 setup:
 	@tests/setup
