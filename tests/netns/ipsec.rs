@@ -24,6 +24,7 @@ use privnet_tests::firewall::{BRANCH, EAST, Firewall, SECRET, Settings};
 use privnet_tests::long_ping::LongPing;
 use privnet_tests::namespace::Namespace;
 use privnet_tests::process::wait_until;
+use privnet_tests::programs;
 use privnet_tests::topology::{self, HUB_PUBLIC};
 use privnet_tests::world::World;
 
@@ -53,9 +54,17 @@ pub(crate) fn with_charon(world: &World, charon: &Charon) -> Result<String> {
     ))
 }
 
+/// The demo network, with all captured that its gateways send.
+pub(crate) fn watched() -> Result<World> {
+    let network = topology::demo();
+    let mut world = World::build(&network)?;
+    world.capture(&network, &["hub", "spoke-a", "spoke-b"])?;
+    Ok(world)
+}
+
 /// The demo network with its spokes, the hub's charon and one firewall.
 fn start(settings: &Settings) -> Result<(World, Charon, Firewall)> {
-    let mut world = World::build(&topology::demo())?;
+    let mut world = watched()?;
     let charon = Charon::of_instance(world.namespace("hub")?)?;
     let firewall = Firewall::start(&mut world, "firewall", settings)?;
     start_spokes(&mut world)?;
@@ -65,6 +74,16 @@ fn start(settings: &Settings) -> Result<(World, Charon, Firewall)> {
 pub(crate) fn tunnel(status: &Status, name: &str) -> Result<Tunnel> {
     let tunnel = status.tunnels.iter().find(|tunnel| tunnel.name == name);
     tunnel.cloned().with_context(|| format!("no tunnel {name}"))
+}
+
+/// The SPIs of what `swanctl --list-sas` printed.
+fn spis(listed: &str) -> Vec<String> {
+    let lines = listed.lines().map(str::trim);
+    lines
+        .filter(|line| line.starts_with("in ") || line.starts_with("out"))
+        .filter_map(|line| line.split([' ', ',']).find(|word| word.len() == 8))
+        .map(str::to_owned)
+        .collect()
 }
 
 /// The name of a connection's child, which ends in a fingerprint.
@@ -151,6 +170,17 @@ pub(crate) fn a_firewall_and_wireguard_spokes_reach_each_other() -> Result<()> {
     ensure!(sent == received, "sent {sent}, received {received}");
     let seen = firewall.namespace.fetch(&format!("http://{address}/"))?;
     ensure!(seen == EAST.inside()?.to_string(), "host-a saw {seen}");
+    // And the other way.
+    let inside = format!("{}:80", EAST.inside()?);
+    let simulator = programs::ours("privnet-sim")?;
+    let _web = firewall
+        .namespace
+        .start("web", simulator, ["web", &inside])?;
+    let url = format!("http://{inside}/bytes/20000000");
+    let received = wait_until("the firewall's web server", PATIENCE, || {
+        Ok(checksum(world.namespace("host-a")?, &url).ok())
+    })?;
+    ensure!(sent == received, "sent {sent}, received {received}");
 
     // New keys of both kinds while packets go on, and none is lost; counters go on, too.
     let before = tunnel(&world.daemon("hub")?.status()?, "dc-east")?;
@@ -187,7 +217,7 @@ pub(crate) fn a_firewall_and_wireguard_spokes_reach_each_other() -> Result<()> {
 /// As in the images, where the kernel has it. Where it has not, nothing is called up
 /// that carries nothing, the operator is told why, and what is advised then helps.
 pub(crate) fn the_kernel_does_esp_or_its_lack_is_explained() -> Result<()> {
-    let mut world = World::build(&topology::demo())?;
+    let mut world = watched()?;
     let charon = Charon::of_instance_with(world.namespace("hub")?, Esp::Kernel)?;
     let firewall = Firewall::start(&mut world, "firewall", &EAST)?;
     start_spokes(&mut world)?;
@@ -222,7 +252,7 @@ pub(crate) fn the_kernel_does_esp_or_its_lack_is_explained() -> Result<()> {
 }
 
 pub(crate) fn a_firewall_behind_a_nat_calls_the_hub() -> Result<()> {
-    let mut world = World::build(&topology::demo())?;
+    let mut world = watched()?;
     let charon = Charon::of_instance(world.namespace("hub")?)?;
     start_spokes(&mut world)?;
     // The office has an address that its provider shares with others.
@@ -270,6 +300,8 @@ pub(crate) fn what_is_wrong_is_told_in_plain_words() -> Result<()> {
     let config =
         with_charon(&world, &charon)? + &site(&world, "dc-east", EAST.cidr, &calls(&EAST))?;
     world.start("hub", &config)?;
+    let from_spoke = LongPing::start(world.namespace("host-a")?, EAST.inside()?)?;
+    let from_vpc = LongPing::start(world.namespace("host-hub")?, EAST.inside()?)?;
     reason(
         &world,
         "dc-east",
@@ -292,11 +324,17 @@ pub(crate) fn what_is_wrong_is_told_in_plain_words() -> Result<()> {
     };
     firewall.charon.load(&elsewhere.swanctl())?;
     reason(&world, "dc-east", "selectors rejected")?;
+    nothing_leaked(&world)?;
 
     // As the firewall's administrator puts it right, so it comes up.
     firewall.charon.load(&EAST.swanctl())?;
     wait_until_up(&world, &["dc-east"], SLOW)?;
     both_ways(&world, &firewall, &EAST)?;
+
+    // Somebody talked to it all the time.
+    for pings in [from_spoke, from_vpc] {
+        pings.answers(5, PATIENCE)?;
+    }
 
     // And an old firewall, when the hub is told that it may be one.
     firewall.charon.load(&old.swanctl())?;
@@ -322,8 +360,8 @@ pub(crate) fn nothing_leaves_in_clear_whatever_dies() -> Result<()> {
     wait_until_up(&world, &["spoke-a", "spoke-b", "dc-east"], PATIENCE)?;
     both_ways(&world, &firewall, &EAST)?;
     // Somebody talks to the site all the time, from everywhere.
-    let _from_spoke = LongPing::start(world.namespace("host-a")?, EAST.inside()?)?;
-    let _from_vpc = LongPing::start(world.namespace("host-hub")?, EAST.inside()?)?;
+    let from_spoke = LongPing::start(world.namespace("host-a")?, EAST.inside()?)?;
+    let from_vpc = LongPing::start(world.namespace("host-hub")?, EAST.inside()?)?;
 
     let firewall = firewall.restart(&EAST)?;
     wait_until(
@@ -349,14 +387,6 @@ pub(crate) fn nothing_leaves_in_clear_whatever_dies() -> Result<()> {
     reaches(world.namespace("host-hub")?, EAST.inside()?)?;
     world.start_again("hub")?;
     wait_until_up(&world, &["spoke-a", "spoke-b", "dc-east"], PATIENCE)?;
-    let spis = |listed: &str| -> Vec<String> {
-        let lines = listed.lines().map(str::trim);
-        lines
-            .filter(|line| line.starts_with("in ") || line.starts_with("out"))
-            .filter_map(|line| line.split([' ', ',']).find(|word| word.len() == 8))
-            .map(str::to_owned)
-            .collect()
-    };
     let after = charon.swanctl(&["--list-sas"])?;
     ensure!(
         !spis(&before).is_empty() && spis(&before) == spis(&after),
@@ -369,6 +399,9 @@ pub(crate) fn nothing_leaves_in_clear_whatever_dies() -> Result<()> {
     charon.signal(Signal::SIGCONT)?;
     wait_until_up(&world, &["dc-east"], SLOW)?;
     both_ways(&world, &firewall, &EAST)?;
+    for pings in [from_spoke, from_vpc] {
+        pings.answers(5, PATIENCE)?;
+    }
     nothing_leaked(&world)?;
     world.check()
 }
@@ -419,8 +452,10 @@ pub(crate) fn a_change_of_one_site_leaves_the_other_alone() -> Result<()> {
         log.matches("load connection privnet-dc-east").count() == 1,
         "{log}"
     );
-    let answered = world.namespace("host-a")?.ping(BRANCH.inside()?, 1)?;
-    ensure!(answered == 0, "the branch is reached without a tunnel");
+    for host in ["host-a", "host-hub"] {
+        let answered = world.namespace(host)?.ping(BRANCH.inside()?, 2)?;
+        ensure!(answered == 0, "the branch is reached without a tunnel");
+    }
 
     // A file in which two sites have the same addresses changes nothing.
     let twice = site(&world, "branch", "10.200.7.0/24", &calls(&BRANCH))?;
@@ -478,6 +513,65 @@ pub(crate) fn the_policy_holds_between_ipsec_sites() -> Result<()> {
     world.check()
 }
 
+/// Two firewalls that both say that a site's addresses are behind them.
+pub(crate) fn who_asks_for_anothers_addresses_gets_none_of_them() -> Result<()> {
+    let (mut world, charon, firewall) = start(&EAST)?;
+    let thief = Settings {
+        cidr: EAST.cidr,
+        ..BRANCH
+    };
+    let branch = world.add_internet_host("branch", BRANCH.public)?;
+    branch.ip(&[
+        "addr add 10.200.0.1/32 dev lo",
+        "addr add 10.201.0.1/32 dev lo",
+    ])?;
+    let branch = Firewall {
+        name: "branch",
+        charon: Charon::of_firewall(&branch, &thief.swanctl())?,
+        namespace: branch,
+    };
+    // The hub waits for the branch to call.
+    let known = format!("remote_id = \"{}\"", BRANCH.public);
+    let config = with_charon(&world, &charon)?
+        + &site(&world, "dc-east", EAST.cidr, &calls(&EAST))?
+        + &site(&world, "branch", BRANCH.cidr, &known)?;
+    world.start("hub", &config)?;
+    wait_until_up(&world, &["spoke-a", "dc-east"], SLOW)?;
+    both_ways(&world, &firewall, &EAST)?;
+    let mut pings = LongPing::start(world.namespace("host-a")?, EAST.inside()?)?;
+    pings.answers(5, PATIENCE)?;
+    let of_east = || charon.swanctl(&["--list-sas", "--ike", "privnet-dc-east"]);
+    let before = spis(&of_east()?);
+
+    ensure!(
+        branch.initiate().is_err(),
+        "the branch got dc-east's addresses"
+    );
+    reason(&world, "branch", "selectors")?;
+    // All of both: it gets its own.
+    let greedy = Settings {
+        cidr: "10.200.0.0/15",
+        ..BRANCH
+    };
+    branch.charon.load(&greedy.swanctl())?;
+    branch.initiate()?;
+    let status = wait_until_up(&world, &["dc-east", "branch"], SLOW)?;
+    let got = tunnel(&status, "branch")?
+        .ipsec
+        .context("nothing of its SAs")?;
+    ensure!(got.remote_selectors == [BRANCH.cidr], "{got:?}");
+    reaches(world.namespace("host-hub")?, BRANCH.inside()?)?;
+
+    pings.has_lost_nothing(PATIENCE)?;
+    let after = spis(&of_east()?);
+    ensure!(
+        !before.is_empty() && before == after,
+        "{before:?} {after:?}"
+    );
+    nothing_leaked(&world)?;
+    world.check()
+}
+
 /// As most rekeys happen: by the clock of one end, again and again, while packets go on.
 pub(crate) fn rekeys_by_the_clock_lose_nothing() -> Result<()> {
     let impatient = Settings {
@@ -526,7 +620,7 @@ pub(crate) fn rekeys_by_the_clock_lose_nothing() -> Result<()> {
 
 /// Made as ami/IPSEC.md says.
 pub(crate) fn a_firewall_and_the_hub_prove_themselves_by_certificates() -> Result<()> {
-    let mut world = World::build(&topology::demo())?;
+    let mut world = watched()?;
     let charon = Charon::of_instance(world.namespace("hub")?)?;
     start_spokes(&mut world)?;
     let pki = world.namespace("hub")?.directory().join("pki");

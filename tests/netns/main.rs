@@ -91,6 +91,7 @@ const TESTS: &[Test] = tests![
     ipsec::a_change_of_one_site_leaves_the_other_alone,
     ipsec::the_policy_holds_between_ipsec_sites,
     ipsec::rekeys_by_the_clock_lose_nothing,
+    ipsec::who_asks_for_anothers_addresses_gets_none_of_them,
     ipsec::a_firewall_and_the_hub_prove_themselves_by_certificates,
     ipsec_spokes::a_spoke_without_its_secret_sends_nothing_in_clear,
     ipsec_spokes::a_spoke_by_ipsec_is_discovered_listed_and_removed,

@@ -4,9 +4,11 @@
 //! The demo network: see `privnet_tests::topology::demo`.
 
 use anyhow::{Result, bail, ensure};
+use privnet_tests::deployment::PATIENCE;
 use privnet_tests::fault_proxy::{Fault, FaultKind};
 use privnet_tests::imds;
 use privnet_tests::moto::Ec2;
+use privnet_tests::process::wait_until;
 use privnet_tests::topology::{self, API, API_PORT, WEB};
 use privnet_tests::vpc_router::INTERFACE;
 use privnet_tests::world::World;
@@ -27,7 +29,9 @@ pub(crate) fn an_instance_with_a_public_address_is_seen_by_it() -> Result<()> {
 }
 
 pub(crate) fn without_a_public_address_nothing_leaves_or_enters() -> Result<()> {
-    let mut world = World::build(&topology::demo())?;
+    let network = topology::demo();
+    let mut world = World::build(&network)?;
+    world.capture(&network, &["spoke-b"])?;
     ensure!(world.namespace("host-a")?.ping(WEB, 1)? == 0);
     world.map_address("spoke-a", None)?;
     ensure!(world.namespace("spoke-a")?.ping(WEB, 1)? == 0);
@@ -36,10 +40,23 @@ pub(crate) fn without_a_public_address_nothing_leaves_or_enters() -> Result<()> 
         .internet()
         .ip(&["route add 10.1.0.0/16 dev vpc-a scope link"])?;
     ensure!(world.web.ping("10.1.0.10", 1)? == 0);
+    // What is in no tunnel is found in a capture, wherever it goes.
+    let is_found = |world: &World, words: &str| {
+        wait_until(words, PATIENCE, || {
+            let said = world
+                .captures_are_clean()
+                .err()
+                .map(|said| said.to_string());
+            Ok(said.filter(|said| said.contains(words)))
+        })
+    };
+    ensure!(world.namespace("spoke-b")?.ping(WEB, 1)? == 1);
+    is_found(&world, "the inside of a ping")?;
     // And what is meant for the privnet is counted when it tries to leave in clear.
     ensure!(world.leaked_packets()? == 0);
     ensure!(world.namespace("spoke-b")?.ping("10.1.0.10", 2)? == 0);
     ensure!(world.leaked_packets()? == 2);
+    is_found(&world, "> 10.1.0.10: ICMP echo request")?;
     Ok(())
 }
 

@@ -176,14 +176,15 @@ pub fn ping_without_loss(world: &World, from: &str, to: &str, count: u32) -> Res
     Ok(())
 }
 
-/// An error if a packet of the privnet ever reached an internet gateway in clear.
+/// An error if a packet of the privnet ever reached an internet gateway in clear, or is
+/// in what was captured.
 pub fn nothing_leaked(world: &World) -> Result<()> {
     let leaked = world.leaked_packets()?;
     ensure!(
         leaked == 0,
         "{leaked} packets of the privnet left a VPC in clear"
     );
-    Ok(())
+    world.captures_are_clean()
 }
 
 /// The public address of an instance.

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 
+use crate::capture::ping_pattern;
 use crate::namespace::{Namespace, logs};
 use crate::process::{Process, wait_until};
 
@@ -28,7 +29,8 @@ impl LongPing {
     pub fn start(from: &Namespace, to: impl Display) -> Result<Self> {
         let mut command = from.command("ping");
         let interval = INTERVAL.as_secs_f32().to_string();
-        command.args(["-n", "-i", &interval]).arg(to.to_string());
+        command.args(["-n", "-i", &interval, "-p", &ping_pattern()]);
+        command.arg(to.to_string());
         // A log of its own: two of them to one address number from one each.
         static STARTED: AtomicUsize = AtomicUsize::new(0);
         let number = STARTED.fetch_add(1, Ordering::Relaxed);

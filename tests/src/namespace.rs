@@ -11,6 +11,7 @@ use std::thread::JoinHandle;
 
 use anyhow::{Context, Result, bail};
 
+use crate::capture::ping_pattern;
 use crate::process::{Process, run};
 use crate::programs;
 
@@ -165,6 +166,8 @@ impl Namespace {
                 "0.05",
                 "-W",
                 "1",
+                "-p",
+                &ping_pattern(),
                 "-c",
                 &count.to_string(),
             ])

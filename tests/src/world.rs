@@ -18,6 +18,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail, ensure};
 use privnet_model::id::{Region, VpcId};
 
+use crate::capture::Capture;
 use crate::daemon::{self, Daemon};
 use crate::fault_proxy::Control;
 use crate::guest;
@@ -44,6 +45,7 @@ pub struct World {
     hosts: BTreeMap<&'static str, Host>,
     vpcs: BTreeMap<&'static str, RunningVpc>,
     guests: Vec<&'static str>,
+    captures: Vec<Capture>,
     internet: Internet,
     /// The web server's host, on the internet.
     pub web: Namespace,
@@ -114,6 +116,7 @@ impl World {
             hosts: BTreeMap::new(),
             vpcs: BTreeMap::new(),
             guests: guests.to_vec(),
+            captures: Vec::new(),
             internet,
             web,
             api,
@@ -343,6 +346,33 @@ impl World {
     /// The namespace of the internet.
     pub const fn internet(&self) -> &Namespace {
         &self.internet.namespace
+    }
+
+    /// Has all that these instances send from now on captured: [`Self::leaked_packets`] looks
+    /// at counters, [`Self::captures_are_clean`] at the packets.
+    pub fn capture(&mut self, network: &Network, instances: &[&str]) -> Result<()> {
+        for vpc in &network.vpcs {
+            for (_, instance) in vpc.instances() {
+                if instances.contains(&instance.name) {
+                    let router = &self.vpc(vpc.name)?.router;
+                    let capture = Capture::start(router, vpc, instance.name)?;
+                    self.captures.push(capture);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// An error if something of the privnet is in what was captured.
+    pub fn captures_are_clean(&self) -> Result<()> {
+        for capture in &self.captures {
+            // Whoever serves asked EC2 for something.
+            if self.daemons.contains_key(capture.instance()) {
+                capture.saw_something()?;
+            }
+            capture.is_clean()?;
+        }
+        Ok(())
     }
 
     /// How many packets of the privnet reached an internet gateway in clear:

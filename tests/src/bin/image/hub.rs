@@ -15,6 +15,7 @@ use privnet_tests::guest::{Disk, Guest, LoginKey, private_directory};
 use privnet_tests::long_ping::LongPing;
 use privnet_tests::namespace::Namespace;
 use privnet_tests::process::wait_until;
+use privnet_tests::programs;
 use privnet_tests::topology::{self, API, API_PORT, HUB_PUBLIC, PORT};
 use privnet_tests::world::World;
 
@@ -100,9 +101,12 @@ fn ipsec(
          cidrs = [\"{}\"]\npreshared_key = {{ file = \"{key}\" }}\n",
         EAST.public, EAST.cidr
     );
-    let user_data = format!("{user_data}{more}");
-    world.change_metadata(NAME, |metadata| metadata.user_data = Some(user_data))?;
-    on("systemctl restart privnet-boot && systemctl reload privnet-hub")?;
+    let with_site = format!("{user_data}{more}");
+    let give = |world: &mut World, user_data: String| -> Result<()> {
+        world.change_metadata(NAME, |metadata| metadata.user_data = Some(user_data))?;
+        on("systemctl restart privnet-boot && systemctl reload privnet-hub").map(drop)
+    };
+    give(world, with_site.clone())?;
     let began = Instant::now();
     wait_until_up(guest, login, &["spoke-a", "spoke-b", "dc-east"])?;
     figures.row(
@@ -111,6 +115,16 @@ fn ipsec(
     );
     let shown = on("tunnels show")?;
     ensure!(shown.contains("kernel ESP"), "{shown}");
+    // Confined as the drop-in says, and its socket is the daemons' alone.
+    let confined = on("systemctl show -p NoNewPrivileges,ProtectSystem strongswan")?;
+    for property in ["NoNewPrivileges=yes", "ProtectSystem=strict"] {
+        ensure!(confined.contains(property), "{confined}");
+    }
+    let socket = on("stat -c '%G %a' /run/charon.vici")?;
+    ensure!(socket.trim() == "privnet 660", "{socket}");
+    let exposure = on("systemd-analyze security --no-pager strongswan.service")?;
+    let exposure = exposure.lines().last().unwrap_or_default();
+    figures.quote("`systemd-analyze security strongswan`", exposure);
     let inside = EAST.inside()?;
     let both_ways = |when: &str| -> Result<()> {
         for host in ["host-a", "host-hub"] {
@@ -127,29 +141,37 @@ fn ipsec(
     };
     both_ways("at first")?;
     let address = world.host("host-a")?.instance.address;
-    let url = format!("http://{address}/bytes/5000000");
-    let checksum = |from: &Namespace| {
+    let checksum = |from: &Namespace, server: &str| {
+        let url = format!("http://{server}/bytes/5000000");
         let command = format!("curl -sS --fail --max-time 240 {url} | sha256sum");
         from.run("sh", ["-c", &command])
     };
-    let (sent, received) = (
-        checksum(world.namespace("host-a")?)?,
-        checksum(&firewall.namespace)?,
-    );
-    ensure!(sent == received, "sent {sent}, received {received}");
+    let server = format!("{inside}:80");
+    let simulator = programs::ours("privnet-sim")?;
+    let _web = firewall
+        .namespace
+        .start("web", simulator, ["web", &server])?;
+    let host_a = world.namespace("host-a")?;
+    let sent = checksum(host_a, &address.to_string())?;
+    for (from, server) in [(&firewall.namespace, address.to_string()), (host_a, server)] {
+        let received = checksum(from, &server)?;
+        ensure!(sent == received, "sent {sent}, received {received}");
+    }
     figures.row(
         "by the kernel's ESP, between the site, a spoke's host and the hub's VPC",
-        "both ways; 5 MB by checksum",
+        "both ways; 5 MB each way by checksum",
     );
 
     // From the hub's own VPC, which needs no WireGuard: that ends with the daemon.
     let mut pings = LongPing::start(world.namespace("host-hub")?, inside)?;
     pings.answers(10, PATIENCE)?;
+    let spis = "ip xfrm state | awk '/spi/ { print $4 }' | sort";
+    let at_first = on(spis)?;
     firewall.rekey_under(&mut pings, PATIENCE)?;
     // Of what a rekey replaced the last packets are still waited for, some seconds.
     pings.answers(100, PATIENCE * 2)?;
-    let spis = "ip xfrm state | awk '/spi/ { print $4 }' | sort";
     let before = on(spis)?;
+    ensure!(!at_first.is_empty() && before != at_first, "no new keys");
     on("systemctl restart privnet-hub")?;
     wait_until_up(guest, login, &["dc-east"])?;
     pings.answers(20, PATIENCE)?;
@@ -175,6 +197,35 @@ fn ipsec(
     figures.quote(
         "`ip -d link show type xfrm` on it",
         &on("ip -d link show type xfrm")?,
+    );
+
+    // The policy holds on that interface; and what is not wanted any more goes.
+    let rule = "\n[[policy]]\naction = \"deny\"\nbetween = [\"site:dc-east\"]\nand = [\"hub\"]\n";
+    give(world, format!("{with_site}{rule}"))?;
+    let reached = |world: &World, from: &str| -> Result<bool> {
+        Ok(world.namespace(from)?.ping(inside, 2)? > 0)
+    };
+    wait_until("the policy to hold", PATIENCE, || {
+        Ok((!reached(world, "host-hub")?).then_some(()))
+    })?;
+    ensure!(
+        reached(world, "host-a")?,
+        "more is denied than the policy says"
+    );
+    give(world, user_data.to_owned())?;
+    let left = "ip -o link show type xfrm; ip route show 10.200.0.0/16; ip xfrm state";
+    wait_until("the site's interface to go", PATIENCE, || {
+        let left = on(left)?;
+        ensure!(left.trim().is_empty(), "{left}");
+        Ok(Some(()))
+    })?;
+    ensure!(
+        !reached(world, "host-a")?,
+        "the site is reached without a tunnel"
+    );
+    figures.row(
+        "a policy denies the site the hub's VPC; then the site is removed",
+        "nothing of it is left, no packet in clear",
     );
     Ok(())
 }
