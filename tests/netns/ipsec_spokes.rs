@@ -208,6 +208,14 @@ pub(crate) fn a_cidr_that_strongswans_own_esp_cannot_serve_is_told() -> Result<(
     world.check()
 }
 
+fn start_hub(world: &mut World, name: &str, charon: &Charon) -> Result<()> {
+    let secret = fleet_secret(world, name)?;
+    let config = hub_config(world.host(name)?);
+    let socket = charon.socket();
+    let config = format!("{config}[ipsec]\nsocket = {socket:?}\n[trust]\n{secret}");
+    world.start(name, &config).map(drop)
+}
+
 /// What `ami/IPSEC.md` says of the next hub's turn; a busy machine gets twice as long.
 const FAILOVER: Duration = Duration::from_secs(15);
 
@@ -227,16 +235,14 @@ pub(crate) fn of_two_hubs_the_next_serves_its_private_network_when_one_dies() ->
     let hubs = [HUB_PUBLIC, SECOND_HUB_PUBLIC];
     let _a = start_spoke_by_ipsec(&mut world, "spoke-a", &hubs)?;
     let _b = start_spoke_by_ipsec(&mut world, "spoke-b", &hubs)?;
-    for (hub, charon) in [("hub", &first), ("hub-2", &second)] {
-        let secret = fleet_secret(&world, hub)?;
-        let config = hub_config(world.host(hub)?);
-        let socket = charon.socket();
-        world.start(
-            hub,
-            &format!("{config}[ipsec]\nsocket = {socket:?}\n[trust]\n{secret}"),
-        )?;
-    }
+    // The first one first: a spoke stays with the hub that takes it.
+    start_hub(&mut world, "hub", &first)?;
     wait_until_up(&world, &["spoke-a", "spoke-b"], SLOW)?;
+    start_hub(&mut world, "hub-2", &second)?;
+    wait_until("the second hub to know both", SLOW, || {
+        let known = second.swanctl(&["--list-conns"])?;
+        Ok((known.matches("privnet-i-").count() >= 2).then_some(()))
+    })?;
     reach_each_other(&world, "host-a", "host-b")?;
     let idle = world.daemon("hub-2")?.status()?;
     for spoke in ["spoke-a", "spoke-b"] {
