@@ -442,7 +442,8 @@ impl Gateway {
                    }}
                  }}\n"
             );
-            secrets += &format!("ike-{number} {{\nid-1 = {own}\nid-2 = {peer}\nsecret = bench\n}}\n");
+            secrets +=
+                &format!("ike-{number} {{\nid-1 = {own}\nid-2 = {peer}\nsecret = bench\n}}\n");
         }
         let swanctl = format!("connections {{\n{connections}}}\nsecrets {{\n{secrets}}}\n");
         Charon::of_firewall_with(&self.namespace, &swanctl, esp)
