@@ -242,11 +242,12 @@ impl Ec2Error {
             | Reason::Throttled { .. }
             | Reason::TableFull { .. }
             | Reason::Refused { .. }
-            | Reason::Unreachable { .. }
             | Reason::RoleRefused { .. }
             | Reason::RoleUnanswered { .. }
             | Reason::OtherAwsPartition { .. } => false,
-            Reason::ServerFault { .. }
+            // A connection that broke after the request is told as one that never was.
+            Reason::Unreachable { .. }
+            | Reason::ServerFault { .. }
             | Reason::NoAnswer
             | Reason::CutShort { .. }
             | Reason::Unreadable { .. }
@@ -651,8 +652,8 @@ mod tests {
         };
         let throttled = refusal(503, "RequestLimitExceeded".into(), String::new());
         assert!(!may_be_done(throttled));
-        let detail = "connection refused".to_owned();
-        assert!(!may_be_done(Reason::Unreachable { detail }));
+        let detail = "connection reset by peer".to_owned();
+        assert!(may_be_done(Reason::Unreachable { detail }));
         assert!(may_be_done(Reason::NoAnswer));
         let fault = refusal(503, "Unavailable".into(), String::new());
         assert!(may_be_done(fault));
