@@ -84,7 +84,7 @@ pub struct Journal {
     /// What was done about each sibling.
     #[serde(default)]
     pub records: BTreeMap<InstanceId, Record>,
-    /// When each Auto Scaling group was told of an instance, within [`DAY`].
+    /// When each Auto Scaling group was told of an instance, within the last day.
     #[serde(default)]
     pub groups: BTreeMap<String, Vec<Timestamp>>,
     /// When a journal was found that could not be read.
