@@ -68,7 +68,7 @@ impl AutoScaling {
     }
 
     /// Has the instance's group take it for unhealthy. The group's grace period for health
-    /// checks is respected: within it the group does nothing, and EC2 does not say so.
+    /// checks is respected: within it the group does nothing, and Auto Scaling does not say so.
     ///
     /// # Errors
     /// If [`AutoScalingError::may_be_done`] the group may know it all the same.

@@ -233,6 +233,30 @@ impl Ec2Error {
         }
     }
 
+    /// Whether a change that was asked for may be made, though that is not known.
+    pub fn may_be_done(&self) -> bool {
+        match &self.reason {
+            Reason::NotAllowed { .. }
+            | Reason::NoCredentials { .. }
+            | Reason::CredentialsRejected { .. }
+            | Reason::Throttled { .. }
+            | Reason::TableFull { .. }
+            | Reason::Refused { .. }
+            | Reason::RoleRefused { .. }
+            | Reason::RoleUnanswered { .. }
+            | Reason::OtherAwsPartition { .. } => false,
+            // A connection that broke after the request is told as one that never was.
+            Reason::Unreachable { .. }
+            | Reason::ServerFault { .. }
+            | Reason::NoAnswer
+            | Reason::CutShort { .. }
+            | Reason::Unreadable { .. }
+            | Reason::Deadline { .. }
+            | Reason::RepeatedPage
+            | Reason::Exhausted => true,
+        }
+    }
+
     /// Whether the role lacks the permission.
     pub fn is_not_allowed(&self) -> bool {
         matches!(self.reason, Reason::NotAllowed { .. })
@@ -618,6 +642,21 @@ mod tests {
             Reason::of_refusal(502, b"<html>"),
             Reason::ServerFault { code, .. } if code == "HTTP status 502"
         ));
+    }
+
+    #[test]
+    fn a_change_that_ec2_did_not_take_is_not_made() {
+        let may_be_done = |reason| {
+            let region = &"eu-west-1".parse().expect("a region");
+            Ec2Error::found(Operation::StopInstances, region, reason).may_be_done()
+        };
+        let throttled = refusal(503, "RequestLimitExceeded".into(), String::new());
+        assert!(!may_be_done(throttled));
+        let detail = "connection reset by peer".to_owned();
+        assert!(may_be_done(Reason::Unreachable { detail }));
+        assert!(may_be_done(Reason::NoAnswer));
+        let fault = refusal(503, "Unavailable".into(), String::new());
+        assert!(may_be_done(fault));
     }
 
     #[test]

@@ -98,7 +98,7 @@ pub struct RoutesStatus {
     #[serde(default)]
     pub address: Option<AddressStatus>,
     /// What was done about siblings that stay lost; `None` when the config asks for no
-    /// remedy.
+    /// remedy, and none that was begun is to be ended.
     #[serde(default)]
     pub remedy: Option<RemedyStatus>,
 }

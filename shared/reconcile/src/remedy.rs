@@ -17,10 +17,13 @@
 //!    ten minutes after mistakes, and do not show that they live meanwhile.
 //! 4. Of several that are lost only one has its turn, and nobody else's instance starts,
 //!    stops or ends just now, by EC2's own word.
-//! 5. EC2 says that it runs. Whoever is stopped was stopped by somebody, and stays so,
-//!    unless that was us: what we stopped is written down first and started again,
-//!    also after a restart, also without a config that asks for it.
-//! 6. [`MOST_TRIES`] times in all, [`PAUSE`] apart and then twice that.
+//! 5. EC2 says that it runs, and has for [`PAUSE`]. Whoever is stopped was stopped by
+//!    somebody, and stays so, unless that was us: what we stopped is written down first and
+//!    started again until it runs, also after a restart, also without a config that asks
+//!    for it. Whose stop it is EC2's dates tell, compared with EC2's.
+//! 6. [`MOST_TRIES`] times in all, [`PAUSE`] apart and then twice that; and as often a day
+//!    in one Auto Scaling group, where each is about another instance.
+//! 7. All of it is still so when EC2 is asked ([`Remedy::is_wanted`]), within [`EXPIRES`].
 
 mod judge;
 mod told;
@@ -44,26 +47,28 @@ pub const PAUSE: Duration = Duration::from_secs(30 * 60);
 pub const MOST_TRIES: u32 = 3;
 /// How long a remedy may take to work: nothing is done about another sibling meanwhile.
 pub const SETTLE: Duration = Duration::from_secs(600);
-/// An instance that was not heard yet may be starting for so long.
+/// One that was launched not longer ago, and is not well, may be starting.
 pub const BOOT: Duration = Duration::from_secs(600);
 /// For how long silence is not believed after it was shown to be the network's: longer
 /// than two spokes that mistake each other wait for one another (`takeover`: 600 s each).
 pub const DOUBT: Duration = Duration::from_secs(30 * 60);
 /// Who is well for so long had nothing done about it.
 const CALM: Duration = Duration::from_secs(3600);
-/// An instance that does not stop within this is forced to. (EC2 lets its system shut down
-/// first in either case, and takes some minutes at most to give that up.)
-const FORCE: Duration = Duration::from_secs(300);
-/// One that has not stopped or started by then is worth an alarm.
+/// Within this an Auto Scaling group is told of [`MOST_TRIES`] instances at most.
+const DAY: Duration = Duration::from_secs(86_400);
+/// One that has not stopped and started by then is worth an alarm. (EC2 itself forces one
+/// that does not shut down, after some minutes.)
 const STUCK: Duration = Duration::from_secs(900);
-/// EC2 may describe an instance for so long as it was before it was told to stop.
+/// EC2 may describe an instance for so long as it was before it was told to stop or start.
 const LAG: Duration = Duration::from_secs(60);
-/// A stop that EC2 dates farther than this from ours was somebody else's.
+/// A stop of which EC2's answer was lost is ours if EC2 dates it within this of it.
 const SAME_STOP: Duration = Duration::from_secs(120);
-/// Where EC2 dates nothing, a stop that we know of is ours for so long.
-const UNDATED: Duration = Duration::from_secs(3600);
+/// An instance that EC2 has not described for so long is gone.
+const GONE: Duration = Duration::from_secs(3600);
 /// Between two looks at the instances.
 const LOOK: Duration = Duration::from_secs(5);
+/// What was decided longer ago, or by a look that was asked for longer ago, is not done.
+pub const EXPIRES: Duration = Duration::from_secs(10);
 /// A look or an action of which nobody told the end for so long has none.
 const FORGOTTEN: Duration = Duration::from_secs(30);
 /// After something was refused; doubled each time.
@@ -79,6 +84,29 @@ pub struct Journal {
     /// What was done about each sibling.
     #[serde(default)]
     pub records: BTreeMap<InstanceId, Record>,
+    /// When each Auto Scaling group was told of an instance, within the last day.
+    #[serde(default)]
+    pub groups: BTreeMap<String, Vec<Timestamp>>,
+    /// When a journal was found that could not be read.
+    #[serde(default)]
+    pub lost: Option<Timestamp>,
+}
+
+impl Journal {
+    /// The beginning after one that cannot be read.
+    pub fn anew(wall: Timestamp) -> Self {
+        Self {
+            lost: Some(wall),
+            ..Self::default()
+        }
+    }
+
+    /// Whom this spoke stopped, or was about to, and has not started.
+    pub fn owed(&self) -> Option<&InstanceId> {
+        let mut records = self.records.iter();
+        let (instance, _) = records.find(|(_, record)| record.stop.is_some())?;
+        Some(instance)
+    }
 }
 
 /// What was done about one sibling.
@@ -90,6 +118,9 @@ pub struct Record {
     /// That it is stopped because of us, and is to be started.
     #[serde(default)]
     pub stop: Option<Stop>,
+    /// When EC2 says that it was launched, since this spoke had it started.
+    #[serde(default)]
+    pub launched: Option<Timestamp>,
     /// When its silence, or ours to it, was last shown to be the network's.
     #[serde(default)]
     pub contradicted: Option<Timestamp>,
@@ -98,14 +129,22 @@ pub struct Record {
 /// A stop of ours. Written down before EC2 is asked for it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Stop {
-    /// When EC2 was to be asked.
+    /// When EC2 was to be asked, by our clock.
     pub asked: Timestamp,
+    /// When the instance had been launched, by EC2's.
+    pub launched: Timestamp,
     /// Whether EC2 said that the instance ran, and stops because of this.
     #[serde(default)]
     pub confirmed: bool,
-    /// When it was forced.
+    /// How EC2 dates the stop, once it is confirmed.
     #[serde(default)]
-    pub forced: Option<Timestamp>,
+    pub told: Option<Timestamp>,
+    /// When EC2 was asked to start it, and did not refuse.
+    #[serde(default)]
+    pub started: Option<Timestamp>,
+    /// How often it stopped again after that.
+    #[serde(default)]
+    pub relapses: u32,
 }
 
 /// Which instances are to be described.
@@ -124,8 +163,6 @@ pub enum Action {
     Stop {
         /// The sibling.
         instance: InstanceId,
-        /// Whether it was asked to before, in vain.
-        force: bool,
     },
     /// Have it start.
     Start {
@@ -143,7 +180,7 @@ impl Action {
     /// Whom it is done to.
     pub fn instance(&self) -> &InstanceId {
         match self {
-            Self::Stop { instance, .. } | Self::Start { instance } | Self::Report { instance } => {
+            Self::Stop { instance } | Self::Start { instance } | Self::Report { instance } => {
                 instance
             }
         }
@@ -157,6 +194,8 @@ pub enum Outcome {
     Done,
     /// Somebody else stopped it just before.
     Overtaken,
+    /// It was not asked for, as it was not wanted any more.
+    Withdrawn,
     /// It was not done.
     Refused,
     /// It may have been done.
@@ -225,7 +264,12 @@ impl Remedy {
 
     /// Whether nobody is lost, and nothing is owed.
     pub fn is_idle(&self) -> bool {
-        self.lost.is_empty() && self.acting.is_none() && self.stopped().is_none()
+        self.lost.is_empty() && self.acting.is_none() && self.journal.owed().is_none()
+    }
+
+    /// Whether the end of an action is awaited.
+    pub fn is_acting(&self) -> bool {
+        self.acting.is_some()
     }
 
     /// Judges. To be called every second or so. Asks for a look at instances, of which
@@ -236,16 +280,16 @@ impl Remedy {
             self.done(&action, Outcome::Unknown, now);
         }
         self.looking.take_if(|(_, at)| now - *at >= FORGOTTEN);
-        let candidate = self.judge_all(outlook, wall);
+        let candidates = self.judge_all(outlook, wall);
         let due = self.tried.is_none_or(|tried| now - tried >= LOOK);
         let held = self.refused.is_some_and(|(_, until)| now < until);
         if self.acting.is_some() || self.looking.is_some() || !due || held {
             return None;
         }
-        let look = match (self.stopped(), candidate) {
-            (Some(instance), _) => Look::One(instance),
-            (None, Some(_)) => Look::Siblings,
-            (None, None) => return None,
+        let look = match self.journal.owed() {
+            Some(instance) => Look::One(instance.clone()),
+            None if candidates.is_empty() => return None,
+            None => Look::Siblings,
         };
         self.looking = Some((look.clone(), now));
         Some(look)
@@ -258,7 +302,7 @@ impl Remedy {
     }
 
     /// The instances that the look was for: a complete answer. The end of the action is to
-    /// be told by [`Self::acted`].
+    /// be told by [`Self::acted`]; until then [`Self::is_wanted`] is to be asked.
     pub fn looked(
         &mut self,
         machines: &BTreeMap<InstanceId, Machine>,
@@ -266,11 +310,14 @@ impl Remedy {
         now: Instant,
         wall: Timestamp,
     ) -> Option<Action> {
-        let (look, _) = self.looking.take()?;
+        let (look, asked) = self.looking.take()?;
         self.tried = Some(now);
         self.note(outlook, now, wall);
+        if now.saturating_duration_since(asked) >= EXPIRES {
+            return None;
+        }
         let action = match look {
-            Look::One(instance) => self.go_on(instance.clone(), machines.get(&instance), wall),
+            Look::One(instance) => self.go_on(instance.clone(), machines.get(&instance), now, wall),
             Look::Siblings => self.begin(machines, outlook, wall),
         };
         self.acting = action.clone().map(|action| (action, now));
@@ -284,11 +331,21 @@ impl Remedy {
         }
     }
 
-    /// Whom we stopped, or were about to, and have not started.
-    fn stopped(&self) -> Option<InstanceId> {
-        let mut records = self.journal.records.iter();
-        let (instance, _) = records.find(|(_, record)| record.stop.is_some())?;
-        Some(instance.clone())
+    /// Whether what is being done is still to be asked for: to be asked all the time until
+    /// EC2 is, as the disk and EC2 take theirs. What is owed always is.
+    pub fn is_wanted(&mut self, outlook: &Outlook, now: Instant, wall: Timestamp) -> bool {
+        self.note(outlook, now, wall);
+        let Some((action, at)) = &self.acting else {
+            return false;
+        };
+        let holds = match action {
+            Action::Start { .. } => true,
+            Action::Stop { instance } | Action::Report { instance } => {
+                let seen = outlook.siblings.get(instance);
+                seen.is_some_and(|seen| self.is_beyond_doubt(instance, seen, outlook, wall).is_ok())
+            }
+        };
+        holds && now.saturating_duration_since(*at) < EXPIRES
     }
 
     fn begin(
@@ -298,26 +355,37 @@ impl Remedy {
         wall: Timestamp,
     ) -> Option<Action> {
         let config = self.config?;
-        let instance = self.judge_all(outlook, wall)?;
-        if let Err(obstacle) = self.judge_machine(&instance, machines, outlook, wall) {
-            self.obstacles.insert(instance, obstacle);
-            return None;
-        }
-        self.obstacles.remove(&instance);
-        let record = self.journal.records.entry(instance.clone()).or_default();
-        record.tries.push(wall);
-        Some(match config.kind {
-            RemedyKind::Restart => {
-                record.stop = Some(Stop {
-                    asked: wall,
-                    confirmed: false,
-                    forced: None,
-                });
-                let force = false;
-                Action::Stop { instance, force }
+        for instance in self.judge_all(outlook, wall) {
+            let (launched, group) =
+                match self.judge_machine(&instance, &config, machines, outlook, wall) {
+                    Ok(found) => found,
+                    Err(obstacle) => {
+                        self.obstacles.insert(instance, obstacle);
+                        continue;
+                    }
+                };
+            self.obstacles.remove(&instance);
+            let record = self.journal.records.entry(instance.clone()).or_default();
+            record.tries.push(wall);
+            if let Some(group) = group {
+                self.journal.groups.entry(group).or_default().push(wall);
             }
-            RemedyKind::Unhealthy => Action::Report { instance },
-        })
+            return Some(match config.kind {
+                RemedyKind::Restart => {
+                    record.stop = Some(Stop {
+                        asked: wall,
+                        launched,
+                        confirmed: false,
+                        told: None,
+                        started: None,
+                        relapses: 0,
+                    });
+                    Action::Stop { instance }
+                }
+                RemedyKind::Unhealthy => Action::Report { instance },
+            });
+        }
+        None
     }
 
     /// What is next with an instance that we stopped.
@@ -325,6 +393,7 @@ impl Remedy {
         &mut self,
         instance: InstanceId,
         machine: Option<&Machine>,
+        now: Instant,
         wall: Timestamp,
     ) -> Option<Action> {
         let record = self.journal.records.get_mut(&instance)?;
@@ -332,7 +401,7 @@ impl Remedy {
         let ago = since(stop.asked, wall);
         let Some(machine) = machine else {
             // Terminated an hour ago; or EC2 is late to tell of it.
-            if ago >= UNDATED {
+            if ago >= GONE {
                 record.stop = None;
             }
             return None;
@@ -342,25 +411,46 @@ impl Remedy {
                 record.stop = None;
                 None
             }
-            // Started by somebody, or not stopped at all.
             MachineState::Running => {
-                let new = machine.launched.is_some_and(|at| at > stop.asked);
-                if new || ago >= LAG {
+                let restarted = stop.started.is_some();
+                let by_others = machine.launched.is_some_and(|at| at > stop.launched);
+                // Not stopped at all, unless EC2 said that it stops: then this is old.
+                let never = !stop.confirmed && ago >= LAG;
+                if restarted {
+                    self.counts.restarted += 1;
+                    self.refused = None;
+                    record.launched = machine.launched;
+                }
+                if restarted || by_others || never {
                     record.stop = None;
                 }
                 None
             }
             MachineState::Pending | MachineState::Unclear => None,
-            MachineState::Stopping if ago >= FORCE && stop.forced.is_none() => {
-                stop.forced = Some(wall);
-                let force = true;
-                Some(Action::Stop { instance, force })
-            }
-            MachineState::Stopping => None,
-            MachineState::Stopped if is_ours(stop, machine, wall) => {
-                Some(Action::Start { instance })
+            MachineState::Stopping => {
+                date(stop, machine);
+                None
             }
             MachineState::Stopped => {
+                if let Some(started) = stop.started {
+                    if since(started, wall) < LAG {
+                        return None;
+                    }
+                    // Nobody stopped it: it did not come up, of which EC2 has no date.
+                    if machine.told.is_none() || machine.told == stop.told {
+                        stop.started = None;
+                        stop.launched = machine.launched.unwrap_or(stop.launched);
+                        stop.relapses = stop.relapses.saturating_add(1);
+                        self.fail(now);
+                        return None;
+                    }
+                } else {
+                    date(stop, machine);
+                    if is_ours(stop, machine) {
+                        stop.started = Some(wall);
+                        return Some(Action::Start { instance });
+                    }
+                }
                 record.stop = None;
                 self.obstacles.insert(instance, Obstacle::StoppedByOthers);
                 None
@@ -372,36 +462,47 @@ impl Remedy {
         let Some(record) = self.journal.records.get_mut(action.instance()) else {
             return;
         };
-        let failed = matches!(outcome, Outcome::Refused | Outcome::Unknown);
-        self.counts.failed += u64::from(failed);
         match (action, outcome) {
-            (Action::Stop { force: false, .. }, Outcome::Done) => {
+            (
+                Action::Stop { .. } | Action::Report { .. },
+                Outcome::Refused | Outcome::Withdrawn,
+            ) => {
+                record.stop = None;
+                if let Some(at) = record.tries.pop() {
+                    self.journal.groups.retain(|_, tries| {
+                        tries.retain(|other| *other != at);
+                        !tries.is_empty()
+                    });
+                }
+            }
+            (Action::Stop { .. }, Outcome::Done) => {
                 if let Some(stop) = &mut record.stop {
                     stop.confirmed = true;
                 }
             }
-            (Action::Stop { force: false, .. }, Outcome::Overtaken) => {
-                record.stop = None;
-            }
-            (Action::Stop { force: false, .. }, Outcome::Refused) => {
-                record.stop = None;
-                record.tries.pop();
-            }
-            // The next look tells.
-            (Action::Stop { .. }, _) => {}
-            (Action::Start { .. }, Outcome::Done) => {
-                record.stop = None;
-                self.counts.restarted += 1;
-            }
+            (Action::Stop { .. }, Outcome::Overtaken) => record.stop = None,
             (Action::Report { .. }, Outcome::Done) => self.counts.reported += 1,
-            (Action::Report { .. }, Outcome::Refused) => drop(record.tries.pop()),
-            (Action::Start { .. } | Action::Report { .. }, _) => {}
+            (Action::Start { .. }, Outcome::Refused | Outcome::Withdrawn | Outcome::Overtaken) => {
+                if let Some(stop) = &mut record.stop {
+                    stop.started = None;
+                }
+            }
+            // Whether it runs the next looks tell.
+            (Action::Start { .. }, Outcome::Done | Outcome::Unknown) => return,
+            (Action::Stop { .. }, Outcome::Unknown)
+            | (Action::Report { .. }, Outcome::Overtaken | Outcome::Unknown) => {}
         }
-        self.refused = failed.then(|| {
-            let (count, _) = self.refused.unwrap_or((0, now));
-            let pause = (AGAIN * (1 << count.min(6))).min(MOST_AGAIN);
-            (count.saturating_add(1), now + pause)
-        });
+        match outcome {
+            Outcome::Refused | Outcome::Unknown => self.fail(now),
+            Outcome::Done | Outcome::Overtaken | Outcome::Withdrawn => self.refused = None,
+        }
+    }
+
+    fn fail(&mut self, now: Instant) {
+        self.counts.failed += 1;
+        let (count, _) = self.refused.unwrap_or((0, now));
+        let pause = (AGAIN * (1 << count.min(6))).min(MOST_AGAIN);
+        self.refused = Some((count.saturating_add(1), now + pause));
     }
 
     /// Takes in how the siblings are, and forgets what has no meaning any more.
@@ -443,16 +544,29 @@ impl Remedy {
                 .is_some_and(|at| since(at, wall) < DOUBT + LAG);
             record.stop.is_some() || !old || doubted
         });
+        self.journal.groups.retain(|_, tries| {
+            tries.retain(|at| since(*at, wall) < DAY);
+            !tries.is_empty()
+        });
+        self.journal.lost.take_if(|at| since(*at, wall) >= DAY);
     }
 }
 
-/// Whether an instance that is stopped was stopped by us, and not later by somebody.
-fn is_ours(stop: &Stop, machine: &Machine, wall: Timestamp) -> bool {
-    let Some(told) = machine.told else {
-        return stop.confirmed && since(stop.asked, wall) < UNDATED;
-    };
-    let mut asked = [Some(stop.asked), stop.forced].into_iter().flatten();
-    asked.any(|asked| told.duration_since(asked).unsigned_abs() <= SAME_STOP)
+/// Takes in how EC2 dates the stop. Of one of which the answer was lost that is the only
+/// sign that it is ours, and the only time that our clock is compared with EC2's.
+fn date(stop: &mut Stop, machine: &Machine) {
+    let near = |told: Timestamp| told.duration_since(stop.asked).unsigned_abs() <= SAME_STOP;
+    stop.confirmed |= machine.told.is_some_and(near);
+    if stop.confirmed {
+        stop.told = stop.told.or(machine.told);
+    }
+}
+
+/// Whether an instance that is stopped was stopped by us, and neither started since nor
+/// told to stop once more.
+fn is_ours(stop: &Stop, machine: &Machine) -> bool {
+    let same = machine.told.is_none() || machine.told == stop.told;
+    stop.confirmed && same && machine.launched == Some(stop.launched)
 }
 
 /// How long ago this was; nothing if it is in the future.

@@ -7,18 +7,21 @@ use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 use privnet_ec2::{AutoScaling, Ec2Error, MachineChoice, Mutation, Permission, Vpc};
-use privnet_model::config::spoke::TakeoverConfig;
 use privnet_model::id::InstanceId;
 use privnet_model::status::RemedyStatus;
 use privnet_model::vpc::{Machine, MachineState, StopOutcome};
-use privnet_reconcile::remedy::{Action, Journal, Look, Outcome, Remedy};
-use privnet_runtime::state_file::{Loaded, StateFile};
-use tokio::task::{JoinHandle, spawn_blocking};
+use privnet_reconcile::remedy::{Action, EXPIRES, Journal, Look, Outcome, Remedy};
+use privnet_runtime::state_file::Loaded;
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+use tokio::time::timeout;
 use tracing::{info, warn};
 
 use super::asked::Asked;
+use super::keeper::{Keeper, Written, is_written};
+use super::routes::AWAY;
 use super::server::Server;
-use super::start::Start;
+use super::start::{PATIENCE, Start};
 
 type Machines = BTreeMap<InstanceId, Machine>;
 
@@ -39,55 +42,65 @@ pub(super) enum News {
 
 /// The remedies, and what is asked about them.
 pub(super) struct Remedies {
-    config: TakeoverConfig,
+    /// The tags of the siblings.
+    siblings: BTreeMap<String, String>,
+    /// Whether the config asks for any.
+    wanted: bool,
     machine: Remedy,
-    file: StateFile,
+    keeper: Keeper<Journal>,
     look: Asked<Machines>,
-    acting: Option<JoinHandle<Acted>>,
-    /// What is written now or was last.
-    kept: Journal,
-    keeping: Option<JoinHandle<Result<(), String>>>,
+    acting: Option<Acting>,
     problem: Option<String>,
 }
 
+/// An action under way: ended with this, if EC2 was not asked for it yet.
+struct Acting {
+    task: JoinHandle<Acted>,
+    /// When the loop said last that it is wanted; nothing once it said that it is not.
+    wanted: watch::Sender<Option<Instant>>,
+}
+
+impl Drop for Acting {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
 impl Remedies {
+    /// Nothing without siblings, unless one is to be started that was stopped before.
     pub(super) fn new(start: &Start) -> Option<Self> {
-        let config = start.config.takeover.clone()?;
-        let file = start.journal.clone();
-        let journal: Journal = match file.load(Timestamp::now()) {
-            Loaded::Found { data, .. } => data,
-            Loaded::Missing | Loaded::Ignored { .. } => Journal::default(),
+        let now = Timestamp::now();
+        let (known, journal) = match start.journal.load::<Journal>(now) {
+            Loaded::Found { data, .. } => (data.clone(), data),
+            Loaded::Missing => (Journal::default(), Journal::default()),
+            Loaded::Ignored { .. } => (Journal::default(), Journal::anew(now)),
         };
+        let takeover = start.config.takeover.as_ref();
+        if takeover.is_none() && journal.owed().is_none() {
+            return None;
+        }
+        let config = takeover.and_then(|takeover| takeover.remedy);
         let me = start.identity.instance.clone();
         Some(Self {
-            machine: Remedy::new(me, config.remedy, journal.clone()),
-            config,
-            file,
+            siblings: takeover.map_or_else(BTreeMap::new, |one| one.siblings.clone()),
+            wanted: config.is_some(),
+            machine: Remedy::new(me, config, journal),
+            keeper: Keeper::start(start.journal.clone(), known),
             look: Asked::new(),
             acting: None,
-            kept: journal,
-            keeping: None,
             problem: None,
         })
     }
 
     /// Nothing where no remedy is wanted, nor one under way.
     pub(super) fn status(&self) -> Option<RemedyStatus> {
-        let siblings = match self.config.remedy {
-            Some(_) => self.machine.told(),
-            None => {
-                let journal = self.machine.journal();
-                let owed = |instance: &InstanceId| {
-                    let record = journal.records.get(instance);
-                    record.is_some_and(|record| record.stop.is_some())
-                };
-                let mut told = self.machine.told();
-                told.retain(|one| owed(&one.instance));
-                told
+        let mut siblings = self.machine.told();
+        if !self.wanted {
+            let owed = self.machine.journal().owed();
+            siblings.retain(|one| Some(&one.instance) == owed);
+            if siblings.is_empty() {
+                return None;
             }
-        };
-        if self.config.remedy.is_none() && siblings.is_empty() {
-            return None;
         }
         let counts = self.machine.counts();
         Some(RemedyStatus {
@@ -101,31 +114,19 @@ impl Remedies {
     pub(super) fn problems(&self) -> Vec<String> {
         let told = self.machine.problems(Timestamp::now());
         let mut problems: Vec<String> = self.problem.iter().cloned().collect();
+        problems.extend(self.keeper.problem());
         problems.extend(self.look.problem.clone());
         problems.extend(told);
         problems
     }
 
-    /// What changed without an action is written beside the loop; the next tick sees to
-    /// what comes meanwhile.
-    fn keep(&mut self) {
-        let under_way = self.keeping.as_ref();
-        if under_way.is_some_and(|task| !task.is_finished()) {
-            return;
+    /// What changed without an action is written, too; the next tick sees to what comes
+    /// while one is under way.
+    fn keep(&self) {
+        let journal = self.machine.journal();
+        if self.acting.is_none() && self.keeper.kept() != *journal {
+            self.keeper.keep(journal.clone());
         }
-        self.keeping = None;
-        if self.kept == *self.machine.journal() || self.acting.is_some() {
-            return;
-        }
-        self.kept = self.machine.journal().clone();
-        let (file, journal) = (self.file.clone(), self.kept.clone());
-        self.keeping = Some(tokio::spawn(async move {
-            let saved = save(file, journal).await;
-            if let Err(problem) = &saved {
-                warn!("{problem}");
-            }
-            saved
-        }));
     }
 }
 
@@ -140,11 +141,11 @@ pub(super) async fn news(remedies: &mut Option<Remedies>) -> News {
     }
 }
 
-async fn acted(acting: &mut Option<JoinHandle<Acted>>) -> Option<Acted> {
-    let Some(task) = acting else {
+async fn acted(acting: &mut Option<Acting>) -> Option<Acted> {
+    let Some(under_way) = acting else {
         return std::future::pending().await;
     };
-    let result = task.await;
+    let result = (&mut under_way.task).await;
     *acting = None;
     result
         .inspect_err(|error| warn!(%error, "a remedy broke off"))
@@ -158,12 +159,17 @@ impl Server {
         };
         let outlook = self.takeover.outlook(now);
         let look = remedies.machine.tick(&outlook, now, Timestamp::now());
-        if let Some(look) = look
-            && remedies.look.task.is_none()
-        {
+        if !remedies.machine.is_acting() {
+            remedies.acting = None;
+        }
+        if let Some(look) = look {
+            // One that is still under way is given up.
+            if let Some(old) = remedies.look.task.take() {
+                old.abort();
+            }
             let vpc = self.vpc.clone();
             let choice = match look {
-                Look::Siblings => MachineChoice::Tagged(remedies.config.siblings.clone()),
+                Look::Siblings => MachineChoice::Tagged(remedies.siblings.clone()),
                 Look::One(instance) => MachineChoice::One(instance),
             };
             remedies
@@ -177,18 +183,38 @@ impl Server {
         remedies.keep();
     }
 
+    /// Sees to it that nothing is asked for any more that is not to be done now.
+    pub(super) fn withdraw_remedy(&mut self) {
+        let Some(remedies) = &mut self.remedies else {
+            return;
+        };
+        let Some(acting) = &remedies.acting else {
+            return;
+        };
+        let now = Instant::now();
+        let outlook = self.takeover.outlook(now);
+        let wanted = remedies.machine.is_wanted(&outlook, now, Timestamp::now());
+        // Once it was not it never is again.
+        acting
+            .wanted
+            .send_modify(|at| *at = at.filter(|_| wanted).map(|_| now));
+    }
+
     /// What is known last is on the disk then.
     pub(super) async fn end_remedies(&mut self) {
-        if let Some(mut remedies) = self.remedies.take() {
-            remedies.acting = None;
-            if let Some(keeping) = remedies.keeping.take() {
-                let _ = keeping.await;
-            }
-            remedies.keep();
-            if let Some(keeping) = remedies.keeping.take() {
-                let _ = keeping.await;
-            }
+        let Some(mut remedies) = self.remedies.take() else {
+            return;
+        };
+        // A start that is under way is what this spoke owes; nothing else is begun, as it
+        // is about to stop.
+        if let Some(acting) = &mut remedies.acting
+            && let Ok(Ok(acted)) = timeout(PATIENCE, &mut acting.task).await
+        {
+            remedies.machine.acted(acted.outcome, Instant::now());
         }
+        remedies.acting = None;
+        remedies.keep();
+        remedies.keeper.end().await;
     }
 
     pub(super) fn heard_of_remedies(&mut self, news: News) {
@@ -209,15 +235,19 @@ impl Server {
                 let silent = outlook.siblings.get(instance).map(|seen| seen.silent);
                 let what = what(&action);
                 warn!(%instance, ?silent, "a sibling stays lost: {what}");
-                remedies.kept = remedies.machine.journal().clone();
+                let journal = remedies.machine.journal().clone();
+                remedies.keeper.keep(journal.clone());
+                let (wanted, may) = watch::channel(Some(now));
                 let doing = Doing {
-                    before: remedies.keeping.take(),
-                    file: remedies.file.clone(),
-                    journal: remedies.kept.clone(),
+                    written: remedies.keeper.written(),
+                    journal,
+                    decided: now,
+                    wanted: may,
                     vpc: self.vpc.clone(),
                     groups: AutoScaling::new(&self.context, &self.start.identity.region),
                 };
-                remedies.acting = Some(tokio::spawn(doing.run(action)));
+                let task = tokio::spawn(doing.run(action));
+                remedies.acting = Some(Acting { task, wanted });
             }
             News::Acted(None) => remedies.machine.acted(Outcome::Unknown, now),
             News::Acted(Some(acted)) => {
@@ -240,8 +270,7 @@ impl Server {
 
 fn what(action: &Action) -> &'static str {
     match action {
-        Action::Stop { force: false, .. } => "has it stopped, to start it again",
-        Action::Stop { force: true, .. } => "has it stopped by force, as it does not stop",
+        Action::Stop { .. } => "has it stopped, to start it again",
         Action::Start { .. } => "has it started again",
         Action::Report { .. } => "reports it to its Auto Scaling group as unhealthy",
     }
@@ -249,10 +278,11 @@ fn what(action: &Action) -> &'static str {
 
 /// What an action needs.
 struct Doing {
-    /// What is still being written.
-    before: Option<JoinHandle<Result<(), String>>>,
-    file: StateFile,
+    written: watch::Receiver<Written<Journal>>,
+    /// What must be on the disk first.
     journal: Journal,
+    decided: Instant,
+    wanted: watch::Receiver<Option<Instant>>,
     vpc: Vpc,
     groups: AutoScaling,
 }
@@ -271,41 +301,47 @@ impl Doing {
         }
     }
 
+    /// Whether EC2 may still be asked. If the loop has not said so for a while it may be
+    /// that the whole daemon was stopped.
+    fn is_wanted(&self) -> bool {
+        let said = *self.wanted.borrow();
+        self.decided.elapsed() < EXPIRES && said.is_some_and(|at| at.elapsed() < AWAY)
+    }
+
     async fn act(self, action: &Action) -> (Outcome, Option<String>) {
-        if let Some(before) = self.before {
-            // What it did not write is written now.
-            let _ = before.await;
-        }
+        let written = is_written(self.written.clone(), &self.journal);
+        let written = timeout(PATIENCE, written).await.unwrap_or_else(|_| {
+            let seconds = PATIENCE.as_secs();
+            Err(format!("its journal was not written within {seconds} s"))
+        });
         // A stop that nobody remembers would have no end. A start is the end itself.
-        let saved = save(self.file, self.journal).await;
-        let is_start = matches!(action, Action::Start { .. });
-        if let Err(problem) = saved.or_else(|problem| match is_start {
-            true => Ok(()),
-            false => Err(problem),
-        }) {
+        if let Err(problem) = written
+            && !matches!(action, Action::Start { .. })
+        {
             return (Outcome::Refused, Some(problem));
         }
-        match action {
-            Action::Stop {
-                instance,
-                force: false,
-            } => {
-                // Who may stop and not start would leave it stopped.
-                let instance = instance.clone();
-                let start = Mutation::StartInstance {
-                    instance: instance.clone(),
-                };
-                match self.vpc.permission(&start).await {
-                    Permission::Permitted => stopped(&self.vpc, &instance, false).await,
-                    Permission::Denied(error) | Permission::Unclear(error) => {
-                        (Outcome::Refused, Some(error.to_string()))
-                    }
+        if let Action::Stop { instance } = action {
+            // Who may stop and not start would leave it stopped.
+            let instance = instance.clone();
+            match self
+                .vpc
+                .permission(&Mutation::StartInstance { instance })
+                .await
+            {
+                Permission::Permitted => {}
+                Permission::Denied(error) | Permission::Unclear(error) => {
+                    return (Outcome::Refused, Some(error.to_string()));
                 }
             }
-            Action::Stop {
-                instance,
-                force: true,
-            } => stopped(&self.vpc, instance, true).await,
+        }
+        if !self.is_wanted() {
+            return (Outcome::Withdrawn, None);
+        }
+        match action {
+            Action::Stop { instance } => match self.vpc.stop_instance(instance).await {
+                Ok(outcome) => (stopped(outcome), None),
+                Err(error) => failed(&error),
+            },
             Action::Start { instance } => match self.vpc.start_instance(instance).await {
                 Ok(()) => (Outcome::Done, None),
                 Err(error) => failed(&error),
@@ -319,29 +355,40 @@ impl Doing {
     }
 }
 
-async fn stopped(vpc: &Vpc, instance: &InstanceId, force: bool) -> (Outcome, Option<String>) {
-    match vpc.stop_instance(instance, force).await {
-        Ok(StopOutcome::Done) => (Outcome::Done, None),
-        Ok(StopOutcome::WasNot(MachineState::Unclear)) => (Outcome::Unknown, None),
-        Ok(StopOutcome::WasNot(_)) => (Outcome::Overtaken, None),
-        Err(error) => failed(&error),
+fn stopped(outcome: StopOutcome) -> Outcome {
+    match outcome {
+        StopOutcome::Done => Outcome::Done,
+        StopOutcome::WasNot(
+            MachineState::Stopping | MachineState::Stopped | MachineState::Terminated,
+        ) => Outcome::Overtaken,
+        StopOutcome::WasNot(
+            MachineState::Pending | MachineState::Running | MachineState::Unclear,
+        ) => Outcome::Unknown,
     }
 }
 
 fn failed(error: &Ec2Error) -> (Outcome, Option<String>) {
-    let outcome = match error.is_temporary() {
+    let outcome = match error.may_be_done() {
         true => Outcome::Unknown,
         false => Outcome::Refused,
     };
     (outcome, Some(error.to_string()))
 }
 
-async fn save(file: StateFile, journal: Journal) -> Result<(), String> {
-    let path = file.path().display().to_string();
-    let written = spawn_blocking(move || file.save(&journal, Timestamp::now()));
-    match written.await {
-        Ok(Ok(())) => Ok(()),
-        Ok(Err(error)) => Err(format!("{:#}", anyhow::Error::from(error))),
-        Err(error) => Err(format!("{path}: writing broke off: {error}")),
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_one_that_had_stopped_or_ended_was_stopped_by_somebody_else() {
+        for (state, outcome) in [
+            (MachineState::Stopping, Outcome::Overtaken),
+            (MachineState::Stopped, Outcome::Overtaken),
+            (MachineState::Terminated, Outcome::Overtaken),
+            (MachineState::Pending, Outcome::Unknown),
+            (MachineState::Unclear, Outcome::Unknown),
+        ] {
+            assert_eq!(stopped(StopOutcome::WasNot(state)), outcome, "{state}");
+        }
     }
 }

@@ -16,7 +16,7 @@ use super::server::Server;
 
 /// If the loop has not said for so long which changes are wanted, none is: it may be
 /// that the whole daemon was stopped for a while.
-const AWAY: Duration = Duration::from_millis(1500);
+pub(super) const AWAY: Duration = Duration::from_millis(1500);
 
 pub(super) type Tables = BTreeMap<RouteTableId, RouteTable>;
 pub(super) type Changed = Vec<(RouteChange, Result<RouteOutcome, Ec2Error>)>;

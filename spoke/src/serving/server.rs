@@ -9,7 +9,7 @@ use privnet_ec2::{SdkContext, Vpc};
 use privnet_model::config::spoke::SourceDestCheck;
 use privnet_model::vpc::Siblings;
 use privnet_reconcile::self_test::Report;
-use privnet_reconcile::takeover::Takeover;
+use privnet_reconcile::takeover::{Memory, Takeover};
 use privnet_reconcile::vpc_route::Place;
 use privnet_runtime::connections::Connections;
 use privnet_runtime::health_port::{HealthPort, Observation, Silence, Teller};
@@ -56,7 +56,8 @@ pub(super) struct Server {
     pub(super) takeover: Takeover,
     pub(super) addresses: Option<Addresses>,
     pub(super) connections: Option<Connections>,
-    /// What is done about siblings that stay lost; nothing without siblings.
+    /// What is done about siblings that stay lost; nothing without siblings, unless one is
+    /// still to be started.
     pub(super) remedies: Option<Remedies>,
     port: Option<HealthPort>,
     teller: Option<Teller>,
@@ -77,7 +78,7 @@ pub(super) struct Server {
     stopping: Option<Instant>,
     /// When the hub is to hear from us by our new address.
     greetings: VecDeque<Instant>,
-    pub(super) keeper: Keeper,
+    pub(super) keeper: Keeper<Memory>,
     pub(super) moved: u64,
     pub(super) taken_over: u64,
 }
@@ -115,7 +116,7 @@ impl Server {
             check_off: false,
             stopping: None,
             greetings: VecDeque::new(),
-            keeper: Keeper::start(start.state.clone()),
+            keeper: Keeper::start(start.state.clone(), Memory::default()),
             moved: 0,
             taken_over: 0,
             start,
@@ -181,6 +182,7 @@ impl Server {
                 }
             }
             self.withdraw();
+            self.withdraw_remedy();
         }
         self.save();
         self.end_remedies().await;

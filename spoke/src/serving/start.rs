@@ -30,6 +30,9 @@ use super::{Local, View};
 pub(super) const PATIENCE: Duration = Duration::from_secs(4);
 /// Raised when a field of the memory changes its meaning.
 const FORMAT: u32 = 1;
+/// The same for the journal of remedies. One that is not read is told, and makes this spoke
+/// wait: its fields had better have defaults.
+const JOURNAL_FORMAT: u32 = 1;
 
 /// Where it remembers what it must not forget over a restart.
 pub(crate) fn memory_path(private_key: &Path) -> PathBuf {
@@ -44,7 +47,7 @@ pub(super) fn memory_file(private_key: &Path) -> StateFile {
 /// Where it remembers what it did about siblings that stay lost.
 pub(super) fn journal_file(private_key: &Path) -> StateFile {
     let path = private_key.with_extension("remedies.json");
-    StateFile::new(&path, FORMAT, env!("CARGO_PKG_VERSION"))
+    StateFile::new(&path, JOURNAL_FORMAT, env!("CARGO_PKG_VERSION"))
 }
 
 /// That connections go along when the address moves.

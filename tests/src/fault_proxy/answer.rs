@@ -94,6 +94,24 @@ pub(super) fn spoil(kind: FaultKind, answer: Vec<u8>) -> Vec<u8> {
     }
 }
 
+/// Every instance as if it had been launched four years earlier (as many, because of the
+/// 29th of February): the remedies leave alone whoever was launched just now.
+pub(super) fn aged(answer: Vec<u8>) -> Vec<u8> {
+    const LAUNCH: &str = "<launchTime>";
+    let text = String::from_utf8_lossy(&answer);
+    let mut parts = text.split(LAUNCH);
+    let mut aged = parts.next().unwrap_or_default().to_owned();
+    for part in parts {
+        aged.push_str(LAUNCH);
+        let year = part.get(..4).and_then(|year| year.parse::<u16>().ok());
+        match year.and_then(|year| Some((year.checked_sub(4)?, part.get(4..)?))) {
+            Some((year, rest)) => aged.push_str(&format!("{year:04}{rest}")),
+            None => aged.push_str(part),
+        }
+    }
+    aged.into_bytes()
+}
+
 /// The text with every element of this name empty. They are not inside each other.
 fn without(xml: &str, element: &str) -> String {
     let (start, end) = (format!("<{element}>"), format!("</{element}>"));
@@ -125,6 +143,13 @@ mod tests {
         <instanceId>i-1</instanceId><tagSet><item><key>service</key></item></tagSet></item>\
         <item><instanceId>i-2</instanceId><tagSet><item><key>env</key></item></tagSet></item>\
         </instancesSet></item></reservationSet><nextToken>2</nextToken></DescribeInstancesResponse>";
+
+    #[test]
+    fn instances_are_four_years_older_than_they_are() {
+        let answer = "<a><launchTime>2028-02-29T00:00:00Z</launchTime></a><launchTime/>";
+        let older = "<a><launchTime>2024-02-29T00:00:00Z</launchTime></a><launchTime/>";
+        assert_eq!(aged(answer.into()), older.as_bytes());
+    }
 
     fn spoiled(kind: FaultKind) -> String {
         String::from_utf8_lossy(&spoil(kind, ANSWER.into())).into_owned()

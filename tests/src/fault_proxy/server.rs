@@ -13,7 +13,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{get, put};
 use tokio::net::TcpListener;
 
-use super::answer::{dry_run, refusal, spoil};
+use super::answer::{aged, dry_run, refusal, spoil};
 use super::request::{describe, limit_pages};
 use super::{Call, FaultKind, Rules};
 
@@ -116,6 +116,10 @@ async fn pass(
         Ok(Ok(answer)) => answer,
         Ok(Err(error)) => return (StatusCode::BAD_GATEWAY, format!("{error:#}")).into_response(),
         Err(error) => return (StatusCode::BAD_GATEWAY, error.to_string()).into_response(),
+    };
+    let answer = match judged.call.action == "DescribeInstances" {
+        true => aged(answer),
+        false => answer,
     };
     let half = answer.len() / 2;
     let body = match fault {

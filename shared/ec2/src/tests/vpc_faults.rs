@@ -550,17 +550,13 @@ async fn an_instance_that_is_told_to_stop_is_told_once_and_says_what_it_did_befo
             );
             Reply::ok(whole("StopInstances", &change, None))
         });
-        let told = vpc(&memory, LONG).await.stop_instance(&other(), true).await;
+        let told = vpc(&memory, LONG).await.stop_instance(&other()).await;
         assert_eq!(told, Ok(outcome));
-        assert!(memory.requests()[0].body.contains("Force=true"));
     }
     // A second try would find it stopping because of the first.
     let memory = ec2(|_| Reply::status(503, refusal("Unavailable", "Later.")));
-    let told = vpc(&memory, LONG)
-        .await
-        .stop_instance(&other(), false)
-        .await;
-    assert!(told.is_err_and(|error| error.is_temporary()));
+    let told = vpc(&memory, LONG).await.stop_instance(&other()).await;
+    assert!(told.is_err_and(|error| error.may_be_done()));
     assert_eq!(memory.count("StopInstances"), 1);
 }
 

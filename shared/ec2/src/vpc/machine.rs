@@ -67,21 +67,17 @@ impl Vpc {
         Ok(found)
     }
 
-    /// Has an instance stop; `force` is for one that was told to before, in vain.
+    /// Has an instance stop.
     ///
     /// # Errors
-    /// If [`Ec2Error::is_temporary`] it may stop all the same.
-    pub async fn stop_instance(
-        &self,
-        instance: &InstanceId,
-        force: bool,
-    ) -> Result<StopOutcome, Ec2Error> {
+    /// If [`Ec2Error::may_be_done`] it may stop all the same.
+    pub async fn stop_instance(&self, instance: &InstanceId) -> Result<StopOutcome, Ec2Error> {
         let asking = self.asking();
         let operation = Operation::StopInstances;
         // Once: a second try after an answer that was lost would find it stopping, as if
         // somebody else had been faster.
         let once = aws_sdk_ec2::Config::builder().retry_config(RetryConfig::disabled());
-        let request = self.stopping(instance).force(force).customize();
+        let request = self.stopping(instance).customize();
         let request = request.config_override(once);
         let answer = request.interceptor(asking.budget.clone()).send();
         let answer = asking.once(operation, answer).await;
@@ -101,7 +97,7 @@ impl Vpc {
     /// Has an instance start that is stopped.
     ///
     /// # Errors
-    /// If [`Ec2Error::is_temporary`] it may start all the same.
+    /// If [`Ec2Error::may_be_done`] it may start all the same.
     pub async fn start_instance(&self, instance: &InstanceId) -> Result<(), Ec2Error> {
         let asking = self.asking();
         let request = self.starting(instance).customize();

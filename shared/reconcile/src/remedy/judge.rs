@@ -4,11 +4,11 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 use jiff::Timestamp;
-use privnet_model::config::spoke::RemedyKind;
+use privnet_model::config::spoke::{RemedyConfig, RemedyKind};
 use privnet_model::id::InstanceId;
 use privnet_model::vpc::{Machine, MachineState};
 
-use super::{BOOT, DOUBT, MOST_TRIES, PAUSE, Record, Remedy, SETTLE, since};
+use super::{BOOT, DAY, DOUBT, MOST_TRIES, PAUSE, Record, Remedy, SETTLE, since};
 use crate::takeover::{Outlook, Seen, SiblingState};
 
 /// Why nothing is done about a sibling that is lost, as it fits behind "it is lost:".
@@ -24,6 +24,8 @@ pub enum Obstacle {
     NeverHeard,
     /// One of the two was taken for lost by mistake not long ago.
     NetworkInDoubt,
+    /// What this spoke did before it cannot know.
+    JournalLost,
     /// This spoke is not well, or has not been for long enough.
     OwnHealth,
     /// EC2 does not tell this spoke where the routes lead.
@@ -37,11 +39,16 @@ pub enum Obstacle {
     },
     /// Whatever was done did not help.
     GivenUp,
+    /// The group was told of so many.
+    GroupGivenUp {
+        /// The group.
+        group: String,
+    },
     /// EC2 says that it does not run.
     DoesNotRun(MachineState),
     /// EC2 does not know it as a sibling any more.
     Gone,
-    /// It has not been up for long.
+    /// It was launched not long ago, by whomever.
     Young,
     /// It is to be restarted, and its Auto Scaling group would replace it for that.
     InGroup {
@@ -61,6 +68,7 @@ impl Obstacle {
     pub fn needs_people(&self) -> bool {
         match self {
             Self::GivenUp
+            | Self::GroupGivenUp { .. }
             | Self::InGroup { .. }
             | Self::NoGroup
             | Self::InstanceStore
@@ -70,6 +78,7 @@ impl Obstacle {
             | Self::NotStoodInFor
             | Self::NeverHeard
             | Self::NetworkInDoubt
+            | Self::JournalLost
             | Self::OwnHealth
             | Self::Blind
             | Self::OthersFirst
@@ -91,6 +100,7 @@ impl fmt::Display for Obstacle {
             Self::NetworkInDoubt => {
                 f.write_str("it may be the network: one of the two was thought lost by mistake")
             }
+            Self::JournalLost => f.write_str("this spoke does not know what it did before"),
             Self::OwnHealth => f.write_str("this spoke has not been well itself for as long"),
             Self::Blind => f.write_str("EC2 does not tell where the routes lead"),
             Self::OthersFirst => f.write_str("another sibling is lost, or starts or stops just now"),
@@ -99,9 +109,18 @@ impl fmt::Display for Obstacle {
                 f,
                 "given up after {MOST_TRIES} remedies: see what is wrong with it, or replace it"
             ),
+            Self::GroupGivenUp { group } => write!(
+                f,
+                "given up after its Auto Scaling group {group} was told of {MOST_TRIES} instances \
+                 within a day: see what is wrong with them"
+            ),
             Self::DoesNotRun(state) => write!(f, "EC2 says that it is {state}"),
             Self::Gone => f.write_str("EC2 does not describe it as a sibling any more"),
-            Self::Young => f.write_str("it may still be starting"),
+            Self::Young => write!(
+                f,
+                "it was launched less than {} minutes ago",
+                PAUSE.as_secs() / 60
+            ),
             Self::InGroup { group } => write!(
                 f,
                 "its Auto Scaling group {group} would replace it if it were stopped: set \
@@ -124,8 +143,8 @@ impl fmt::Display for Obstacle {
 impl Remedy {
     /// Whose turn it is, if nothing but EC2 could still speak against it. Notes why it is
     /// nobody else's.
-    pub(super) fn judge_all(&mut self, outlook: &Outlook, wall: Timestamp) -> Option<InstanceId> {
-        let mut chosen = None;
+    pub(super) fn judge_all(&mut self, outlook: &Outlook, wall: Timestamp) -> Vec<InstanceId> {
+        let mut chosen = Vec::new();
         let lost = |id: &InstanceId| {
             let seen = outlook.siblings.get(id);
             seen.is_some_and(|seen| seen.state == SiblingState::Lost)
@@ -135,7 +154,7 @@ impl Remedy {
         for (id, seen) in outlook.siblings.iter().filter(|(id, _)| lost(id)) {
             match self.judge(id, seen, outlook, wall) {
                 Err(obstacle) => drop(self.obstacles.insert(id.clone(), obstacle)),
-                Ok(()) => chosen = chosen.or_else(|| Some(id.clone())),
+                Ok(()) => chosen.push(id.clone()),
             }
         }
         for (id, seen) in &outlook.siblings {
@@ -153,33 +172,14 @@ impl Remedy {
         outlook: &Outlook,
         wall: Timestamp,
     ) -> Result<(), Obstacle> {
-        let Some(config) = self.config else {
-            return Err(Obstacle::NotYet);
-        };
+        let config = self.config.ok_or(Obstacle::NotYet)?;
+        self.is_beyond_doubt(id, seen, outlook, wall)?;
         let record = self.journal.records.get(id);
         let tries = record.map_or(&[][..], |record| &record.tries);
-        let doubted = record.and_then(|record| record.contradicted);
-        if seen.left {
-            return Err(Obstacle::Left);
-        }
-        if !seen.stood_in_for {
-            return Err(Obstacle::NotStoodInFor);
-        }
-        if doubted.is_some_and(|at| since(at, wall) < DOUBT) {
-            return Err(Obstacle::NetworkInDoubt);
-        }
-        // One that we had started was heard before.
-        if !seen.heard && tries.is_empty() {
+        // One that runs because we had it started was heard before.
+        let ours = record.is_some_and(|record| record.launched == Some(seen.launched));
+        if !seen.heard && !ours {
             return Err(Obstacle::NeverHeard);
-        }
-        if seen.silent < config.after {
-            return Err(Obstacle::NotYet);
-        }
-        if outlook.leaving || outlook.well_for < config.after {
-            return Err(Obstacle::OwnHealth);
-        }
-        if !outlook.sees {
-            return Err(Obstacle::Blind);
         }
         // Others see the same ones lost, and have their turns by the same order.
         let before = self.lost.range(..id).count();
@@ -201,6 +201,43 @@ impl Remedy {
         }
     }
 
+    /// Whether it is lost, by all that this spoke sees: what must still be so when EC2 is
+    /// asked to do something about it.
+    pub(super) fn is_beyond_doubt(
+        &self,
+        id: &InstanceId,
+        seen: &Seen,
+        outlook: &Outlook,
+        wall: Timestamp,
+    ) -> Result<(), Obstacle> {
+        let config = self.config.ok_or(Obstacle::NotYet)?;
+        let record = self.journal.records.get(id);
+        let doubted = record.and_then(|record| record.contradicted);
+        let recent = |at: Option<Timestamp>| at.is_some_and(|at| since(at, wall) < DOUBT);
+        if seen.left {
+            return Err(Obstacle::Left);
+        }
+        if !seen.stood_in_for {
+            return Err(Obstacle::NotStoodInFor);
+        }
+        if recent(doubted) {
+            return Err(Obstacle::NetworkInDoubt);
+        }
+        if recent(self.journal.lost) {
+            return Err(Obstacle::JournalLost);
+        }
+        if seen.state != SiblingState::Lost || seen.silent < config.after {
+            return Err(Obstacle::NotYet);
+        }
+        if outlook.leaving || outlook.well_for < config.after {
+            return Err(Obstacle::OwnHealth);
+        }
+        match outlook.sees {
+            true => Ok(()),
+            false => Err(Obstacle::Blind),
+        }
+    }
+
     /// Whether this spoke did something about another, which may not have worked yet.
     fn is_busy_with_another(&self, id: &InstanceId, wall: Timestamp) -> bool {
         let is_recent = |record: &Record| {
@@ -215,40 +252,40 @@ impl Remedy {
         others.any(|(other, record)| is_recent(record) && !self.well.contains_key(other))
     }
 
-    /// What EC2 says of it and of the others.
+    /// What EC2 says of it and of the others: when it was launched, and which group is to be
+    /// told.
     pub(super) fn judge_machine(
         &self,
         id: &InstanceId,
+        config: &RemedyConfig,
         machines: &BTreeMap<InstanceId, Machine>,
         outlook: &Outlook,
         wall: Timestamp,
-    ) -> Result<(), Obstacle> {
+    ) -> Result<(Timestamp, Option<String>), Obstacle> {
         let machine = machines.get(id).ok_or(Obstacle::Gone)?;
         if machine.state != MachineState::Running {
             return Err(Obstacle::DoesNotRun(machine.state));
         }
-        let seen = outlook.siblings.get(id).ok_or(Obstacle::Gone)?;
-        let launched = machine.launched.ok_or(Obstacle::Young)?;
-        // What was heard was heard of the instance as it was launched then.
-        let heard = seen.heard && launched == seen.launched;
-        if !heard && since(launched, wall) < BOOT {
-            return Err(Obstacle::Young);
-        }
+        // That another spoke had it started or replaced only EC2 remembers for all.
+        let launched = machine.launched.filter(|at| since(*at, wall) >= PAUSE);
+        let launched = launched.ok_or(Obstacle::Young)?;
         let mut others = machines.iter().filter(|(other, _)| *other != id);
         if others.any(|(other, machine)| self.changes(other, machine, outlook, wall)) {
             return Err(Obstacle::OthersFirst);
         }
-        let kind = self.config.map(|config| config.kind);
-        match (kind, &machine.group) {
-            (Some(RemedyKind::Restart), Some(group)) => Err(Obstacle::InGroup {
-                group: group.clone(),
-            }),
-            (Some(RemedyKind::Restart), None) if machine.instance_store => {
-                Err(Obstacle::InstanceStore)
+        match (config.kind, machine.group.clone()) {
+            (RemedyKind::Restart, Some(group)) => Err(Obstacle::InGroup { group }),
+            (RemedyKind::Restart, None) if machine.instance_store => Err(Obstacle::InstanceStore),
+            (RemedyKind::Restart, None) => Ok((launched, None)),
+            (RemedyKind::Unhealthy, None) => Err(Obstacle::NoGroup),
+            (RemedyKind::Unhealthy, Some(group)) => {
+                let tries = self.journal.groups.get(&group).into_iter().flatten();
+                let tries = tries.filter(|at| since(**at, wall) < DAY);
+                match tries.count() < MOST_TRIES as usize {
+                    true => Ok((launched, Some(group))),
+                    false => Err(Obstacle::GroupGivenUp { group }),
+                }
             }
-            (Some(RemedyKind::Unhealthy), None) => Err(Obstacle::NoGroup),
-            (Some(RemedyKind::Restart), None) | (Some(RemedyKind::Unhealthy), Some(_)) => Ok(()),
-            (None, _) => Err(Obstacle::NotYet),
         }
     }
 

@@ -155,6 +155,23 @@ impl Case {
         done
     }
 
+    fn is_wanted(&mut self) -> bool {
+        let (now, wall) = (self.now(), self.wall());
+        self.remedy.is_wanted(&self.seen, now, wall)
+    }
+
+    fn problems(&self) -> Vec<String> {
+        self.remedy.problems(self.wall())
+    }
+
+    /// It stopped because of us, and was started: EC2 shows it so.
+    fn started(&mut self) {
+        let told = Some(self.wall());
+        *self.machine() = machine(MachineState::Stopped, told);
+        assert_eq!(self.step(), Some(start()));
+        self.acted(Outcome::Done);
+    }
+
     fn obstacle(&self) -> Option<&Obstacle> {
         self.remedy.obstacles.get(&sibling())
     }
@@ -173,7 +190,6 @@ impl Case {
 fn stop() -> Action {
     Action::Stop {
         instance: sibling(),
-        force: false,
     }
 }
 
@@ -205,6 +221,7 @@ fn one_that_stays_lost_is_stopped_and_when_it_has_stopped_started_once() {
     case.acted(Outcome::Done);
     // EC2 is late to tell of it.
     assert_eq!(case.within(30), []);
+    assert_eq!(case.remedy.counts().restarted, 0);
     *case.machine() = running();
     assert_eq!(case.within(1500), []);
     assert_eq!(case.remedy.counts().restarted, 1);
@@ -216,7 +233,7 @@ fn one_of_a_group_is_reported_once() {
     case.machine().group = Some("spokes".to_owned());
     assert_eq!(case.within(1500), [report()]);
     assert_eq!(case.remedy.counts().reported, 1);
-    assert!(case.remedy.stopped().is_none());
+    assert!(case.remedy.journal().owed().is_none());
 }
 
 #[test]
@@ -229,7 +246,7 @@ fn without_a_config_nothing_is_begun() {
 #[test]
 fn each_rule_alone_keeps_it_from_being_touched() {
     type Change = fn(&mut Case);
-    let rules: [(Change, Obstacle); 22] = [
+    let rules: [(Change, Obstacle); 24] = [
         (|c| c.sibling().silent = seconds(59), Obstacle::NotYet),
         (|c| c.sibling().left = true, Obstacle::Left),
         (
@@ -240,6 +257,10 @@ fn each_rule_alone_keeps_it_from_being_touched() {
         (
             |c| c.sibling().contradicted = Some(c.start),
             Obstacle::NetworkInDoubt,
+        ),
+        (
+            |c| c.remedy.journal.lost = Some(at(0)),
+            Obstacle::JournalLost,
         ),
         (|c| c.seen.well_for = seconds(59), Obstacle::OwnHealth),
         (|c| c.seen.leaving = true, Obstacle::OwnHealth),
@@ -311,8 +332,16 @@ fn each_rule_alone_keeps_it_from_being_touched() {
             Obstacle::DoesNotRun(MachineState::Pending),
         ),
         (|c| drop(c.machines.remove(&sibling())), Obstacle::Gone),
-        // Started by somebody since it was heard.
+        // Started by somebody, and heard since or not.
         (|c| c.machine().launched = Some(at(0)), Obstacle::Young),
+        (
+            |c| {
+                c.elapsed = 1700;
+                c.machine().launched = Some(at(0));
+                c.sibling().launched = at(0);
+            },
+            Obstacle::Young,
+        ),
         (
             |c| c.machine().group = Some("spokes".to_owned()),
             Obstacle::InGroup {
@@ -381,7 +410,10 @@ fn who_was_stopped_by_somebody_is_never_started() {
     let mut case = case.restarted();
     case.elapsed += 3600;
     let told = Some(case.wall());
-    *case.machine() = machine(MachineState::Stopped, told);
+    *case.machine() = Machine {
+        launched: Some(at(1800)),
+        ..machine(MachineState::Stopped, told)
+    };
     // `takeover` forgets who does not run and has no route.
     case.seen = outlook([(id(3), well())]);
     assert_eq!(case.within(7200), []);
@@ -421,9 +453,11 @@ fn what_we_stopped_is_started_after_a_restart_also_when_no_remedy_is_wanted_any_
         }
         assert!((5..=15).contains(&asked), "{asked} times in an hour");
         assert_eq!(case.remedy.problems(case.wall()).len(), 1);
-        let again = case.within(700);
-        assert_eq!(again, [start()]);
-        assert!(case.remedy.stopped().is_none());
+        while case.step() != Some(start()) {}
+        case.acted(Outcome::Done);
+        *case.machine() = running();
+        assert_eq!(case.within(60), []);
+        assert!(case.remedy.journal().owed().is_none());
     }
 }
 
@@ -435,7 +469,7 @@ fn a_stop_that_was_never_asked_for_is_forgotten() {
     // It answers again.
     *case.sibling() = well();
     assert_eq!(case.within(120), []);
-    assert!(case.remedy.stopped().is_none());
+    assert!(case.remedy.journal().owed().is_none());
     // Somebody stops it two days later.
     case.elapsed += 2 * 86_400;
     let told = Some(case.wall());
@@ -445,24 +479,269 @@ fn a_stop_that_was_never_asked_for_is_forgotten() {
 }
 
 #[test]
-fn a_stop_that_hangs_is_forced_once_and_then_told() {
+fn a_stop_that_hangs_is_told() {
     let mut case = Case::new(RemedyKind::Restart);
     assert_eq!(case.step(), Some(stop()));
     case.acted(Outcome::Done);
     let told = Some(case.wall());
     *case.machine() = machine(MachineState::Stopping, told);
-    assert_eq!(case.within(290), []);
-    let force = Action::Stop {
-        instance: sibling(),
-        force: true,
-    };
-    assert_eq!(case.within(1200), [force]);
-    assert_eq!(case.remedy.problems(case.wall()).len(), 1);
-    // EC2 dates the stop by the second request, perhaps.
-    let forced = case.remedy.journal().records[&sibling()].stop.as_ref();
-    let forced = forced.unwrap().forced;
-    *case.machine() = machine(MachineState::Stopped, forced);
+    assert_eq!(case.within(1200), []);
+    assert_eq!(case.problems().len(), 1);
+    case.machine().state = MachineState::Stopped;
     assert_eq!(case.step(), Some(start()));
+}
+
+#[test]
+fn what_was_decided_is_called_off_when_it_is_not_so_any_more_or_takes_too_long() {
+    type Change = fn(&mut Case);
+    let changes: [Change; 8] = [
+        |c| *c.sibling() = well(),
+        |c| c.sibling().silent = Duration::ZERO,
+        |c| c.sibling().stood_in_for = false,
+        |c| c.sibling().contradicted = Some(c.now()),
+        |c| c.seen.leaving = true,
+        |c| c.seen.well_for = Duration::ZERO,
+        |c| drop(c.seen.siblings.remove(&sibling())),
+        |c| c.elapsed += 10,
+    ];
+    for kind in [RemedyKind::Restart, RemedyKind::Unhealthy] {
+        for change in changes {
+            let mut case = Case::new(kind);
+            if kind == RemedyKind::Unhealthy {
+                case.machine().group = Some("spokes".to_owned());
+            }
+            assert!(!case.is_wanted());
+            assert!(case.step().is_some());
+            case.elapsed += 9;
+            assert!(case.is_wanted());
+            change(&mut case);
+            assert!(!case.is_wanted());
+            // That is neither a try nor a failure.
+            case.acted(Outcome::Withdrawn);
+            let journal = case.remedy.journal();
+            assert!(journal.owed().is_none() && journal.groups.is_empty());
+            assert!(journal.records.values().all(|one| one.tries.is_empty()));
+            assert_eq!(case.remedy.counts(), Counts::default());
+        }
+    }
+}
+
+#[test]
+fn a_stop_that_never_ends_is_not_wanted_any_more_when_it_is_given_up() {
+    let mut case = Case::new(RemedyKind::Restart);
+    assert_eq!(case.step(), Some(stop()));
+    case.elapsed += 24;
+    assert_eq!(case.step(), None);
+    assert!(!case.is_wanted());
+    // Whoever carries it out ends too late to be believed.
+    case.acted(Outcome::Done);
+    assert_eq!(case.within(120), []);
+    assert!(case.remedy.journal().owed().is_none());
+}
+
+#[test]
+fn what_is_owed_is_wanted_whatever_this_spoke_sees() {
+    let mut case = Case::new(RemedyKind::Restart);
+    assert_eq!(case.step(), Some(stop()));
+    case.acted(Outcome::Done);
+    let told = Some(case.wall());
+    *case.machine() = machine(MachineState::Stopped, told);
+    case.seen.leaving = true;
+    *case.sibling() = well();
+    assert_eq!(case.step(), Some(start()));
+    assert!(case.is_wanted());
+}
+
+/// A customer's KMS key without kms:CreateGrant: EC2 takes the start, and it stops again.
+#[test]
+fn one_that_stops_again_after_its_start_is_started_again_ever_more_rarely_and_told() {
+    for restarts in [false, true] {
+        let mut case = Case::new(RemedyKind::Restart);
+        assert_eq!(case.step(), Some(stop()));
+        case.acted(Outcome::Done);
+        case.started();
+        let mut asked = 1;
+        let end = case.elapsed + 3600;
+        while case.elapsed < end {
+            // It was pending for a while, and nobody asked for the end of that.
+            *case.machine() = Machine {
+                launched: Some(at(asked)),
+                ..machine(MachineState::Stopped, None)
+            };
+            if let Some(action) = case.step() {
+                assert_eq!(action, start());
+                asked += 1;
+                case.acted(Outcome::Done);
+                if restarts {
+                    case = case.restarted();
+                }
+            }
+        }
+        let most = if restarts { 60 } else { 12 };
+        assert!((5..=most).contains(&asked), "{asked} times in an hour");
+        let counts = case.remedy.counts();
+        assert!(counts.restarted == 0 && (restarts || counts.failed >= 4));
+        let problems = case.problems();
+        assert!(problems[0].contains("kms:CreateGrant"), "{problems:?}");
+        // The key is mended.
+        while case.step() != Some(start()) {}
+        case.acted(Outcome::Done);
+        *case.machine() = running();
+        while case.remedy.journal().owed().is_some() {
+            assert_eq!(case.step(), None);
+        }
+        assert_eq!(case.remedy.counts().restarted, 1);
+        assert_eq!(case.problems(), Vec::<String>::new());
+    }
+}
+
+#[test]
+fn one_that_somebody_stops_while_it_starts_stays_so() {
+    let mut case = Case::new(RemedyKind::Restart);
+    assert_eq!(case.step(), Some(stop()));
+    case.acted(Outcome::Done);
+    case.started();
+    case.elapsed += 30;
+    let told = Some(case.wall());
+    *case.machine() = machine(MachineState::Stopped, told);
+    case.seen = outlook([(id(3), well())]);
+    assert_eq!(case.within(7200), []);
+    assert_eq!(case.obstacle(), Some(&Obstacle::StoppedByOthers));
+}
+
+#[test]
+fn a_stop_that_ec2_confirmed_is_ours_whatever_the_time_is_here() {
+    // Our clock is an hour behind EC2's.
+    let mut case = Case::new(RemedyKind::Restart);
+    assert_eq!(case.step(), Some(stop()));
+    case.acted(Outcome::Done);
+    let told = Some(case.wall() + seconds(3600));
+    // A view of it that is old for long.
+    assert_eq!(case.within(300), []);
+    *case.machine() = machine(MachineState::Stopping, told);
+    assert_eq!(case.within(60), []);
+    case.machine().state = MachineState::Stopped;
+    let mut case = case.restarted();
+    assert_eq!(case.step(), Some(start()));
+
+    // Somebody tells it to stop once more.
+    let mut case = Case::new(RemedyKind::Restart);
+    assert_eq!(case.step(), Some(stop()));
+    case.acted(Outcome::Done);
+    *case.machine() = machine(MachineState::Stopping, told);
+    assert_eq!(case.step(), None);
+    let again = told.map(|told| told + seconds(20));
+    *case.machine() = machine(MachineState::Stopped, again);
+    case.seen = outlook([(id(3), well())]);
+    assert_eq!(case.within(600), []);
+    assert_eq!(case.obstacle(), Some(&Obstacle::StoppedByOthers));
+
+    // One of which EC2's answer was lost is ours by its date alone.
+    let mut case = Case::new(RemedyKind::Restart);
+    assert_eq!(case.step(), Some(stop()));
+    case.acted(Outcome::Unknown);
+    *case.machine() = machine(MachineState::Stopped, told);
+    assert_eq!(case.within(600), []);
+}
+
+#[test]
+fn a_journal_that_was_lost_is_told_and_waited_for_also_after_a_restart() {
+    let journal = Journal::anew(at(0));
+    let mut case = Case::with(Some(RemedyKind::Restart), journal);
+    assert_eq!(case.within(900), []);
+    assert!(case.problems()[0].contains("could not be read"));
+    let mut case = case.restarted();
+    assert_eq!(case.within(840), []);
+    assert_eq!(case.obstacle(), Some(&Obstacle::JournalLost));
+    assert_eq!(case.within(120)[..1], [stop()]);
+}
+
+#[test]
+fn a_group_is_told_of_three_instances_a_day_however_often_they_are_replaced() {
+    let mut case = Case::new(RemedyKind::Unhealthy);
+    let mut when = Vec::new();
+    for n in 10..20 {
+        let launched = case.wall();
+        let seen = Seen { launched, ..lost() };
+        case.seen = outlook([(id(n), seen), (id(3), well())]);
+        let young = Machine {
+            launched: Some(launched),
+            group: Some("spokes".to_owned()),
+            ..running()
+        };
+        case.machines = [(me(), running()), (id(3), running()), (id(n), young)].into();
+        let end = case.elapsed + 3600;
+        while case.elapsed < end {
+            if let Some(action) = case.step() {
+                assert_eq!(action, Action::Report { instance: id(n) });
+                when.push(case.elapsed);
+                case.acted(Outcome::Done);
+                case = case.restarted();
+            }
+        }
+    }
+    assert_eq!(when.len(), 3, "{when:?}");
+    assert!(when[0] >= 1800 && when.windows(2).all(|two| two[1] - two[0] >= 1800));
+    assert!(case.problems()[0].contains("group spokes was told of 3 instances"));
+    case.elapsed += 86_400;
+    assert_eq!(case.within(60).len(), 1);
+}
+
+#[test]
+fn a_start_by_somebody_else_is_none_of_ours_for_who_was_never_heard() {
+    let mut case = Case::new(RemedyKind::Restart);
+    assert_eq!(case.step(), Some(stop()));
+    case.acted(Outcome::Done);
+    case.started();
+    *case.machine() = running();
+    assert_eq!(case.step(), None);
+    case.elapsed += 7200;
+    *case.sibling() = Seen {
+        launched: at(60),
+        heard: false,
+        ..lost()
+    };
+    case.machine().launched = Some(at(60));
+    assert_eq!(case.within(600), []);
+    assert_eq!(case.obstacle(), Some(&Obstacle::NeverHeard));
+}
+
+#[test]
+fn what_was_seen_by_an_old_look_is_no_reason_to_do_anything() {
+    let mut case = Case::new(RemedyKind::Restart);
+    let (now, wall) = (case.now(), case.wall());
+    assert!(case.remedy.tick(&case.seen, now, wall).is_some());
+    case.elapsed += 10;
+    let (now, wall) = (case.now(), case.wall());
+    let action = case.remedy.looked(&case.machines, &case.seen, now, wall);
+    assert_eq!(action, None);
+    assert_eq!(case.step(), Some(stop()));
+}
+
+#[test]
+fn one_that_ec2_speaks_against_does_not_keep_the_next_from_its_turn() {
+    type Change = fn(&mut Machine);
+    let changes: [(Change, Obstacle); 2] = [
+        (
+            |one| one.group = Some("spokes".to_owned()),
+            Obstacle::InGroup {
+                group: "spokes".to_owned(),
+            },
+        ),
+        (|one| one.instance_store = true, Obstacle::InstanceStore),
+    ];
+    for (change, obstacle) in changes {
+        let mut case = Case::new(RemedyKind::Restart);
+        change(case.machine());
+        let seen = Seen {
+            silent: seconds(661),
+            ..lost()
+        };
+        case.seen = outlook([(sibling(), seen.clone()), (id(3), seen)]);
+        let second = Action::Stop { instance: id(3) };
+        assert_eq!(case.step(), Some(second));
+        assert_eq!(case.obstacle(), Some(&obstacle));
+    }
 }
 
 #[test]
@@ -498,11 +777,11 @@ fn three_times_ever_more_rarely_and_then_never_until_it_was_well_for_long() {
 }
 
 #[test]
-fn one_that_we_restarted_is_given_time_to_boot_and_needs_not_have_been_heard() {
+fn one_that_we_restarted_is_given_time_and_needs_not_have_been_heard() {
     let mut case = Case::new(RemedyKind::Restart);
     assert_eq!(case.step(), Some(stop()));
     case.acted(Outcome::Done);
-    case.elapsed += 1740;
+    case.started();
     let wall = case.wall();
     *case.machine() = Machine {
         launched: Some(wall),
@@ -513,9 +792,7 @@ fn one_that_we_restarted_is_given_time_to_boot_and_needs_not_have_been_heard() {
         heard: false,
         ..lost()
     };
-    // The pause is over before it may be called dead.
-    assert_eq!(case.within(540), []);
-    assert_eq!(case.obstacle(), Some(&Obstacle::Young));
+    assert_eq!(case.within(1740), []);
     assert_eq!(case.within(120)[..1], [stop()]);
 }
 
@@ -561,7 +838,7 @@ fn what_ec2_refuses_is_no_try_and_is_not_repeated_at_once() {
         }
     }
     assert!((3..=8).contains(&asked), "{asked} times in ten minutes");
-    assert!(case.remedy.stopped().is_none());
+    assert!(case.remedy.journal().owed().is_none());
     assert!(case.remedy.journal().records.is_empty());
     assert_eq!(case.remedy.counts().failed, asked);
 }
@@ -664,7 +941,7 @@ proptest! {
                         let before = case.machine().state;
                         let Some(action) = case.step() else { continue };
                         match &action {
-                            Action::Stop { force: false, .. } => {
+                            Action::Stop { .. } => {
                                 let seen = case.sibling().clone();
                                 prop_assert_eq!(seen.state, SiblingState::Lost);
                                 prop_assert!(seen.stood_in_for && seen.silent >= AFTER);
@@ -681,9 +958,6 @@ proptest! {
                                     *case.machine() = machine(MachineState::Stopped, told);
                                     ours = true;
                                 }
-                            }
-                            Action::Stop { .. } => {
-                                prop_assert_eq!(before, MachineState::Stopping);
                             }
                             Action::Start { .. } => {
                                 prop_assert_eq!(before, MachineState::Stopped);

@@ -45,19 +45,31 @@ impl Remedy {
 
     /// What somebody should look at.
     pub fn problems(&self, wall: Timestamp) -> Vec<String> {
+        let lost = self.journal.lost.map(|at| {
+            format!(
+                "what this spoke did about siblings that stay lost could not be read at {at:.0}: \
+                 start whom it may have left stopped"
+            )
+        });
         let stuck = self.journal.records.iter().filter_map(|(id, record)| {
             let stop = record.stop.as_ref()?;
-            (since(stop.asked, wall) >= STUCK).then(|| {
-                let asked = stop.asked;
-                format!(
-                    "{id}: stopped by this spoke at {asked:.0} and not started again yet: EC2 tells \
-                     why (`aws ec2 describe-instances --instance-ids {id}`)"
-                )
-            })
+            let asked = stop.asked;
+            let what = match stop.relapses {
+                0 if since(asked, wall) < STUCK => return None,
+                0 => "not started again yet".to_owned(),
+                times => format!(
+                    "stopped again {times} times after EC2 took the start (an encrypted volume \
+                     needs kms:CreateGrant, see ami/README.md)"
+                ),
+            };
+            Some(format!(
+                "{id}: stopped by this spoke at {asked:.0} and {what}: EC2 tells why \
+                 (`aws ec2 describe-instances --instance-ids {id}`)"
+            ))
         });
         let obstacles = self.obstacles.iter();
         let obstacles = obstacles.filter(|(_, obstacle)| obstacle.needs_people());
         let obstacles = obstacles.map(|(id, why)| format!("{id} is lost: {why}"));
-        stuck.chain(obstacles).collect()
+        lost.into_iter().chain(stuck).chain(obstacles).collect()
     }
 }

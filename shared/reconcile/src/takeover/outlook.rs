@@ -58,7 +58,8 @@ impl Takeover {
     }
 
     /// The siblings, to be judged.
-    pub fn outlook(&self, now: Instant) -> Outlook {
+    pub fn outlook(&mut self, now: Instant) -> Outlook {
+        self.wake(now);
         let siblings = self.siblings.iter().map(|(id, one)| {
             let seen = Seen {
                 launched: one.launched,

@@ -274,3 +274,22 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn after_a_freeze_of_the_process_nobody_is_lost_and_this_spoke_was_not_well_for_long() {
+    let mut now = beginning();
+    let mut spoke = spoke(now);
+    let other = sibling(1).instance;
+    for _ in 0..300 {
+        now += Duration::from_millis(200);
+        spoke.tested(Ok(()), now);
+        spoke.observed(&other, now, None, now);
+        spoke.tick(now);
+    }
+    let outlook = spoke.outlook(now);
+    assert_eq!(outlook.siblings[&other].state, SiblingState::Lost);
+    assert!(outlook.well_for >= seconds(59));
+    let outlook = spoke.outlook(now + seconds(60));
+    assert_ne!(outlook.siblings[&other].state, SiblingState::Lost);
+    assert_eq!(outlook.well_for, Duration::ZERO);
+}

@@ -171,11 +171,12 @@ const REMEDY: Kind<Option<RemedyKind>> = Kind {
 /// A spoke that lives takes its routes back within some 15 s from one that does not hear
 /// it, and shows thereby that it lives: less than twice that is no proof of anything.
 const REMEDY_AFTER: Kind<Duration> = Kind {
-    expected: "a time such as \"60s\", 30s to 1day",
+    expected: "a time such as \"10m\", 30s to 1day",
     parse: |value| duration(value, Duration::from_secs(30), Duration::from_secs(86_400)),
 };
 
-const DEFAULT_REMEDY_AFTER: Duration = Duration::from_secs(60);
+/// Longer than a reboot takes, or somebody who works at a spoke for a moment.
+const DEFAULT_REMEDY_AFTER: Duration = Duration::from_secs(600);
 
 /// A failure is one after two of them: slower than this no takeover is quick.
 const INTERVAL: Kind<Duration> = Kind {

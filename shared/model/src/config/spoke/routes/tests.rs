@@ -308,7 +308,7 @@ fn a_remedy_is_none_unless_it_is_asked_for() {
     assert_eq!(remedy("remedy = 'none'\nremedy_after = '2m'"), None);
     let restart = RemedyConfig {
         kind: RemedyKind::Restart,
-        after: Duration::from_secs(60),
+        after: Duration::from_secs(600),
     };
     assert_eq!(remedy("remedy = 'restart'"), Some(restart));
     let unhealthy = RemedyConfig {
