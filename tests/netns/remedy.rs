@@ -170,7 +170,7 @@ pub(crate) fn one_that_stays_lost_is_restarted_once_and_no_other_ever() -> Resul
 "
     ))?;
     running.world.stop("spoke-d2")?;
-    running.wait_for_state(&["spoke-d1"], "spoke-d2", "it said that it would stop")?;
+    running.wait_for_state(&["spoke-d1"], "spoke-d2", "lost: ")?;
     std::thread::sleep(NOTHING);
     ensure!(running.asked("StopInstances")? == 0, "a sick one, or left");
     running
