@@ -155,11 +155,8 @@ pub(crate) fn a_spoke_by_ipsec_goes_to_the_next_hub_when_one_dies() -> Result<()
         "by the next hub after {:.1} s",
         start.elapsed().as_secs_f32()
     );
-    let status = world.daemon("spoke-a")?.status()?;
-    ensure!(
-        tunnel(&status, "hub-2")?.state == TunnelState::Up,
-        "{status:?}"
-    );
+    let spoke = world.daemon("spoke-a")?;
+    let status = spoke.wait_until_up(&["hub-2"], PATIENCE)?;
     ensure!(
         tunnel(&status, "hub-1")?.state == TunnelState::Pending,
         "{status:?}"

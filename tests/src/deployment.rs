@@ -179,12 +179,14 @@ pub fn ping_without_loss(world: &World, from: &str, to: &str, count: u32) -> Res
 /// An error if a packet of the privnet ever reached an internet gateway in clear, or is
 /// in what was captured.
 pub fn nothing_leaked(world: &World) -> Result<()> {
+    // First what says which packets.
+    world.captures_are_clean()?;
     let leaked = world.leaked_packets()?;
     ensure!(
         leaked == 0,
         "{leaked} packets of the privnet left a VPC in clear"
     );
-    world.captures_are_clean()
+    Ok(())
 }
 
 /// The public address of an instance.

@@ -24,7 +24,9 @@ const NAME: &str = "spoke-a";
 const SITE: &str = "10.200.0.1";
 
 pub(crate) fn test(image: &Path, figures: &mut Figures) -> Result<()> {
-    let mut world = World::build_with_guests(&topology::demo(), &[NAME])?;
+    let network = topology::demo();
+    let mut world = World::build_with_guests(&network, &[NAME])?;
+    world.capture(&network, &[NAME])?;
     let files = world.namespace(NAME)?.directory();
     private_directory(&files)?;
     let login = LoginKey::make(&files)?;
