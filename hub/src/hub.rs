@@ -40,7 +40,7 @@ use crate::enrolment::{self, Enrolment, Judged};
 use crate::gateways::Gateways;
 use crate::journal::{Journal, View, Watch};
 use crate::poll::Poll;
-use crate::strangers::{Ask, Strangers};
+use crate::strangers::{Ask, Stranger, Strangers};
 use crate::tally::Tally;
 
 mod answers;
@@ -327,7 +327,7 @@ impl Hub {
         Ok(())
     }
 
-    /// Unknown keys call: spokes, perhaps, that EC2 would name by now.
+    /// Unknown ones call: spokes, perhaps, that EC2 would name by now.
     fn hear_knocks(&mut self) {
         let now = Instant::now();
         let tunnels = self.fleet.tunnels.values();
@@ -341,18 +341,26 @@ impl Hub {
         // A spoke that is rejected knocks for ever; asking EC2 again does not
         // help it. One that lacks something may have it by now.
         let waits = |tunnel: &&PlannedTunnel| matches!(tunnel.obstacle, Some(Obstacle::Pending(_)));
-        let known: BTreeSet<PublicKey> = self
-            .fleet
-            .tunnels
-            .values()
-            .filter(|tunnel| !waits(tunnel))
-            .filter_map(|tunnel| tunnel.public_key)
+        let settled = self.fleet.tunnels.values().filter(|tunnel| !waits(tunnel));
+        let known: BTreeSet<Stranger> = settled
+            .flat_map(|tunnel| {
+                let instance = tunnel.instance.clone().map(Stranger::Instance);
+                [tunnel.public_key.map(Stranger::Key), instance]
+            })
+            .flatten()
             .collect();
-        let knocks = self.router.knocks().into_iter();
-        let knocks: Vec<PublicKey> = knocks.filter(|key| !known.contains(key)).collect();
+        let keys = self.router.knocks().into_iter().map(Stranger::Key);
+        let refused = self.router.strangers().into_iter();
+        let knocks: BTreeSet<Stranger> = keys
+            .chain(refused.filter_map(Stranger::refused))
+            .filter(|who| !known.contains(who))
+            .collect();
+        let knocks: Vec<Stranger> = knocks.into_iter().collect();
         match self.strangers.knocked(&knocks, !keyless.is_empty(), now) {
-            Ask::Everywhere(keys) => {
-                info!(?keys, "unknown spokes knock: asking EC2 early");
+            Ask::Everywhere(who) => {
+                let who: Vec<String> = who.iter().map(ToString::to_string).collect();
+                let who = who.join(", ");
+                info!(who, "unknown spokes knock: asking EC2 early");
                 self.poll.request();
             }
             Ask::Keyless => {

@@ -27,7 +27,7 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, Interval, MissedTickBehavior};
 use tracing::{error, info, warn};
 
-use self::ipsec_hubs::IpsecHub;
+use self::ipsec_hubs::Choice;
 use self::rotation::Rotation;
 use crate::doctor;
 use crate::enrol::Enrolment;
@@ -55,7 +55,7 @@ pub struct Spoke {
     imds: Imds,
     router: Router,
     hubs: Vec<PlannedTunnel>,
-    ipsec_hub: IpsecHub,
+    ipsec_hub: Choice,
     public_key: Option<PublicKey>,
     publisher: Option<Publisher>,
     preshared: Preshared,
@@ -163,7 +163,7 @@ impl Daemon for Spoke {
         first_session.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut spoke = Self {
             hubs: Vec::new(),
-            ipsec_hub: IpsecHub::default(),
+            ipsec_hub: Choice::default(),
             started: Timestamp::now(),
             imds,
             preshared: Preshared::default(),

@@ -18,7 +18,7 @@ use privnet_tests::deployment::{
 use privnet_tests::firewall::{EAST, SECRET};
 use privnet_tests::long_ping::LongPing;
 use privnet_tests::process::wait_until;
-use privnet_tests::topology::{self, HUB_PUBLIC, PORT, PRIVNET, SECOND_HUB_PUBLIC, WEB};
+use privnet_tests::topology::{self, HUB_PUBLIC, Network, PORT, PRIVNET, SECOND_HUB_PUBLIC, WEB};
 use privnet_tests::world::World;
 
 use crate::ipsec::{SLOW, tunnel, watched, with_charon};
@@ -216,15 +216,53 @@ fn start_hub(world: &mut World, name: &str, charon: &Charon) -> Result<()> {
 /// What `ami/IPSEC.md` says of the next hub's turn; a busy machine gets twice as long.
 const FAILOVER: Duration = Duration::from_secs(15);
 
-/// Two hubs of ours, in VPCs of their own, that both find the spokes.
-pub(crate) fn of_two_hubs_the_next_serves_its_private_network_when_one_dies() -> Result<()> {
+/// The same of the way back: 30 s, in which the first hub must answer, after it is there.
+const RETURN: Duration = Duration::from_secs(60);
+
+/// Both spokes change hubs, each when it saw the first one last, and are not connected
+/// meanwhile.
+const RETURN_GAP: Duration = Duration::from_secs(20);
+
+/// The demo network, with one CIDR for each VPC: strongSwan's own ESP, which the tests have,
+/// wants an address of the host in each.
+fn with_single_cidrs() -> Result<Network> {
     let mut network = topology::demo();
-    network.vpcs.push(topology::second_hub());
-    // strongSwan's own ESP, which the tests have, wants an address of the host in each CIDR.
     let with_two_cidrs = network.vpcs.iter_mut().find(|vpc| vpc.name == "vpc-b");
     let with_two_cidrs = with_two_cidrs.context("no vpc-b")?;
     with_two_cidrs.cidrs.truncate(1);
     with_two_cidrs.subnets.truncate(2);
+    Ok(network)
+}
+
+/// The hub polls once an hour: that it knows a new spoke before is because it calls.
+pub(crate) fn a_new_spoke_by_ipsec_joins_when_it_calls() -> Result<()> {
+    let network = with_single_cidrs()?;
+    let mut world = World::build(&network)?;
+    world.capture(&network, &["hub", "spoke-a", "spoke-b"])?;
+    let charon = Charon::of_instance(world.namespace("hub")?)?;
+    start_hub(&mut world, "hub", &charon)?;
+    wait_until("the hub's first poll", PATIENCE, || {
+        let status = world.daemon("hub")?.status()?;
+        let polled = status.partitions.iter().all(|it| it.polls > 0);
+        Ok((polled && !status.partitions.is_empty()).then_some(()))
+    })?;
+    let _a = start_spoke_by_ipsec(&mut world, "spoke-a", &[HUB_PUBLIC])?;
+    wait_until_up(&world, &["spoke-a"], SLOW)?;
+    let _b = start_spoke_by_ipsec(&mut world, "spoke-b", &[HUB_PUBLIC])?;
+    wait_until_up(&world, &["spoke-a", "spoke-b"], SLOW)?;
+    reach_each_other(&world, "host-a", "host-b")?;
+    // The first one was refused before it could say who it is.
+    let log = world.daemon("hub")?.process.log();
+    let early = |line: &str| line.contains("asking EC2 early");
+    ensure!(log.lines().any(early), "{log}");
+    nothing_leaked(&world)?;
+    world.check()
+}
+
+/// Two hubs of ours, in VPCs of their own, that both find the spokes.
+pub(crate) fn of_two_hubs_the_next_serves_its_private_network_when_one_dies() -> Result<()> {
+    let mut network = with_single_cidrs()?;
+    network.vpcs.push(topology::second_hub());
     let mut world = World::build(&network)?;
     world.capture(&network, &["hub", "hub-2", "spoke-a", "spoke-b"])?;
     let first = Charon::of_instance(world.namespace("hub")?)?;
@@ -262,5 +300,40 @@ pub(crate) fn of_two_hubs_the_next_serves_its_private_network_when_one_dies() ->
     println!("by the second hub after {:.1} s", took.as_secs_f32());
     ensure!(took < FAILOVER * 2, "by the second hub after {took:?}");
     reach_each_other(&world, "host-b", "host-a")?;
+    drop(pings);
+
+    // The first hub comes back, and lasts: both go back to it.
+    let first = Charon::of_instance(world.namespace("hub")?)?;
+    world.start_again("hub")?;
+    let pings = LongPing::start(
+        world.namespace("host-a")?,
+        world.host("host-b")?.instance.address,
+    )?;
+    let start = Instant::now();
+    world
+        .daemon("hub")?
+        .wait_until_up(&["spoke-a", "spoke-b"], RETURN * 2)?;
+    println!("back after {:.1} s", start.elapsed().as_secs_f32());
+    ensure!(
+        start.elapsed() >= Duration::from_secs(30),
+        "the hub had no time to prove that it lasts"
+    );
+    pings.answers(5, PATIENCE)?;
+    let answered = pings.end()?;
+    let gap = answered.longest_gap(Duration::from_secs(1));
+    println!(
+        "the way back took {:.1} s without packets",
+        gap.as_secs_f32()
+    );
+    ensure!(gap < RETURN_GAP, "{gap:?} without packets");
+    for spoke in ["spoke-a", "spoke-b"] {
+        let own = world.daemon(spoke)?.wait_until_up(&["hub-1"], PATIENCE)?;
+        ensure!(
+            tunnel(&own, "hub-2")?.state == TunnelState::Pending,
+            "{own:?}"
+        );
+    }
+    reach_each_other(&world, "host-b", "host-a")?;
+    drop(first);
     nothing_leaked(&world)
 }

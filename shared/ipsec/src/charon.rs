@@ -255,12 +255,12 @@ impl Charon {
         Ok(())
     }
 
-    /// Begins to set a child up, and does not wait: events tell how it goes, and
+    /// Begins to set a child up, or IKE alone, and does not wait: events tell how it goes, and
     /// the log why not. charon goes on trying by itself.
     pub async fn initiate(
         &self,
         connection: &ConnectionName,
-        child: &str,
+        child: Option<&str>,
     ) -> Result<(), ViciError> {
         let message = initiation(connection, child).with("timeout", "-1");
         let operation = || format!("to initiate {connection}");
@@ -276,7 +276,8 @@ impl Charon {
         child: &str,
         time: Duration,
     ) -> Result<(), ViciError> {
-        let message = initiation(connection, child).with("timeout", time.as_millis().to_string());
+        let message =
+            initiation(connection, Some(child)).with("timeout", time.as_millis().to_string());
         // charon's own answer comes first where it comes at all.
         let deadline = time + Duration::from_secs(10);
         let answer = self
@@ -355,10 +356,12 @@ impl Charon {
     }
 }
 
-fn initiation(connection: &ConnectionName, child: &str) -> Section {
-    Section::new()
-        .with("ike", connection.as_str())
-        .with("child", child)
+fn initiation(connection: &ConnectionName, child: Option<&str>) -> Section {
+    let message = Section::new().with("ike", connection.as_str());
+    match child {
+        Some(child) => message.with("child", child),
+        None => message,
+    }
 }
 
 fn succeeded(answer: Section, operation: impl FnOnce() -> String) -> Result<Section, ViciError> {

@@ -26,13 +26,24 @@ pub struct Connection {
     identities: [IkeId; 2],
     has_secret: bool,
     role: IkeRole,
+    stands_by: bool,
 }
 
 impl Connection {
     /// The connection of a tunnel that has no `errors()`. What cannot be told to
     /// charon (a certificate of more than 64 KB) is an error.
     pub fn new(tunnel: &IpsecTunnel) -> Result<Self, Malformed> {
-        let unnamed = message(tunnel, "");
+        Self::with(tunnel, false)
+    }
+
+    /// The same with IKE alone (RFC 6023): no packet can go there, but whether the peer
+    /// is there and lets us in, shows.
+    pub fn standing_by(tunnel: &IpsecTunnel) -> Result<Self, Malformed> {
+        Self::with(tunnel, true)
+    }
+
+    fn with(tunnel: &IpsecTunnel, stands_by: bool) -> Result<Self, Malformed> {
+        let unnamed = message(tunnel, "", stands_by);
         let digest = Sha256::digest(&*unnamed.encode()?);
         let mut child = format!("{}-", tunnel.name);
         for byte in &digest[..8] {
@@ -40,11 +51,12 @@ impl Connection {
         }
         Ok(Self {
             name: tunnel.name.clone(),
-            message: message(tunnel, &child),
+            message: message(tunnel, &child, stands_by),
             child,
             identities: [tunnel.local.id.clone(), tunnel.remote.id.clone()],
             has_secret: tunnel.authentication == Authentication::PresharedKey,
             role: tunnel.role,
+            stands_by,
         })
     }
 
@@ -64,6 +76,7 @@ impl Connection {
             child: self.child.clone(),
             has_secret: self.has_secret,
             role: self.role,
+            stands_by: self.stands_by,
         }
     }
 
@@ -78,7 +91,7 @@ impl Connection {
     }
 }
 
-fn message(tunnel: &IpsecTunnel, child: &str) -> Section {
+fn message(tunnel: &IpsecTunnel, child: &str, stands_by: bool) -> Section {
     let any = || "%any".to_owned();
     let address = |end: &TunnelEnd| [end.address.map_or_else(any, |it| it.to_string())];
     let (own, authority) = match &tunnel.authentication {
@@ -100,7 +113,11 @@ fn message(tunnel: &IpsecTunnel, child: &str) -> Section {
     }
     let encapsulated = tunnel.encapsulation == Encapsulation::Always;
     let lifetime = tunnel.times.ike_lifetime;
-    let connection = Section::new()
+    let mut connection = Section::new();
+    if stands_by {
+        connection = connection.with("childless", "force");
+    }
+    let connection = connection
         .with("version", "2")
         .with_list("local_addrs", address(&tunnel.local))
         .with_list("remote_addrs", address(&tunnel.remote))
@@ -199,7 +216,7 @@ mod tests {
     }
 
     fn shown(tunnel: &IpsecTunnel) -> String {
-        format!("{:?}", message(tunnel, "c"))
+        format!("{:?}", message(tunnel, "c", false))
     }
 
     #[test]
@@ -272,6 +289,8 @@ mod tests {
             names.insert(Connection::new(&changed).unwrap().child);
         }
         assert_eq!(names.len(), 1 + changes.len());
+        names.insert(Connection::standing_by(&tunnel("dc")).unwrap().child);
+        assert_eq!(names.len(), 2 + changes.len());
         let again = Connection::new(&tunnel("dc")).unwrap();
         assert!(names.contains(&again.child) && again.child.starts_with("privnet-dc-"));
     }

@@ -13,7 +13,8 @@ use std::pin::pin;
 use std::time::{Duration, Instant, SystemTime};
 
 use privnet_model::ipsec::{
-    ConnectionName, EspBackEnd, IkeCredential, IkeId, IkeSa, IkeSecret, IpsecTunnel,
+    ConnectionName, EspBackEnd, IkeCredential, IkeFailure, IkeId, IkeSa, IkeSecret, IkeState,
+    IpsecTunnel,
 };
 use privnet_model::status::{CharonStatus, EspStatus, Reason, TunnelState};
 use privnet_reconcile::fleet::PlannedIpsec;
@@ -22,7 +23,7 @@ use privnet_reconcile::ipsec::ledger::{Ledger, Report};
 use privnet_reconcile::ipsec::pace::Pace;
 use privnet_reconcile::ipsec::{IpsecChange, plan};
 use privnet_reconcile::xfrm::if_ids;
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 use tracing::{debug, info, warn};
 use zeroize::Zeroizing;
@@ -44,12 +45,16 @@ const RECONNECT_IDLE: Duration = Duration::from_secs(30);
 const KERNEL_GOES_ON: Duration = Duration::from_secs(20);
 /// Events come in bursts; one look is enough for each.
 const BURST: Duration = Duration::from_millis(50);
+/// Peers that were refused, kept until somebody asks for them: the first ones of a flood.
+const STRANGERS: usize = 64;
 
 /// The connections that are wanted.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Wanted {
     /// Each by its name.
     pub tunnels: BTreeMap<ConnectionName, PlannedIpsec>,
+    /// Those of them that stand by: with IKE alone, which carries nothing.
+    pub standing_by: BTreeSet<ConnectionName>,
     /// Whether others of ours stay as they are for now: what they are to be like
     /// follows from a secret that is not known yet.
     pub keeps_others: bool,
@@ -68,6 +73,8 @@ pub struct Seen {
     pub charon: CharonStatus,
     /// The tunnels that are wanted.
     pub tunnels: BTreeMap<ConnectionName, Report>,
+    /// Those that stand by and whose peers let us in.
+    pub ready: BTreeSet<ConnectionName>,
     /// Changes that charon refused.
     pub problems: Vec<String>,
 }
@@ -81,6 +88,7 @@ impl Seen {
                 problem: None,
             },
             tunnels: BTreeMap::new(),
+            ready: BTreeSet::new(),
             problems: Vec::new(),
         }
     }
@@ -91,6 +99,7 @@ impl Seen {
 pub struct Keeper {
     wanted: watch::Sender<Option<Wanted>>,
     seen: watch::Receiver<Seen>,
+    strangers: mpsc::Receiver<IkeFailure>,
 }
 
 impl Keeper {
@@ -99,8 +108,13 @@ impl Keeper {
     pub fn start(socket: PathBuf) -> Self {
         let (want, wanted) = watch::channel(None);
         let (tell, seen) = watch::channel(Seen::nothing());
-        tokio::spawn(keep(socket, wanted, tell));
-        Self { wanted: want, seen }
+        let (heard, strangers) = mpsc::channel(STRANGERS);
+        tokio::spawn(keep(socket, wanted, tell, heard));
+        Self {
+            wanted: want,
+            seen,
+            strangers,
+        }
     }
 
     /// Which charon it is that listens there, and who does ESP.
@@ -125,6 +139,11 @@ impl Keeper {
         self.seen.borrow().clone()
     }
 
+    /// Why peers that no tunnel of ours is with were refused, since this was asked last.
+    pub fn strangers(&mut self) -> Vec<IkeFailure> {
+        std::iter::from_fn(|| self.strangers.try_recv().ok()).collect()
+    }
+
     /// Done when a tunnel is in another state than at the last call, or charon is.
     /// Cancel-safe.
     pub async fn changed(&mut self) {
@@ -142,17 +161,20 @@ struct Memory {
     /// Until when tunnels count as up that were when charon was lost: where the kernel
     /// does ESP they go on without it.
     trusted_until: Option<Instant>,
+    strangers: mpsc::Sender<IkeFailure>,
 }
 
 async fn keep(
     socket: PathBuf,
     mut wanted: watch::Receiver<Option<Wanted>>,
     seen: watch::Sender<Seen>,
+    strangers: mpsc::Sender<IkeFailure>,
 ) {
     let mut memory = Memory {
         ledger: Ledger::default(),
         pace: Pace::default(),
         trusted_until: None,
+        strangers,
     };
     let mut known_problem = None;
     loop {
@@ -223,6 +245,7 @@ fn tell_lost(seen: &watch::Sender<Seen>, wanted: &Wanted, memory: &Memory, probl
             .keys()
             .map(|name| (name.clone(), lost(name)))
             .collect(),
+        ready: BTreeSet::new(),
         problems: Vec::new(),
     };
     tell(seen, told);
@@ -487,7 +510,11 @@ impl Session {
                 esp,
                 ..planned.tunnel.clone()
             };
-            match Connection::new(&tunnel) {
+            let connection = match wanted.standing_by.contains(&name) {
+                true => Connection::standing_by(&tunnel),
+                false => Connection::new(&tunnel),
+            };
+            match connection {
                 Ok(connection) => {
                     let secret = match &planned.credential {
                         IkeCredential::PresharedKey(secret) => Some(secret.clone()),
@@ -555,6 +582,10 @@ impl Session {
                 false => report,
             }
         };
+        let established = |name: &ConnectionName| {
+            let mut sas = self.associations.iter();
+            sas.any(|sa| sa.connection == name.as_str() && sa.state == IkeState::Established)
+        };
         let told = Seen {
             charon: CharonStatus {
                 version: Some(self.version.clone()),
@@ -565,6 +596,12 @@ impl Session {
                 .tunnels
                 .keys()
                 .map(|name| (name.clone(), report(name)))
+                .collect(),
+            ready: wanted
+                .standing_by
+                .iter()
+                .filter(|name| established(name))
+                .cloned()
                 .collect(),
             problems: self.problems.clone(),
         };
@@ -617,11 +654,18 @@ fn note(diagnosis: Diagnosis, memory: &mut Memory) {
         failure,
     } = diagnosis;
     let name = connection.as_deref().and_then(ConnectionName::ours);
-    warn!(
-        tunnel = name.as_ref().map(ConnectionName::site),
-        remote, "IPsec: {failure}"
-    );
-    if let Some(name) = name {
-        memory.ledger.failed(name, failure);
+    let words = failure.to_string();
+    let is_news = match name.clone() {
+        Some(name) => memory.ledger.failed(name, failure),
+        None => {
+            let _ = memory.strangers.try_send(failure);
+            true
+        }
+    };
+    let tunnel = name.as_ref().map(ConnectionName::site);
+    // charon tries for ever, and says so each time.
+    match is_news {
+        true => warn!(tunnel, remote, "IPsec: {words}"),
+        false => debug!(tunnel, remote, "IPsec: {words}"),
     }
 }

@@ -89,7 +89,7 @@ impl Charon {
                 let it = wanted.get(name).ok_or_else(missing)?;
                 self.load_connection(&it.connection).await
             }
-            IpsecChange::Initiate { name, child } => self.initiate(name, child).await,
+            IpsecChange::Initiate { name, child } => self.initiate(name, child.as_deref()).await,
         }
     }
 }

@@ -25,6 +25,8 @@ pub struct WantedConnection {
     pub has_secret: bool,
     /// Who begins.
     pub role: IkeRole,
+    /// Whether it stands by: IKE alone shows that the peer is there and lets us in.
+    pub stands_by: bool,
 }
 
 /// What charon has of ours.
@@ -72,8 +74,8 @@ pub enum IpsecChange {
     Initiate {
         /// The connection.
         name: ConnectionName,
-        /// Its child.
-        child: String,
+        /// Its child; `None` where it stands by.
+        child: Option<String>,
     },
 }
 
@@ -163,15 +165,16 @@ fn of_one(
     let children = BTreeSet::from([wanted.child.clone()]);
     let is_loaded = actual.connections.get(name) == Some(&children);
     let runs = |sa: &IkeSa| sa.live_children().any(|child| child.name == wanted.child);
-    let is_up = sas.iter().any(|sa| runs(sa));
+    let is_up = !wanted.stands_by && sas.iter().any(|sa| runs(sa));
     let mut changes = Vec::new();
     if !is_loaded {
         changes.push(IpsecChange::LoadConnection(name.clone()));
     }
     let mut is_under_way = false;
-    for sa in sas.iter().filter(|sa| !runs(sa)) {
+    for sa in sas.iter().filter(|sa| wanted.stands_by || !runs(sa)) {
         let carries_traffic = sa.live_children().next().is_some();
         let replaced = match wanted.role {
+            _ if wanted.stands_by => !is_loaded || carries_traffic,
             // What is old carries traffic until what is new does. What never did
             // may be the successor of one that does, in the middle of a rekey.
             IkeRole::Initiator if is_up => carries_traffic,
@@ -184,11 +187,12 @@ fn of_one(
         } else if !carries_traffic {
             // Of an IKE SA that is up without a child, only charon's tasks tell
             // whether one is being made.
-            is_under_way |= sa.state != IkeState::Established
+            is_under_way |= wanted.stands_by
+                || sa.state != IkeState::Established
                 || sa.tasks.iter().any(|task| task.starts_with("CHILD_"));
         }
     }
-    for sa in sas.iter().filter(|sa| runs(sa)) {
+    for sa in sas.iter().filter(|sa| is_up && runs(sa)) {
         let outdated = sa
             .live_children()
             .filter(|child| child.name != wanted.child);
@@ -200,7 +204,7 @@ fn of_one(
     if wanted.role == IkeRole::Initiator && !is_up && !is_under_way {
         changes.push(IpsecChange::Initiate {
             name: name.clone(),
-            child: wanted.child.clone(),
+            child: (!wanted.stands_by).then(|| wanted.child.clone()),
         });
     }
     changes

@@ -23,7 +23,7 @@ use privnet_ipsec::{Keeper, Wanted};
 use privnet_model::admin::{Action, Change};
 use privnet_model::config::spoke::NatConfig;
 use privnet_model::inventory::{Identity, Transport};
-use privnet_model::ipsec::ConnectionName;
+use privnet_model::ipsec::{ConnectionName, IkeFailure};
 use privnet_model::key::{PrivateKey, PublicKey};
 use privnet_model::net::Supernet;
 use privnet_model::offload::{OffloadState, Offloads};
@@ -602,7 +602,15 @@ impl Router {
     pub fn connected(&self) -> BTreeSet<ConnectionName> {
         let tunnels = self.keeper.seen().tunnels.into_iter();
         let up = tunnels.filter(|(_, report)| report.state == TunnelState::Up);
-        up.map(|(name, _)| name).collect()
+        let standing_by = &self.desired.ipsec.standing_by;
+        up.map(|(name, _)| name)
+            .filter(|name| !standing_by.contains(name))
+            .collect()
+    }
+
+    /// The IPsec tunnels that stand by and whose peers let us in.
+    pub fn standing_by(&self) -> BTreeSet<ConnectionName> {
+        self.keeper.seen().ready
     }
 
     /// Done when an IPsec tunnel is in another state than at the last call, or
@@ -630,6 +638,11 @@ impl Router {
         device
             .map(|device| device.take_unknown_keys())
             .unwrap_or_default()
+    }
+
+    /// Why strongSwan refused peers that no tunnel is with, since this was asked last.
+    pub fn strangers(&mut self) -> Vec<IkeFailure> {
+        self.keeper.strangers()
     }
 
     /// Looks at the tunnels: takes a sample for the rates, and logs what

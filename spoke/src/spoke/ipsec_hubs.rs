@@ -1,10 +1,12 @@
 //! The hubs of a spoke that speaks IPsec. One is used at a time:
-//! only one tunnel can have the privnet. When it stays down, the next one's turn comes;
-//! hubs are equal, so there is no way back before that one is down, too.
+//! only one tunnel can have the privnet. With those before it in the config there is an
+//! IKE SA without a tunnel, which shows when one may be used again.
+
+mod choice;
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
-use std::time::Duration;
+use std::time::Instant;
 
 use ipnet::IpNet;
 use privnet_ipsec::Wanted;
@@ -16,62 +18,57 @@ use privnet_model::ipsec::{
 use privnet_model::status::{Origin, Reason};
 use privnet_reconcile::fleet::{Obstacle, PlannedIpsec, PlannedTunnel, own_tunnel};
 use privnet_runtime::router::Desired;
-use tokio::time::Instant;
-use tracing::warn;
+use tracing::{info, warn};
 
+pub(super) use self::choice::Choice;
+use self::choice::{Change, Seen};
 use super::Spoke;
 use super::hubs::hub_name;
 
-/// How long a hub may be down before the next one's turn comes. One that lives has
-/// answered by then, unless packets are lost: charon repeats its first message after a
-/// second.
-const PATIENCE: Duration = Duration::from_secs(4);
-
-/// Which hub is used.
-#[derive(Debug, Default)]
-pub(super) struct IpsecHub {
-    /// Its place in the config.
-    number: usize,
-    /// Since when it is down, or began to be tried.
-    down_since: Option<Instant>,
-}
-
 impl Spoke {
-    /// Has the next hub's turn come where the one in use stays down.
+    /// Has another hub's turn come where the one in use stays down, or one before it may
+    /// be used again.
     pub(super) async fn change_hub(&mut self) {
-        if self.config.ipsec_hubs.len() < 2 {
-            return;
-        }
         let charon = self.router.charon_status();
-        let is_usable = charon.is_some_and(|charon| charon.problem.is_none());
-        // Another hub helps only where it is the hub that is missing.
-        if !is_usable || !self.router.connected().is_empty() {
-            self.ipsec_hub.down_since = None;
+        let standing_by = self.router.standing_by();
+        let is_ready = |hub: &PlannedTunnel| {
+            let name = hub.ipsec.as_ref().map(|ipsec| &ipsec.tunnel.name);
+            name.is_some_and(|name| standing_by.contains(name))
+        };
+        let seen = Seen {
+            hubs: self.hubs.len(),
+            // Another hub helps only where it is the hub that is missing.
+            may_change: charon.is_some_and(|charon| charon.problem.is_none()),
+            is_up: !self.router.connected().is_empty(),
+            ready: self.hubs.iter().position(is_ready),
+        };
+        let Some(change) = self.ipsec_hub.look(seen, Instant::now()) else {
             return;
-        }
-        let now = Instant::now();
-        let since = *self.ipsec_hub.down_since.get_or_insert(now);
-        if now - since < PATIENCE {
-            return;
-        }
-        let next = (self.ipsec_hub.number + 1) % self.config.ipsec_hubs.len();
-        self.ipsec_hub = IpsecHub {
-            number: next,
-            down_since: Some(now),
         };
         self.follow_hub();
-        let hub = self.hubs.get(next).map(|hub| hub.name.as_str());
-        warn!(hub, "the hub in use is down; trying the next one");
+        let hub = self.hubs.get(self.ipsec_hub.in_use());
+        let hub = hub.map(|hub| hub.name.as_str());
+        match change {
+            Change::Next => warn!(hub, "the hub in use is down; trying another one"),
+            Change::Back => info!(hub, "a hub before the one in use is back; using it again"),
+        }
         self.router.want(self.desired());
         self.router.reconcile().await;
     }
 
     pub(super) fn desired_ipsec(&self) -> Desired {
-        let planned = self.hubs.iter().filter_map(|hub| hub.ipsec.clone());
-        let planned = planned.map(|it| (it.tunnel.name.clone(), it));
+        let planned = || {
+            self.hubs
+                .iter()
+                .filter_map(|hub| Some((hub, hub.ipsec.clone()?)))
+        };
+        let stands_by = planned().filter(|(hub, _)| hub.obstacle.is_some());
         Desired {
             ipsec: Wanted {
-                tunnels: planned.collect(),
+                tunnels: planned()
+                    .map(|(_, it)| (it.tunnel.name.clone(), it))
+                    .collect(),
+                standing_by: stands_by.map(|(_, it)| it.tunnel.name).collect(),
                 keeps_others: self.preshared.is_missing(),
                 ..Wanted::default()
             },
@@ -84,16 +81,27 @@ impl Spoke {
     /// The hubs as tunnels, for charon and for the operator.
     pub(super) fn ipsec_hubs(&self) -> Vec<PlannedTunnel> {
         let hubs = &self.config.ipsec_hubs;
-        let in_use = self.ipsec_hub.number.min(hubs.len().saturating_sub(1));
+        let in_use = self.ipsec_hub.in_use().min(hubs.len().saturating_sub(1));
         hubs.iter()
             .enumerate()
             .map(|(number, hub)| {
                 let name = hub_name(number, hubs.len());
-                let ipsec = match number == in_use {
-                    true => self.planned(&name, hub).map_err(Obstacle::Pending),
-                    false => Err(Obstacle::Pending(Reason::StandsBy)),
+                let planned = match number <= in_use {
+                    true => self.planned(&name, hub).map(Some),
+                    false => Ok(None),
                 };
-                self.tunnel(name, hub, ipsec)
+                let (ipsec, reason) = match planned {
+                    Ok(ipsec) => (ipsec, (number != in_use).then_some(Reason::StandsBy)),
+                    Err(reason) => (None, Some(reason)),
+                };
+                PlannedTunnel {
+                    cidrs: self.config.privnet.nets().to_vec(),
+                    transport: Transport::Ipsec,
+                    endpoint: Some(SocketAddr::new(hub.endpoint, IKE_PORTS[0])),
+                    ipsec,
+                    obstacle: reason.map(Obstacle::Pending),
+                    ..PlannedTunnel::named(name, Origin::Hub)
+                }
             })
             .collect()
     }
@@ -126,26 +134,6 @@ impl Spoke {
                 tunnel,
                 credential: IkeCredential::PresharedKey(secret),
             }),
-        }
-    }
-
-    fn tunnel(
-        &self,
-        name: String,
-        hub: &IpsecHubConfig,
-        ipsec: Result<PlannedIpsec, Obstacle>,
-    ) -> PlannedTunnel {
-        let (ipsec, obstacle) = match ipsec {
-            Ok(planned) => (Some(planned), None),
-            Err(obstacle) => (None, Some(obstacle)),
-        };
-        PlannedTunnel {
-            cidrs: self.config.privnet.nets().to_vec(),
-            transport: Transport::Ipsec,
-            endpoint: Some(SocketAddr::new(hub.endpoint, IKE_PORTS[0])),
-            ipsec,
-            obstacle,
-            ..PlannedTunnel::named(name, Origin::Hub)
         }
     }
 }

@@ -96,7 +96,7 @@ pub(crate) async fn what_charon_refuses_is_told_in_its_words() {
          unload: connection 'privnet-nobody' not found"
     );
     assert_eq!(
-        refused(charon.initiate(&name, "x").await),
+        refused(charon.initiate(&name, Some("x")).await),
         "the IKE daemon (charon) refused to initiate privnet-nobody: \
          CHILD_SA config 'x' not found"
     );

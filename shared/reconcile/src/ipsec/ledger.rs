@@ -103,9 +103,12 @@ impl Ledger {
         self.tunnels.retain(|name, _| wanted(name));
     }
 
-    /// Takes note of why a tunnel is not up.
-    pub fn failed(&mut self, name: ConnectionName, failure: IkeFailure) {
-        self.tunnels.entry(name).or_default().failure = Some(failure);
+    /// Takes note of why a tunnel is not up; whether that is news.
+    pub fn failed(&mut self, name: ConnectionName, failure: IkeFailure) -> bool {
+        let known = &mut self.tunnels.entry(name).or_default().failure;
+        let is_news = known.as_ref() != Some(&failure);
+        *known = Some(failure);
+        is_news
     }
 
     /// Takes in what charon has now.

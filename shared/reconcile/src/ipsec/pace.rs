@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use privnet_model::ipsec::ConnectionName;
 
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
-const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+const LONGEST_PAUSE: Duration = Duration::from_secs(10);
 
 /// When each tunnel may be begun again.
 #[derive(Debug, Default)]
@@ -52,7 +52,7 @@ mod tests {
         let begun: Vec<u64> = (0..200)
             .filter(|second| pace.may_begin(&name, start + Duration::from_secs(*second)))
             .collect();
-        assert_eq!(begun, [0, 1, 3, 7, 15, 31, 61, 91, 121, 151, 181]);
+        assert_eq!(begun[..8], [0, 1, 3, 7, 15, 25, 35, 45]);
         pace.forget(&name);
         assert!(pace.may_begin(&name, start + Duration::from_secs(182)));
     }

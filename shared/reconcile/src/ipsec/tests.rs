@@ -13,6 +13,14 @@ fn wanted(child: &str, role: IkeRole) -> WantedConnection {
         child: child.to_owned(),
         has_secret: true,
         role,
+        stands_by: false,
+    }
+}
+
+fn standing_by(child: &str) -> WantedConnection {
+    WantedConnection {
+        stands_by: true,
+        ..wanted(child, IkeRole::Initiator)
     }
 }
 
@@ -201,6 +209,43 @@ fn ike_without_its_child_is_initiated_unless_that_is_under_way() {
     assert_eq!(words(initiator(), &actual), ["initiate privnet-dc"]);
 }
 
+#[test]
+fn what_stands_by_has_ike_and_nothing_else() {
+    let none = loaded("dc.1", Vec::new());
+    let initiates = IpsecChange::Initiate {
+        name: name("dc"),
+        child: None,
+    };
+    let only_ike = BTreeMap::from([(name("dc"), standing_by("dc.1"))]);
+    assert_eq!(plan(&only_ike, &none), [initiates]);
+    for state in [IkeState::Connecting, IkeState::Established] {
+        let alone = ike("privnet-dc", 1, state, Vec::new());
+        assert!(plan(&only_ike, &loaded("dc.1", vec![alone])).is_empty());
+    }
+    // It was in use before: what it has of that time ends.
+    assert_eq!(
+        words(standing_by("dc.1"), &loaded("dc.2", vec![up("dc.2")])),
+        [
+            "load connection privnet-dc",
+            "terminate IKE SA #1 of privnet-dc: the connection has changed",
+            "initiate privnet-dc",
+        ]
+    );
+    // And the other way round.
+    let alone = ike("privnet-dc", 1, IkeState::Established, Vec::new());
+    assert_eq!(
+        words(
+            wanted("dc.1", IkeRole::Initiator),
+            &loaded("dc.2", vec![alone])
+        ),
+        [
+            "load connection privnet-dc",
+            "terminate IKE SA #1 of privnet-dc: the connection has changed",
+            "initiate privnet-dc",
+        ]
+    );
+}
+
 /// What charon does with a plan when nothing goes wrong.
 fn apply(
     changes: &[IpsecChange],
@@ -235,9 +280,12 @@ fn apply(
                 actual.connections.insert(name.clone(), children);
             }
             IpsecChange::Initiate { name, child: new } => {
-                assert!(actual.connections[name].contains(new), "not loaded");
+                let loaded = &actual.connections[name];
+                assert!(new.iter().all(|new| loaded.contains(new)), "not loaded");
                 let id = 1000 + actual.associations.len() as u64;
-                let children = vec![child(new, 2000 + id, ChildState::Installed)];
+                let new = new.iter();
+                let children = new.map(|new| child(new, 2000 + id, ChildState::Installed));
+                let children = children.collect();
                 let sa = ike(name.as_str(), id, IkeState::Established, children);
                 actual.associations.push(sa);
             }
@@ -278,12 +326,14 @@ fn some_wanted() -> impl Strategy<Value = BTreeMap<ConnectionName, WantedConnect
     let sites = prop::sample::select(vec!["a", "b", "c"]).prop_map(name);
     let children = prop::sample::select(vec!["x.1", "x.2"]);
     let roles = prop::sample::select(vec![IkeRole::Initiator, IkeRole::Responder]);
-    let connection = (children, any::<bool>(), roles).prop_map(|(child, has_secret, role)| {
+    let flags = any::<(bool, bool)>();
+    let connection = (children, flags, roles).prop_map(|(child, (has_secret, stands_by), role)| {
         let child = child.to_owned();
         WantedConnection {
             child,
             has_secret,
             role,
+            stands_by,
         }
     });
     prop::collection::btree_map(sites, connection, 0..4)
@@ -352,7 +402,7 @@ proptest! {
                 for (name, connection) in &wanted {
                     let lost = carries(&before, name) && !carries(&actual, name);
                     prop_assert!(
-                        !lost || connection.role == IkeRole::Responder,
+                        !lost || connection.role == IkeRole::Responder || connection.stands_by,
                         "{} cut {}", change, name
                     );
                 }

@@ -48,8 +48,10 @@ impl EspSide {
             true => {
                 let numbers = if_ids(tunnels.keys()).into_iter();
                 let routed = numbers.filter_map(|(name, if_id)| {
-                    let remote = &tunnels.get(&name)?.tunnel.remote;
-                    Some((if_id, remote.selectors.iter().copied().collect()))
+                    let remote = &tunnels.get(&name)?.tunnel.remote.selectors;
+                    let carries = !desired.ipsec.standing_by.contains(&name);
+                    let routed = remote.iter().copied().filter(|_| carries);
+                    Some((if_id, routed.collect()))
                 });
                 Esp::Kernel(routed.collect())
             }
