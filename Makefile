@@ -37,7 +37,7 @@ PACKAGES ?= $(CACHE)/packages
 RELEASE ?= $(CACHE)/release
 PROGRAMS := privnet-hub privnet-spoke tunnels privnet-boot
 # What is shipped, and what boots it. Always these, so that images, packages and release build once.
-IMAGE_PROGRAMS := $(PROGRAMS) privnet-sim image
+IMAGE_PROGRAMS := $(PROGRAMS) privnet-sim image nat
 
 ifeq ($(shell uname -m),aarch64)
 ARCH := arm64
@@ -46,6 +46,9 @@ else
 ARCH := amd64
 OTHER := aarch64
 endif
+# No paths of this machine in what is shipped.
+SHIPPED = RUSTFLAGS="--remap-path-prefix=$(CURDIR)=/privnet --remap-path-prefix=$(or $(CARGO_HOME),$(HOME)/.cargo)=/cargo" \
+	cargo build --release --workspace --locked
 HERE := $(CARGO_TARGET_DIR)/release
 THERE := $(CARGO_TARGET_DIR)/$(OTHER)-unknown-linux-gnu/release
 
@@ -77,7 +80,7 @@ build: setup
 release: programs
 	@ami/release-setup
 	CARGO_TARGET_$(if $(filter aarch64,$(OTHER)),AARCH64,X86_64)_UNKNOWN_LINUX_GNU_LINKER=$(OTHER)-linux-gnu-gcc \
-	cargo build --release --workspace --locked --target $(OTHER)-unknown-linux-gnu $(addprefix --bin ,$(PROGRAMS))
+	$(SHIPPED) --target $(OTHER)-unknown-linux-gnu $(addprefix --bin ,$(PROGRAMS))
 	@ami/release $(if $(filter amd64,$(ARCH)),"$(HERE)" "$(THERE)","$(THERE)" "$(HERE)") "$(IMAGES)" "$(RELEASE)"
 
 # Only these packages: nothing that is measured needs the AWS SDK, and what is measured is as shipped.
@@ -109,7 +112,7 @@ fuzz:
 	@tests/fuzz/run
 
 programs: setup
-	cargo build --release --workspace --locked $(addprefix --bin ,$(IMAGE_PROGRAMS))
+	$(SHIPPED) $(addprefix --bin ,$(IMAGE_PROGRAMS))
 
 images: programs
 	@ami/image/setup

@@ -9,9 +9,9 @@ use anyhow::Result;
 use jiff::Timestamp;
 use privnet_ec2::{Discovery, Imds, ParameterStore, ProofCourier, SdkContext};
 use privnet_model::config::ConfigErrors;
-use privnet_model::config::hub::HubConfig;
+use privnet_model::config::hub::{HubConfig, ProofMode};
 use privnet_model::enrol::{HUB, HUB_ADDRESS};
-use privnet_model::inventory::{Identity, Inventory, Partition};
+use privnet_model::inventory::{Identity, Inventory, Partition, Transport};
 use privnet_model::ipsec::ConnectionName;
 use privnet_model::key::{PrivateKey, PublicKey};
 use privnet_model::status::Role;
@@ -331,8 +331,9 @@ impl Hub {
     fn hear_knocks(&mut self) {
         let now = Instant::now();
         let tunnels = self.fleet.tunnels.values();
-        let lack_key = tunnels.filter(|tunnel| tunnel.lacks_key());
+        let lack_key: Vec<&PlannedTunnel> = tunnels.filter(|it| it.lacks_key()).collect();
         let keyless: BTreeSet<Partition> = lack_key
+            .iter()
             .filter_map(|tunnel| tunnel.partition.clone())
             .collect();
         if !self.strangers.may_ask(!keyless.is_empty(), now) {
@@ -351,12 +352,32 @@ impl Hub {
             .collect();
         let keys = self.router.knocks().into_iter().map(Stranger::Key);
         let refused = self.router.strangers().into_iter();
+        let refused = refused.filter_map(Stranger::refused);
+        // By IPsec a spoke proves that it has the fleet's secret, and no more.
+        let may_be_ours =
+            self.preshared.secret().is_some() && self.config.trust.proof != ProofMode::Require;
+        // Where strongSwan has one that may call from anywhere, others come as far as to say
+        // who they are; and one that is rejected is the one who calls.
+        let mut settled = self.fleet.tunnels.values().filter(|tunnel| !waits(tunnel));
+        let has_spoke_by_ipsec =
+            settled.any(|tunnel| tunnel.instance.is_some() && tunnel.transport == Transport::Ipsec);
+        let refused = refused
+            .filter(|_| may_be_ours)
+            .filter(|who| !(has_spoke_by_ipsec && *who == Stranger::Nameless));
         let knocks: BTreeSet<Stranger> = keys
-            .chain(refused.filter_map(Stranger::refused))
+            .chain(refused)
             .filter(|who| !known.contains(who))
             .collect();
         let knocks: Vec<Stranger> = knocks.into_iter().collect();
-        match self.strangers.knocked(&knocks, !keyless.is_empty(), now) {
+        let may_lack_key = knocks.iter().any(|who| match who {
+            Stranger::Key(_) => !keyless.is_empty(),
+            Stranger::Instance(instance) => {
+                let mut lack_key = lack_key.iter();
+                lack_key.any(|tunnel| tunnel.instance.as_ref() == Some(instance))
+            }
+            Stranger::Nameless => false,
+        });
+        match self.strangers.knocked(&knocks, may_lack_key, now) {
             Ask::Everywhere(who) => {
                 let who: Vec<String> = who.iter().map(ToString::to_string).collect();
                 let who = who.join(", ");

@@ -14,8 +14,10 @@ const PAUSE: Duration = Duration::from_secs(10);
 /// The same of a poll that asks only where spokes are known to lack a key: a request or
 /// two.
 const KEYLESS_PAUSE: Duration = Duration::from_secs(3);
-/// The longest pause between polls because of one key.
+/// The longest pause between polls because of one stranger.
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
+/// The same because of those who say nothing of themselves.
+const LONGEST_PAUSE_NAMELESS: Duration = Duration::from_secs(600);
 /// Strangers remembered: whoever makes up more of them gains one poll per ten
 /// seconds, which is what the hub allows anyway.
 const MOST: usize = 1024;
@@ -85,7 +87,8 @@ impl Strangers {
         rested(self.everywhere, PAUSE, now) || keyless && rested(self.keyless, KEYLESS_PAUSE, now)
     }
 
-    /// Takes in who knocked and is not known.
+    /// Takes in who knocked and is not known; `keyless` is whether one of them may be a
+    /// spoke that is known and has not published its key yet.
     pub(crate) fn knocked(&mut self, who: &[Stranger], keyless: bool, now: Instant) -> Ask {
         if rested(self.everywhere, PAUSE, now) {
             let who = who.iter().cloned();
@@ -95,7 +98,7 @@ impl Strangers {
                 return Ask::Everywhere(news);
             }
         }
-        if keyless && !who.is_empty() && rested(self.keyless, KEYLESS_PAUSE, now) {
+        if keyless && rested(self.keyless, KEYLESS_PAUSE, now) {
             self.keyless = Some(now);
             return Ask::Keyless;
         }
@@ -110,7 +113,11 @@ impl Strangers {
                 return false;
             }
             asked.at = now;
-            asked.pause = (asked.pause * 2).min(LONGEST_PAUSE);
+            let longest = match who {
+                Stranger::Key(_) | Stranger::Instance(_) => LONGEST_PAUSE,
+                Stranger::Nameless => LONGEST_PAUSE_NAMELESS,
+            };
+            asked.pause = (asked.pause * 2).min(longest);
             return true;
         }
         if self.asked.len() >= MOST {
@@ -188,7 +195,7 @@ mod tests {
             strangers.knocked(one, false, now) != Ask::Nothing
         });
         assert_eq!(asked.count(), 10);
-        assert_eq!(strangers.knocked(&[], true, start), Ask::Nothing);
+        assert_eq!(strangers.knocked(&[], false, start), Ask::Nothing);
     }
 
     #[test]
@@ -200,7 +207,8 @@ mod tests {
         let from = |n: u32| format!("198.51.100.{n}");
         let nameless = |n| Stranger::refused(IkeFailure::NoConnection { from: from(n) });
         let nameless: Vec<_> = (0..50).filter_map(nameless).collect();
-        assert_eq!(polls(&nameless, false, 200).0, [0, 10, 30, 70, 130, 190]);
+        let asked = polls(&nameless, false, 3000).0;
+        assert_eq!(asked, [0, 10, 30, 70, 150, 310, 630, 1230, 1830, 2430]);
         let both: Vec<_> = nameless.into_iter().chain(instance).collect();
         assert_eq!(polls(&both, false, 20).0, [0, 10]);
     }

@@ -163,7 +163,7 @@ impl Daemon for Spoke {
         first_session.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut spoke = Self {
             hubs: Vec::new(),
-            ipsec_hub: Choice::default(),
+            ipsec_hub: Choice::beginning_with(0),
             started: Timestamp::now(),
             imds,
             preshared: Preshared::default(),
@@ -341,7 +341,7 @@ impl Spoke {
                 let same_next = next(&self.config.hubs) == next(&config.hubs);
                 if same_transport {
                     self.config.hubs = config.hubs;
-                    self.config.ipsec_hubs = config.ipsec_hubs;
+                    self.take_ipsec_hubs(config.ipsec_hubs);
                 }
                 self.config.preshared_key = config.preshared_key;
                 self.look_after_secret();

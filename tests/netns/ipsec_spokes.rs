@@ -301,6 +301,15 @@ pub(crate) fn of_two_hubs_the_next_serves_its_private_network_when_one_dies() ->
     ensure!(took < FAILOVER * 2, "by the second hub after {took:?}");
     reach_each_other(&world, "host-b", "host-a")?;
     drop(pings);
+    for spoke in ["spoke-a", "spoke-b"] {
+        let about = format!("{spoke}: a word about the first hub");
+        wait_until(&about, SLOW, || {
+            let first = tunnel(&world.daemon(spoke)?.status()?, "hub-1")?;
+            ensure!(first.state == TunnelState::Pending, "{first:?}");
+            let reason = first.reason.map(|reason| reason.to_string());
+            Ok(reason.filter(|reason| reason.contains("does not answer")))
+        })?;
+    }
 
     // The first hub comes back, and lasts: both go back to it.
     let first = Charon::of_instance(world.namespace("hub")?)?;

@@ -17,7 +17,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 
 use crate::imds;
 use crate::namespace::{Namespace, logs};
@@ -218,31 +218,45 @@ impl Guest {
 
     /// Runs a shell command on it as root and returns what it printed.
     pub fn run(&self, key: &LoginKey, script: &str) -> Result<String> {
+        run(&mut self.ssh(key, script))
+            .map(|text| text.trim_end().to_owned())
+            .with_context(|| format!("on {}", self.name))
+    }
+
+    /// Copies these files into a directory of the guest, with all that they link to.
+    pub fn copy(&self, key: &LoginKey, files: &[&Path], directory: &str) -> Result<()> {
+        let pack = tempfile::NamedTempFile::new()?;
+        run(Command::new("tar")
+            .args([
+                "--create",
+                "--dereference",
+                "--transform",
+                "s,.*/,,",
+                "--file",
+            ])
+            .arg(pack.path())
+            .arg("--absolute-names")
+            .args(files))?;
+        let script = format!("mkdir -p {directory} && tar --extract --directory {directory}");
+        let mut ssh = self.ssh(key, &script);
+        let status = ssh.stdin(std::fs::File::open(pack.path())?).status()?;
+        ensure!(status.success(), "files for {}: {status}", self.name);
+        Ok(())
+    }
+
+    fn ssh(&self, key: &LoginKey, script: &str) -> Command {
         // Its host key is as new as the guest: there is nothing to compare it with.
-        run(Command::new("ip")
-            .args([
-                "netns",
-                "exec",
-                &self.router,
-                "ssh",
-                "-q",
-                "-T",
-                "-F",
-                "/dev/null",
-            ])
+        let mut ssh = Command::new("ip");
+        ssh.args(["netns", "exec", &self.router, "ssh", "-q", "-T"])
+            .args(["-F", "/dev/null"])
             .args(["-o", "BatchMode=yes", "-o", "ConnectTimeout=20"])
-            .args([
-                "-o",
-                "StrictHostKeyChecking=no",
-                "-o",
-                "UserKnownHostsFile=/dev/null",
-            ])
+            .args(["-o", "StrictHostKeyChecking=no"])
+            .args(["-o", "UserKnownHostsFile=/dev/null"])
             .arg("-i")
             .arg(&key.file)
             .arg(format!("admin@{}", self.address))
-            .arg(format!("sudo sh -c {}", shell_quoted(script))))
-        .map(|text| text.trim_end().to_owned())
-        .with_context(|| format!("on {}", self.name))
+            .arg(format!("sudo sh -c {}", shell_quoted(script)));
+        ssh
     }
 
     /// An error with the end of its console if it has ended.

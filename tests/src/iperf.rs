@@ -124,8 +124,10 @@ struct Sum {
 
 impl Traffic {
     fn parse(text: &str) -> Result<Self> {
+        // A warning may come before it.
+        let (_, json) = text.split_at(text.find('{').unwrap_or(0));
         let report: Report =
-            serde_json::from_str(text).with_context(|| format!("iperf3's report: {text}"))?;
+            serde_json::from_str(json).with_context(|| format!("iperf3's report: {text}"))?;
         if let Some(error) = report.error {
             bail!("iperf3: {error}");
         }

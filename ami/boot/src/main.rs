@@ -30,6 +30,18 @@ const PATIENCE: Duration = Duration::from_secs(60);
 const WRONG: u8 = 2;
 
 fn main() -> ExitCode {
+    match std::env::args_os().nth(1) {
+        None => {}
+        Some(it) if it == "--version" => {
+            println!("privnet-boot {}", env!("CARGO_PKG_VERSION"));
+            return ExitCode::SUCCESS;
+        }
+        Some(other) => {
+            let other = other.to_string_lossy();
+            eprintln!("privnet-boot: argument {other:?}, expected none or --version");
+            return ExitCode::from(WRONG);
+        }
+    }
     let host = match Host::here() {
         Ok(host) => host,
         Err(error) => return fail(&format!("{error:#}"), 1),

@@ -80,6 +80,7 @@ impl Hub {
         if ended.whole {
             // Who knocked before this answer was asked for or is now known.
             self.router.knocks();
+            self.router.strangers();
         }
         service::status(&self.summary());
         let report = RefreshReport {

@@ -20,7 +20,7 @@ use privnet_model::status::{CharonStatus, EspStatus, Reason, TunnelState};
 use privnet_reconcile::fleet::PlannedIpsec;
 use privnet_reconcile::ipsec::diagnosis::{Diagnosis, LogLine, LogReader};
 use privnet_reconcile::ipsec::ledger::{Ledger, Report};
-use privnet_reconcile::ipsec::pace::Pace;
+use privnet_reconcile::ipsec::pace::{LONGEST_PAUSE, Pace};
 use privnet_reconcile::ipsec::{IpsecChange, plan};
 use privnet_reconcile::xfrm::if_ids;
 use tokio::sync::{mpsc, watch};
@@ -45,6 +45,14 @@ const RECONNECT_IDLE: Duration = Duration::from_secs(30);
 const KERNEL_GOES_ON: Duration = Duration::from_secs(20);
 /// Events come in bursts; one look is enough for each.
 const BURST: Duration = Duration::from_millis(50);
+/// How long a hub that stands by may wait to be tried again: all spokes should see about
+/// the same time that it is back.
+const LONGEST_PAUSE_STANDING_BY: Duration = Duration::from_secs(10);
+/// How long who was refused is not warned of again for the same reason: it may try for
+/// ever.
+const WARNED: Duration = Duration::from_secs(600);
+/// Of how many that is remembered. More of them are only in the debug log.
+const MOST_WARNED: usize = 1024;
 /// Peers that were refused, kept until somebody asks for them: the first ones of a flood.
 const STRANGERS: usize = 64;
 
@@ -162,6 +170,24 @@ struct Memory {
     /// does ESP they go on without it.
     trusted_until: Option<Instant>,
     strangers: mpsc::Sender<IkeFailure>,
+    /// What was said of strangers, and when.
+    warned: BTreeMap<String, Instant>,
+}
+
+impl Memory {
+    /// Whether this was not said of a stranger lately.
+    fn is_news(&mut self, words: &str, now: Instant) -> bool {
+        if self.warned.len() >= MOST_WARNED {
+            self.warned.retain(|_, at| now - *at < WARNED);
+        }
+        let known = self.warned.get(words);
+        let is_news = known.is_none_or(|at| now - *at >= WARNED);
+        let has_room = known.is_some() || self.warned.len() < MOST_WARNED;
+        if is_news && has_room {
+            self.warned.insert(words.to_owned(), now);
+        }
+        is_news && has_room
+    }
 }
 
 async fn keep(
@@ -175,6 +201,7 @@ async fn keep(
         pace: Pace::default(),
         trusted_until: None,
         strangers,
+        warned: BTreeMap::new(),
     };
     let mut known_problem = None;
     loop {
@@ -453,7 +480,13 @@ impl Session {
             IpsecChange::UnloadConnection(name)
             | IpsecChange::UnloadSecret(name)
             | IpsecChange::TerminateIke { name, .. } => !stays(name),
-            IpsecChange::Initiate { name, .. } => memory.pace.may_begin(name, now),
+            IpsecChange::Initiate { name, child } => {
+                let longest = match child {
+                    Some(_) => LONGEST_PAUSE,
+                    None => LONGEST_PAUSE_STANDING_BY,
+                };
+                memory.pace.may_begin(name, longest, now)
+            }
             IpsecChange::LoadConnection(name) => {
                 // Another one: what became of the one before says nothing of it.
                 memory.pace.forget(name);
@@ -467,6 +500,9 @@ impl Session {
             let results = self.charon.apply(&changes, &configured, &mut current).await;
             for (change, result) in results {
                 match result {
+                    Ok(()) if matches!(change, IpsecChange::Initiate { child: None, .. }) => {
+                        debug!("IPsec: {change}");
+                    }
                     Ok(()) => info!("IPsec: {change}"),
                     Err(error) if is_over(&error) => return Err(error),
                     Err(error) => problems.push(format!("IPsec: {}", chain(&error))),
@@ -659,7 +695,8 @@ fn note(diagnosis: Diagnosis, memory: &mut Memory) {
         Some(name) => memory.ledger.failed(name, failure),
         None => {
             let _ = memory.strangers.try_send(failure);
-            true
+            let words = format!("{} {words}", remote.as_deref().unwrap_or_default());
+            memory.is_news(&words, Instant::now())
         }
     };
     let tunnel = name.as_ref().map(ConnectionName::site);

@@ -575,6 +575,8 @@ pub enum Reason {
     },
     /// Only one hub is used at a time, and another one is.
     StandsBy,
+    /// The same of one that would let us in.
+    StandsByReady,
     /// The IPsec key of a spoke is made of the fleet's secret, which is not known.
     NoFleetSecret,
     /// The IPsec tunnel cannot be set up as it is configured.
@@ -626,6 +628,9 @@ impl fmt::Display for Reason {
                  spokes"
             ),
             Self::StandsBy => f.write_str("stands by: one hub is used at a time"),
+            Self::StandsByReady => {
+                f.write_str("stands by: it answers, and is used again when it has lasted")
+            }
             Self::NoFleetSecret => f.write_str(
                 "no fleet secret (trust.preshared_key), of which an IPsec spoke's key is made",
             ),
@@ -633,7 +638,10 @@ impl fmt::Display for Reason {
             Self::NoCharon { problem } => write!(f, "strongSwan cannot be used: {problem}"),
             Self::NoXfrmInterface => f.write_str("its XFRM interface is not there"),
             Self::Ike { failure } => write!(f, "{failure}"),
-            Self::IkeOnly => f.write_str("IKE is up, and ESP is not: no packet can be sent"),
+            Self::IkeOnly => f.write_str(
+                "IKE is up, and ESP is not: no packet can be sent (a spoke that uses another hub \
+                 for now keeps such a tunnel)",
+            ),
         }
     }
 }

@@ -97,12 +97,18 @@ impl HostPlan {
     /// The order leaves no gap: first the rules, because a flow that is
     /// forwarded before masquerading exists keeps its private address for life
     /// (conntrack decides at the first packet), and because conntrack's own
-    /// sysctls come with them; then interfaces, sysctls, addresses (routes may prefer them
-    /// as source) and routes; removals last, so that a packet always has a way.
+    /// sysctls come with them; then the ends of what must not follow the default route, or
+    /// it would from the moment in which forwarding is on; then interfaces, sysctls,
+    /// addresses (routes may prefer them as source) and the other routes; removals last, so
+    /// that a packet always has a way.
     pub fn new(desired: &DesiredHost, actual: &ActualHost) -> Self {
         let wanted_ruleset = desired.ruleset.as_ref().filter(|rules| !rules.is_empty());
+        let routes = RouteChanges::new(&desired.routes, &actual.routes);
+        let is_end = |change: &HostChange| matches!(change, HostChange::AddRoute(route) if route.target == RouteTarget::Unreachable);
+        let (ends, ways): (Vec<_>, Vec<_>) = routes.make.into_iter().partition(is_end);
         let mut changes = Vec::new();
         changes.extend(load_ruleset(wanted_ruleset, actual.ruleset));
+        changes.extend(ends);
         let not_right = desired.xfrm.difference(&actual.xfrm);
         changes.extend(not_right.copied().map(HostChange::SetInterface));
         changes.extend(set_sysctls(&desired.sysctls, &actual.sysctls));
@@ -112,8 +118,7 @@ impl HostPlan {
                 address: *address,
             });
         }
-        let routes = RouteChanges::new(&desired.routes, &actual.routes);
-        changes.extend(routes.make);
+        changes.extend(ways);
         changes.extend(routes.remove);
         for (interface, address) in actual.addresses.difference(&desired.addresses) {
             changes.push(HostChange::RemoveAddress {
@@ -368,6 +373,7 @@ mod tests {
                 Route::new("10.1.0.0/16".parse().unwrap(), gateway),
                 tunnel_route("10.0.0.0/8"),
                 tunnel_route("10.3.0.0/16"),
+                Route::new("10.0.0.0/7".parse().unwrap(), RouteTarget::Unreachable),
             ]
             .into(),
             ruleset: Some(clamp(1420)),
@@ -382,6 +388,7 @@ mod tests {
             words(&HostPlan::new(&desired, &ActualHost::new())),
             [
                 "load nftables table inet privnet",
+                "add route unreachable 10.0.0.0/7",
                 "set sysctl net/ipv4/ip_forward to 1",
                 "set sysctl net/ipv4/conf/all/send_redirects to 0",
                 "add address 10.255.0.1/32 dev privnet0",

@@ -116,8 +116,8 @@ impl fmt::Display for IpsecChange {
 /// The changes that make charon's connections those that are wanted, in the order
 /// in which they are made.
 ///
-/// `Initiate` is in the plan as long as the wanted child does not run and nothing
-/// is under way for it: how often that is tried, the caller decides.
+/// `Initiate` is in the plan as long as the wanted child, or IKE for what stands by, does
+/// not run and nothing is under way for it: how often that is tried, the caller decides.
 pub fn plan(
     wanted: &BTreeMap<ConnectionName, WantedConnection>,
     actual: &ActualIpsec,
@@ -150,7 +150,10 @@ pub fn plan(
             changes.push(IpsecChange::LoadSecret(name.clone()));
         }
         let sas = associations.get(name).map(Vec::as_slice);
-        changes.extend(of_one(name, connection, actual, sas.unwrap_or_default()));
+        // What it shows is whether the peer lets us in with the key of now.
+        let is_proof = known || !connection.has_secret;
+        let sas = sas.unwrap_or_default();
+        changes.extend(of_one(name, connection, actual, sas, is_proof));
     }
     changes
 }
@@ -161,6 +164,7 @@ fn of_one(
     wanted: &WantedConnection,
     actual: &ActualIpsec,
     sas: &[&IkeSa],
+    is_proof: bool,
 ) -> Vec<IpsecChange> {
     let children = BTreeSet::from([wanted.child.clone()]);
     let is_loaded = actual.connections.get(name) == Some(&children);
@@ -174,7 +178,7 @@ fn of_one(
     for sa in sas.iter().filter(|sa| wanted.stands_by || !runs(sa)) {
         let carries_traffic = sa.live_children().next().is_some();
         let replaced = match wanted.role {
-            _ if wanted.stands_by => !is_loaded || carries_traffic,
+            _ if wanted.stands_by => !is_loaded || !is_proof || carries_traffic,
             // What is old carries traffic until what is new does. What never did
             // may be the successor of one that does, in the middle of a rekey.
             IkeRole::Initiator if is_up => carries_traffic,

@@ -30,7 +30,8 @@ use privnet_model::offload::{OffloadState, Offloads};
 use privnet_model::peer::{PeerConfig, PeerStatus};
 use privnet_model::policy::PolicyTable;
 use privnet_model::status::{
-    CharonStatus, EspStatus, FlowtableState, InterfaceStatus, NatStatus, Tunnel, TunnelState,
+    CharonStatus, EspStatus, FlowtableState, InterfaceStatus, NatStatus, Reason, Tunnel,
+    TunnelState,
 };
 use privnet_reconcile::conntrack::{CountClock, Destinations, Trouble, Watch};
 use privnet_reconcile::fleet::PlannedTunnel;
@@ -608,9 +609,21 @@ impl Router {
             .collect()
     }
 
-    /// The IPsec tunnels that stand by and whose peers let us in.
-    pub fn standing_by(&self) -> BTreeSet<ConnectionName> {
-        self.keeper.seen().ready
+    /// How the IPsec tunnels are that stand by: `StandsByReady` where the peer lets us in.
+    pub fn standing_by(&self) -> BTreeMap<ConnectionName, Reason> {
+        let seen = self.keeper.seen();
+        let standing_by = self.desired.ipsec.standing_by.iter();
+        let reason = |name| match seen.ready.contains(name) {
+            true => Reason::StandsByReady,
+            false => {
+                let report = seen.tunnels.get(name);
+                let reason = report.and_then(|report| report.reason.clone());
+                reason.unwrap_or(Reason::StandsBy)
+            }
+        };
+        standing_by
+            .map(|name| (name.clone(), reason(name)))
+            .collect()
     }
 
     /// Done when an IPsec tunnel is in another state than at the last call, or

@@ -30,19 +30,25 @@ impl Spoke {
     /// be used again.
     pub(super) async fn change_hub(&mut self) {
         let charon = self.router.charon_status();
-        let standing_by = self.router.standing_by();
-        let is_ready = |hub: &PlannedTunnel| {
+        let mut standing_by = self.router.standing_by();
+        let mut ready = BTreeSet::new();
+        for (number, hub) in self.hubs.iter_mut().enumerate() {
             let name = hub.ipsec.as_ref().map(|ipsec| &ipsec.tunnel.name);
-            name.is_some_and(|name| standing_by.contains(name))
-        };
+            if let Some(reason) = name.and_then(|name| standing_by.remove(name)) {
+                if reason == Reason::StandsByReady {
+                    ready.insert(number);
+                }
+                hub.obstacle = Some(Obstacle::Pending(reason));
+            }
+        }
         let seen = Seen {
             hubs: self.hubs.len(),
             // Another hub helps only where it is the hub that is missing.
             may_change: charon.is_some_and(|charon| charon.problem.is_none()),
             is_up: !self.router.connected().is_empty(),
-            ready: self.hubs.iter().position(is_ready),
+            ready,
         };
-        let Some(change) = self.ipsec_hub.look(seen, Instant::now()) else {
+        let Some(change) = self.ipsec_hub.look(&seen, Instant::now()) else {
             return;
         };
         self.follow_hub();
@@ -54,6 +60,20 @@ impl Spoke {
         }
         self.router.want(self.desired());
         self.router.reconcile().await;
+    }
+
+    /// Takes them from a config that was read again. The one in use stays so, where it is
+    /// among them.
+    pub(super) fn take_ipsec_hubs(&mut self, hubs: Vec<IpsecHubConfig>) {
+        if self.config.ipsec_hubs != hubs {
+            let in_use = self.config.ipsec_hubs.get(self.ipsec_hub.in_use());
+            let place = in_use.and_then(|in_use| {
+                let same = |hub: &IpsecHubConfig| hub.endpoint == in_use.endpoint;
+                hubs.iter().position(same)
+            });
+            self.ipsec_hub = Choice::beginning_with(place.unwrap_or(0));
+            self.config.ipsec_hubs = hubs;
+        }
     }
 
     pub(super) fn desired_ipsec(&self) -> Desired {
@@ -81,7 +101,7 @@ impl Spoke {
     /// The hubs as tunnels, for charon and for the operator.
     pub(super) fn ipsec_hubs(&self) -> Vec<PlannedTunnel> {
         let hubs = &self.config.ipsec_hubs;
-        let in_use = self.ipsec_hub.in_use().min(hubs.len().saturating_sub(1));
+        let in_use = self.ipsec_hub.in_use();
         hubs.iter()
             .enumerate()
             .map(|(number, hub)| {

@@ -163,6 +163,14 @@ impl Ledger {
                     None => TunnelState::Connecting,
                 };
                 let established = own().any(|sa| sa.state == IkeState::Established);
+                // How an earlier one ended says nothing of one that is there.
+                let failure = failure.as_ref().filter(|failure| {
+                    let of_before = matches!(
+                        failure,
+                        IkeFailure::NoAnswer | IkeFailure::PeerDead | IkeFailure::ClosedByPeer
+                    );
+                    !(established && of_before)
+                });
                 let reason = match failure {
                     Some(failure) => Reason::Ike {
                         failure: failure.clone(),

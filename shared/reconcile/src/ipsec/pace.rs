@@ -8,7 +8,9 @@ use std::time::{Duration, Instant};
 use privnet_model::ipsec::ConnectionName;
 
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
-const LONGEST_PAUSE: Duration = Duration::from_secs(10);
+
+/// The longest pause.
+pub const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 
 /// When each tunnel may be begun again.
 #[derive(Debug, Default)]
@@ -18,12 +20,12 @@ pub struct Pace {
 
 impl Pace {
     /// Whether the tunnel may be begun now; if so, it counts as begun.
-    pub fn may_begin(&mut self, name: &ConnectionName, now: Instant) -> bool {
+    pub fn may_begin(&mut self, name: &ConnectionName, longest: Duration, now: Instant) -> bool {
         let (at, pause) = self.next.get(name).copied().unwrap_or((now, FIRST_PAUSE));
         if now < at {
             return false;
         }
-        let longer = (pause * 2).min(LONGEST_PAUSE);
+        let longer = (pause * 2).min(longest);
         self.next.insert(name.clone(), (now + pause, longer));
         true
     }
@@ -49,11 +51,14 @@ mod tests {
     fn a_tunnel_that_stays_down_is_begun_less_and_less_often() {
         let (mut pace, start) = (Pace::default(), Instant::now());
         let name = ConnectionName::of("dc").unwrap();
+        let begin = |pace: &mut Pace, second| {
+            pace.may_begin(&name, LONGEST_PAUSE, start + Duration::from_secs(second))
+        };
         let begun: Vec<u64> = (0..200)
-            .filter(|second| pace.may_begin(&name, start + Duration::from_secs(*second)))
+            .filter(|second| begin(&mut pace, *second))
             .collect();
-        assert_eq!(begun[..8], [0, 1, 3, 7, 15, 25, 35, 45]);
+        assert_eq!(begun, [0, 1, 3, 7, 15, 31, 61, 91, 121, 151, 181]);
         pace.forget(&name);
-        assert!(pace.may_begin(&name, start + Duration::from_secs(182)));
+        assert!(begin(&mut pace, 182));
     }
 }

@@ -172,6 +172,11 @@ impl Case {
         self.acted(Outcome::Done);
     }
 
+    fn was_told_to_start(&self) -> bool {
+        let mut records = self.remedy.journal().records.values();
+        records.any(|record| record.stop.as_ref().is_some_and(|it| it.started.is_some()))
+    }
+
     fn obstacle(&self) -> Option<&Obstacle> {
         self.remedy.obstacles.get(&sibling())
     }
@@ -919,7 +924,7 @@ proptest! {
         let mut case = Case::new(RemedyKind::Restart);
         let mut outcome = Outcome::Done;
         let mut hit: Vec<u64> = Vec::new();
-        // When we were told that it stops because of us, and nobody touched it since.
+        // Whether it stopped because of us, and nobody touched it since.
         let mut ours = false;
         for event in events {
             match event {
@@ -931,7 +936,9 @@ proptest! {
                     // Somebody else's doing, now.
                     let told = Some(case.wall() + seconds(3600));
                     *case.machine() = machine(state, told);
-                    ours = false;
+                    // Before it was seen to run again, a stop by somebody else looks like one
+                    // that did not start well.
+                    ours = case.was_told_to_start();
                 }
                 Event::Restart => case = case.restarted(),
                 Event::Fate(fate) => outcome = fate,
@@ -964,7 +971,6 @@ proptest! {
                                 prop_assert!(ours);
                                 if outcome == Outcome::Done {
                                     *case.machine() = running();
-                                    ours = false;
                                 }
                             }
                             Action::Report { .. } => prop_assert!(false),

@@ -2,13 +2,16 @@
 use super::*;
 use crate::fleet::fixtures::{World, id, inventory, key, partition, site as static_site, spoke};
 use crate::health::Health;
+use crate::ipsec::ledger::Report;
 use crate::observe::{self, Link, Rates};
 use crate::policy::PolicyInput;
 use jiff::Timestamp;
 use privnet_model::config::hub::{PolicyRule, Selector};
 use privnet_model::inventory::{Absence, Fate, Pin, Proof, TagProblem};
+use privnet_model::ipsec::{ConnectionName, IkeFailure};
 use privnet_model::peer::{PeerConfig, PeerStatus};
-use privnet_model::status::{Kept, Role};
+use privnet_model::status::{IpsecStatus, Kept, Reason, Role, TunnelState};
+use std::collections::BTreeMap;
 use std::time::{Duration, SystemTime};
 
 const NOW: u64 = 1_000_000;
@@ -18,6 +21,7 @@ struct Scene {
     world: World,
     inventory: Inventory,
     rules: Vec<PolicyRule>,
+    ipsec: BTreeMap<ConnectionName, Report>,
 }
 
 impl Scene {
@@ -31,6 +35,7 @@ impl Scene {
             world,
             inventory: inventory(spokes),
             rules: Vec::new(),
+            ipsec: BTreeMap::new(),
         }
     }
 
@@ -53,12 +58,13 @@ impl Scene {
                 rx_bytes: 0,
                 tx_bytes: 0,
             });
-            observe::tunnel(
-                planned,
-                Link::Wireguard(peer.as_ref()),
-                Rates::default(),
-                now,
-            )
+            let sa = planned.ipsec.as_ref().map(|ipsec| &ipsec.tunnel.name);
+            let sa = sa.and_then(|name| self.ipsec.get(name));
+            let link = match sa {
+                Some(report) => Link::Ipsec(report),
+                None => Link::Wireguard(peer.as_ref()),
+            };
+            observe::tunnel(planned, link, Rates::default(), now)
         });
         let at = Timestamp::from_second(NOW as i64).unwrap();
         let status = Status {
@@ -270,6 +276,63 @@ fn the_way_between_two_places_is_told_with_the_rule_that_decides() {
     let (connected, text) = scene.ask("10.1.0.1", Some("10.2.0.1"));
     assert!(
         !connected && text.contains("Its tunnel is connecting"),
+        "{text}"
+    );
+}
+
+#[test]
+fn a_tunnel_by_ipsec_is_told_as_any_other_and_is_not_up_because_ike_is() {
+    let mut by_ipsec = spoke(1, "10.1.0.0/16");
+    by_ipsec.transport = Transport::Ipsec;
+    let mut scene = Scene::new([by_ipsec, spoke(2, "10.2.0.0/16")], &[2]);
+    scene.world.fleet_secret = Some("a secret of the whole fleet, long enough".parse().unwrap());
+    let name = ConnectionName::of(&format!("i-{:017x}", 1)).unwrap();
+    let report = |state, reason| Report {
+        state,
+        reason,
+        ..Report::unknown()
+    };
+    let failure = IkeFailure::WrongPresharedKey {
+        peer: "fw.example".to_owned(),
+    };
+    for (reason, expected) in [
+        (
+            Reason::IkeOnly,
+            "Its IPsec tunnel is connecting: IKE is up, and ESP is not",
+        ),
+        (
+            Reason::Ike { failure },
+            "Its IPsec tunnel is connecting: wrong preshared key",
+        ),
+    ] {
+        let down = report(TunnelState::Connecting, Some(reason));
+        scene.ipsec.insert(name.clone(), down);
+        let (connected, text) = scene.ask("10.1.0.1", Some("10.2.0.1"));
+        assert!(!connected && text.contains(expected), "{text}");
+    }
+    let status = IpsecStatus {
+        local_selectors: vec!["10.0.0.0/8".to_owned()],
+        remote_selectors: vec!["10.1.0.0/16".to_owned()],
+        ..IpsecStatus::default()
+    };
+    let up = Report {
+        status,
+        ..report(TunnelState::Up, None)
+    };
+    scene.ipsec.insert(name, up);
+    for (from, to) in [("10.1.0.1", "10.2.0.1"), ("10.2.0.1", "10.1.0.1")] {
+        let (connected, text) = scene.ask(from, Some(to));
+        let agreed = "Agreed selectors: 10.0.0.0/8 here, 10.1.0.0/16 there.";
+        assert!(connected && text.contains(agreed), "{text}");
+    }
+    scene.rules = vec![PolicyRule {
+        allow: false,
+        between: vec![Selector::Cidr("10.1.0.0/24".parse().unwrap())],
+        and: vec![Selector::Any],
+    }];
+    let (connected, text) = scene.ask("10.2.0.1", Some("10.1.0.1"));
+    assert!(
+        !connected && text.starts_with("The policy forbids traffic"),
         "{text}"
     );
 }

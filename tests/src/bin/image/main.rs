@@ -82,7 +82,7 @@ fn run(arguments: &Arguments) -> Result<()> {
         return inside(role, &arguments.image(role), figures);
     }
     programs::require_tools(&guest::TOOLS)?;
-    programs::require_tools(&["wg", "curl", "debugfs", "zstd", "sfdisk", "aws"])?;
+    programs::require_tools(&["wg", "curl", "iperf3", "debugfs", "zstd", "sfdisk", "aws"])?;
     let work = tempfile::tempdir()?;
     let roles = [Role::Spoke, Role::Hub];
     let mut tested = Vec::new();

@@ -65,6 +65,7 @@ pub(crate) fn test(image: &Path, figures: &mut Figures) -> Result<()> {
     keeps_the_last_good(&mut world, &guest, &login, &wrong, figures)?;
     nothing_leaked(&world)?;
     kernel.speaks_to_our_hub(&world, &guest, &login, figures)?;
+    nat_by_this_kernel(&guest, &login, figures)?;
     guest.check()?;
     world.check()?;
     guest.shut_down(&login, Duration::from_secs(120))
@@ -193,6 +194,34 @@ fn keeps_the_last_good(
     figures.row(
         "user data that became wrong",
         "the last good configuration goes on",
+    );
+    Ok(())
+}
+
+/// The bench of NAT, where the kernel has flowtables; the spoke does not run.
+fn nat_by_this_kernel(guest: &Guest, login: &LoginKey, figures: &mut Figures) -> Result<()> {
+    const PLACE: &str = "/run/bench";
+    let bench = std::env::current_exe()?.with_file_name("nat");
+    let iperf = run(Command::new("which").arg("iperf3"))?;
+    let iperf = Path::new(iperf.trim());
+    // The image has neither iperf3 nor what it needs.
+    let needs = run(Command::new("ldd").arg(iperf))?;
+    let needs = needs.lines().filter_map(|line| line.split_once("=> "));
+    let needs = needs.filter_map(|(_, file)| file.split_whitespace().next());
+    let missing = needs.filter(|file| file.contains("libiperf") || file.contains("libsctp"));
+    let mut files = vec![bench.as_path(), iperf];
+    files.extend(missing.map(Path::new));
+    guest.copy(login, &files, PLACE)?;
+    let said = guest.run(
+        login,
+        &format!(
+            "PATH={PLACE}:$PATH LD_LIBRARY_PATH={PLACE} {PLACE}/nat --rounds 3 --seconds 4 --hold 0 2>&1"
+        ),
+    )?;
+    ensure!(!said.contains("not on this kernel"), "{said}");
+    figures.quote(
+        "NAT by the image's kernel, emulated: what counts is the ratio",
+        said.trim(),
     );
     Ok(())
 }

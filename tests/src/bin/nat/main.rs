@@ -33,7 +33,7 @@ struct Arguments {
     #[arg(long, default_value_t = 5)]
     seconds: u64,
 
-    /// How many connections are to be held at the same time
+    /// How many connections are to be held at the same time; 0: that is left out
     #[arg(long, default_value_t = 200_000)]
     hold: u32,
 
@@ -126,6 +126,9 @@ fn run(arguments: &Arguments) -> Result<()> {
         let rate = spread(row.iter().map(|(rate, _)| *rate));
         let cost = spread(row.iter().map(|(_, cost)| *cost));
         println!("  {:<26}  {rate:<15}  {cost}", network.kind.to_string());
+    }
+    if arguments.hold == 0 {
+        return Ok(());
     }
     println!();
     let network = networks.iter().rfind(|one| one.kind != Kind::Routed);
