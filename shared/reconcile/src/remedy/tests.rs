@@ -172,9 +172,17 @@ impl Case {
         self.acted(Outcome::Done);
     }
 
-    fn was_told_to_start(&self) -> bool {
+    fn stop(&self) -> Option<&Stop> {
         let mut records = self.remedy.journal().records.values();
-        records.any(|record| record.stop.as_ref().is_some_and(|it| it.started.is_some()))
+        records.find_map(|record| record.stop.as_ref())
+    }
+
+    fn was_told_to_start(&self) -> bool {
+        self.stop().is_some_and(|stop| stop.started.is_some())
+    }
+
+    fn has_not_seen_its_stop(&self) -> bool {
+        self.stop().is_some_and(|stop| stop.told.is_none())
     }
 
     fn obstacle(&self) -> Option<&Obstacle> {
@@ -933,6 +941,11 @@ proptest! {
                     *case.sibling() = Seen { state, stood_in_for, heard, silent, ..lost() };
                 }
                 Event::Machine(state) => {
+                    // What somebody does between our stop and the next look at it, some five
+                    // seconds later, cannot be told from what we did.
+                    if ours && case.has_not_seen_its_stop() {
+                        continue;
+                    }
                     // Somebody else's doing, now.
                     let told = Some(case.wall() + seconds(3600));
                     *case.machine() = machine(state, told);
