@@ -71,6 +71,8 @@ lint: setup
 	RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --lib --examples --locked
 	cargo deny --all-features --locked check bans licenses sources
 	cfn-lint ami/cloudformation/*.yaml
+	for role in hub spoke; do \
+	  packer validate -var role=$$role -var region=eu-west-1 -var packages=ami/packer ami/packer/privnet.json || exit; done
 	@tests/advisories
 
 build: setup

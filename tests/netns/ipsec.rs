@@ -315,7 +315,11 @@ pub(crate) fn what_is_wrong_is_told_in_plain_words() -> Result<()> {
         ..EAST
     };
     firewall.charon.load(&old.swanctl())?;
-    reason(&world, "dc-east", "no matching proposal for IKE")?;
+    reason(
+        &world,
+        "dc-east",
+        "no matching proposal for IKE: we offered aes256gcm16-prfsha384-ecp384, and the peer took none",
+    )?;
 
     let elsewhere = Settings {
         reaches: "10.77.0.0/16",
@@ -352,6 +356,53 @@ pub(crate) fn what_is_wrong_is_told_in_plain_words() -> Result<()> {
     world.check()
 }
 
+/// The hub waits for the site, which calls and is refused: what is said before charon knows
+/// who it is, is told of the site that is there.
+pub(crate) fn what_is_wrong_with_one_who_calls_is_told() -> Result<()> {
+    let old = Settings {
+        proposals: ["aes128-sha1-modp2048", "aes128-sha1-modp2048"],
+        ..EAST
+    };
+    let (mut world, charon, firewall) = start(&old)?;
+    let waits = format!("{}\ninitiate = false", calls(&EAST));
+    let config = with_charon(&world, &charon)? + &site(&world, "dc-east", EAST.cidr, &waits)?;
+    world.start("hub", &config)?;
+    reason(&world, "dc-east", "no handshake yet")?;
+    let refused = |words: &str| -> Result<()> {
+        ensure!(firewall.initiate().is_err(), "it was let in");
+        reason(&world, "dc-east", words)
+    };
+    refused("no matching proposal for IKE: the peer offered IKE:AES_CBC_128")?;
+    let why = not_connected(&world, &["why", "dc-east"])?;
+    ensure!(
+        why.contains("the peer offered") && why.contains("we have"),
+        "{why}"
+    );
+    let wrong_key = Settings {
+        secret: "another secret altogether",
+        ..EAST
+    };
+    firewall.charon.load(&wrong_key.swanctl())?;
+    refused("wrong preshared key: 203.0.113.")?;
+    let public = EAST.public.to_string();
+    let named = |text: &str, key: &str| {
+        text.replace(
+            &format!("{key} = {public}"),
+            &format!("{key} = stranger.example.com"),
+        )
+    };
+    let stranger = named(&named(&EAST.swanctl(), "id"), "id-1");
+    firewall.charon.load(&stranger)?;
+    refused("the peer says it is stranger.example.com")?;
+    nothing_leaked(&world)?;
+    firewall.charon.load(&EAST.swanctl())?;
+    firewall.initiate()?;
+    wait_until_up(&world, &["dc-east"], SLOW)?;
+    both_ways(&world, &firewall, &EAST)?;
+    nothing_leaked(&world)?;
+    world.check()
+}
+
 pub(crate) fn nothing_leaves_in_clear_whatever_dies() -> Result<()> {
     let (mut world, charon, firewall) = start(&EAST)?;
     let config =
@@ -363,12 +414,15 @@ pub(crate) fn nothing_leaves_in_clear_whatever_dies() -> Result<()> {
     let from_spoke = LongPing::start(world.namespace("host-a")?, EAST.inside()?)?;
     let from_vpc = LongPing::start(world.namespace("host-hub")?, EAST.inside()?)?;
 
-    let firewall = firewall.restart(&EAST)?;
-    wait_until(
-        "the hub to see that the firewall died and is back",
-        SLOW,
-        || Ok((world.namespace("host-a")?.ping(EAST.inside()?, 1)? == 1).then_some(())),
-    )?;
+    let firewall = firewall.restart(&EAST, || {
+        reason(&world, "dc-east", "peer does not answer any more")?;
+        let tunnel = tunnel(&world.daemon("hub")?.status()?, "dc-east")?;
+        ensure!(tunnel.state == TunnelState::Down, "{tunnel:?}");
+        nothing_leaked(&world)
+    })?;
+    wait_until("the hub to see that the firewall is back", SLOW, || {
+        Ok((world.namespace("host-a")?.ping(EAST.inside()?, 1)? == 1).then_some(()))
+    })?;
     nothing_leaked(&world)?;
 
     // charon of the hub: with userspace ESP no tunnel is left, and the hub says why.
@@ -421,6 +475,12 @@ pub(crate) fn a_change_of_one_site_leaves_the_other_alone() -> Result<()> {
     let mut pings = LongPing::start(world.namespace("host-a")?, EAST.inside()?)?;
     pings.answers(5, PATIENCE)?;
     let before = tunnel(&world.daemon("hub")?.status()?, "dc-east")?;
+    let of_east = || -> Result<Vec<String>> {
+        let listed = charon.swanctl(&["--list-sas", "--ike", "privnet-dc-east"])?;
+        ensure!(!spis(&listed).is_empty(), "{listed}");
+        Ok(spis(&listed))
+    };
+    let same_spis = of_east()?;
     let reload = |config: String| -> Result<()> {
         std::fs::write(config_file(world.host("hub")?), config)?;
         world.daemon("hub")?.process.signal(Signal::SIGHUP)
@@ -447,6 +507,7 @@ pub(crate) fn a_change_of_one_site_leaves_the_other_alone() -> Result<()> {
     pings.has_lost_nothing(PATIENCE)?;
     let after = tunnel(&world.daemon("hub")?.status()?, "dc-east")?;
     ensure!(after.rx_bytes > before.rx_bytes, "{before:?} {after:?}");
+    ensure!(of_east()? == same_spis, "its SAs were made anew");
     let log = world.daemon("hub")?.process.log();
     ensure!(
         log.matches("load connection privnet-dc-east").count() == 1,

@@ -232,6 +232,12 @@ pub(crate) fn an_instance_that_fails_or_hangs_is_stood_in_for() -> Result<()> {
     let hung = running.world.daemon("spoke-d3")?;
     hung.process.signal(Signal::SIGCONT)?;
     running.is_at_home()?;
+
+    running.stands_in("daemon killed", ("spoke-d3", "host-d3"), |world| {
+        world.crash("spoke-d3")
+    })?;
+    running.world.start_again("spoke-d3")?;
+    running.is_at_home()?;
     running.moved_little()?;
     running.world.check()
 }
@@ -400,6 +406,34 @@ pub(crate) fn a_planned_stop_loses_one_request_at_most() -> Result<()> {
     ensure!(lost <= 1, "{lost} requests lost");
     running.is_started("spoke-d1")?;
     running.is_at_home()?;
+    running.world.check()
+}
+
+/// By spot, or by its Auto Scaling group: the routes leave before it does, and come home
+/// when it is to stay after all.
+pub(crate) fn who_is_told_that_it_will_go_hands_over_before() -> Result<()> {
+    let mut running = Running::start()?;
+    let notice = r#"{"action": "terminate", "time": "2030-01-01T00:00:00Z"}"#;
+    for told in ["spot notice", "lifecycle state Terminated"] {
+        let outages = running.during(told, |running| {
+            running
+                .world
+                .change_metadata("spoke-d1", |metadata| match told {
+                    "spot notice" => metadata.spot_notice = Some(notice.to_owned()),
+                    _ => metadata.target_lifecycle_state = Some("Terminated".to_owned()),
+                })?;
+            running.is_led_away("host-d1", &["spoke-d1"])
+        })?;
+        for (host, (_, lost)) in &outages.0 {
+            ensure!(*lost <= 1, "{told}: {host}: {lost} requests lost");
+        }
+        running.world.change_metadata("spoke-d1", |metadata| {
+            metadata.spot_notice = None;
+            metadata.target_lifecycle_state = Some("InService".to_owned());
+        })?;
+        running.is_at_home()?;
+    }
+    running.moved_little()?;
     running.world.check()
 }
 

@@ -149,13 +149,18 @@ impl Firewall {
     }
 
     /// Dies and comes back, as when its power fails.
-    pub fn restart(self, settings: &Settings) -> Result<Self> {
+    pub fn restart(
+        self,
+        settings: &Settings,
+        meanwhile: impl FnOnce() -> Result<()>,
+    ) -> Result<Self> {
         let Self {
             name,
             namespace,
             charon,
         } = self;
         charon.kill()?;
+        meanwhile()?;
         let charon = Charon::of_firewall(&namespace, &settings.swanctl())?;
         Ok(Self {
             name,

@@ -167,6 +167,24 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_warning_before_the_report_is_no_error() {
+        let text = r#"warning: UDP block size 1360 exceeds TCP MSS 1348, may result in fragmentation / drops
+        {
+            "start": { "test_start": { "blksize": 1360 } },
+            "end": {
+                "sum_sent": { "bytes": 2720, "seconds": 1.0 },
+                "sum_received": { "bytes": 1360, "seconds": 1.0 }
+            }
+        }"#;
+        let traffic = Traffic::parse(text).unwrap();
+        assert_eq!(
+            (traffic.sent_bytes, traffic.received_bytes),
+            (2720.0, 1360.0)
+        );
+        assert!(Traffic::parse("no report").is_err());
+    }
+
+    #[test]
     fn both_directions_count() {
         let text = r#"{
             "start": { "tcp_mss_default": 1368, "test_start": { "blksize": 131072 } },

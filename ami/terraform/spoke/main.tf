@@ -173,6 +173,13 @@ resource "aws_autoscaling_group" "this" {
   health_check_type         = "EC2"
   health_check_grace_period = 120
 
+  # Its metadata tells the instance, which hands its routes over meanwhile.
+  initial_lifecycle_hook {
+    name                 = "hand-over"
+    lifecycle_transition = "autoscaling:EC2_INSTANCE_TERMINATING"
+    heartbeat_timeout    = 30
+    default_result       = "CONTINUE"
+  }
   launch_template {
     id      = aws_launch_template.this.id
     version = aws_launch_template.this.latest_version

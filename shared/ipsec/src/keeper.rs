@@ -7,6 +7,7 @@
 //! when this ends, charon's tunnels go on.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 use std::num::NonZeroU32;
 use std::path::{Path, PathBuf};
 use std::pin::pin;
@@ -14,7 +15,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use privnet_model::ipsec::{
     ConnectionName, EspBackEnd, IkeCredential, IkeFailure, IkeId, IkeSa, IkeSecret, IkeState,
-    IpsecTunnel,
+    IpsecTunnel, Proposals,
 };
 use privnet_model::status::{CharonStatus, EspStatus, Reason, TunnelState};
 use privnet_reconcile::fleet::PlannedIpsec;
@@ -172,6 +173,55 @@ struct Memory {
     strangers: mpsc::Sender<IkeFailure>,
     /// What was said of strangers, and when.
     warned: BTreeMap<String, Instant>,
+    /// The tunnels that are wanted.
+    peers: Vec<Peer>,
+}
+
+/// What of a tunnel helps to understand why it failed.
+struct Peer {
+    name: ConnectionName,
+    address: Option<IpAddr>,
+    id: IkeId,
+    proposals: Proposals,
+}
+
+impl Peer {
+    fn of(name: &ConnectionName, planned: &PlannedIpsec) -> Self {
+        let tunnel = &planned.tunnel;
+        Self {
+            name: name.clone(),
+            address: tunnel.remote.address,
+            id: tunnel.remote.id.clone(),
+            proposals: tunnel.proposals,
+        }
+    }
+
+    /// The failure with what we offered, which charon does not repeat.
+    fn explain(&self, failure: IkeFailure) -> IkeFailure {
+        let offered = match failure {
+            IkeFailure::NoCommonChildProposal { .. } => self.proposals.esp(),
+            _ => self.proposals.ike(),
+        };
+        failure.with_ours(&offered.join(", "))
+    }
+}
+
+/// The tunnel that is meant by one who was refused before charon knew which: by who it
+/// says it is, else by where it is, if that is where only one of them is.
+fn meant<'a>(peers: &'a [Peer], remote: Option<&str>, failure: &IkeFailure) -> Option<&'a Peer> {
+    if let IkeFailure::UnknownIdentity { peer: id, .. } = failure
+        && let Some(peer) = peers.iter().find(|peer| peer.id.as_str() == id)
+    {
+        return Some(peer);
+    }
+    let from = match failure {
+        IkeFailure::NoConnection { from } => Some(from.as_str()),
+        _ => remote,
+    };
+    let from: IpAddr = from?.parse().ok()?;
+    let mut there = peers.iter().filter(|peer| peer.address == Some(from));
+    let peer = there.next();
+    peer.filter(|_| there.next().is_none())
 }
 
 impl Memory {
@@ -202,6 +252,7 @@ async fn keep(
         trusted_until: None,
         strangers,
         warned: BTreeMap::new(),
+        peers: Vec::new(),
     };
     let mut known_problem = None;
     loop {
@@ -445,6 +496,8 @@ impl Session {
 
     async fn reconcile(&mut self, wanted: &Wanted, memory: &mut Memory) -> Result<(), ViciError> {
         let mut problems = Vec::new();
+        let peers = wanted.tunnels.iter();
+        memory.peers = peers.map(|(name, it)| Peer::of(name, it)).collect();
         memory
             .ledger
             .retain(|name| wanted.tunnels.contains_key(name));
@@ -689,20 +742,79 @@ fn note(diagnosis: Diagnosis, memory: &mut Memory) {
         remote,
         failure,
     } = diagnosis;
-    let name = connection.as_deref().and_then(ConnectionName::ours);
+    let named = connection.as_deref().and_then(ConnectionName::ours);
+    if named.is_none() {
+        let _ = memory.strangers.try_send(failure.clone());
+    }
+    let peer = match &named {
+        Some(name) => memory.peers.iter().find(|peer| peer.name == *name),
+        None => meant(&memory.peers, remote.as_deref(), &failure),
+    };
+    let name = named.or_else(|| Some(peer?.name.clone()));
+    let failure = match peer {
+        Some(peer) => peer.explain(failure),
+        None => failure,
+    };
     let words = failure.to_string();
+    let tunnel = name.as_ref().map(ConnectionName::site);
     let is_news = match name.clone() {
         Some(name) => memory.ledger.failed(name, failure),
         None => {
-            let _ = memory.strangers.try_send(failure);
             let words = format!("{} {words}", remote.as_deref().unwrap_or_default());
             memory.is_news(&words, Instant::now())
         }
     };
-    let tunnel = name.as_ref().map(ConnectionName::site);
     // charon tries for ever, and says so each time.
     match is_news {
         true => warn!(tunnel, remote, "IPsec: {words}"),
         false => debug!(tunnel, remote, "IPsec: {words}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "a test that fails should panic")]
+    use privnet_model::ipsec::Side;
+
+    use super::*;
+
+    fn peer(site: &str, address: &str) -> Peer {
+        Peer {
+            name: ConnectionName::of(site).unwrap(),
+            address: address.parse().ok(),
+            id: format!("{site}.example").parse().unwrap(),
+            proposals: Proposals::Modern,
+        }
+    }
+
+    #[test]
+    fn who_was_refused_is_known_by_its_identity_or_by_where_it_alone_is() {
+        let peers = [
+            peer("one", "203.0.113.1"),
+            peer("two", "203.0.113.2"),
+            peer("three", "203.0.113.2"),
+            peer("four", "anywhere"),
+        ];
+        let meant = |remote, failure| Some(meant(&peers, remote, &failure)?.name.site().to_owned());
+        let refused = || IkeFailure::NoCommonIkeProposal {
+            by: Side::Ours,
+            ours: None,
+            theirs: None,
+        };
+        assert_eq!(
+            meant(Some("203.0.113.1"), refused()).as_deref(),
+            Some("one")
+        );
+        for unknown in [Some("203.0.113.2"), Some("203.0.113.3"), Some("?"), None] {
+            assert_eq!(meant(unknown, refused()), None);
+        }
+        let from = "203.0.113.1".to_owned();
+        let called = IkeFailure::NoConnection { from };
+        assert_eq!(meant(None, called).as_deref(), Some("one"));
+        for (id, expected) in [("four.example", Some("four")), ("x.example", None)] {
+            let (ours, id) = ("hub.example".to_owned(), id.to_owned());
+            let failure = IkeFailure::UnknownIdentity { ours, peer: id };
+            assert_eq!(meant(Some("203.0.113.9"), failure).as_deref(), expected);
+        }
     }
 }

@@ -11,9 +11,9 @@ use privnet_model::config::spoke::RemedyKind;
 use privnet_model::inventory::Transport;
 use privnet_model::offload::OffloadState;
 use privnet_model::status::{
-    ConnectionUse, DestinationUse, FlowtableState, GatewayHealth, GatewayRole, GatewayStatus,
-    InterfaceStatus, NatStatus, Note, Origin, PartitionStatus, RemedyStatus, Role, RoutesStatus,
-    Status, Tunnel, TunnelState,
+    CharonStatus, ConnectionUse, DestinationUse, EspStatus, FlowtableState, GatewayHealth,
+    GatewayRole, GatewayStatus, InterfaceStatus, NatStatus, Note, Origin, PartitionStatus,
+    RemedyStatus, Role, RoutesStatus, Status, Tunnel, TunnelState,
 };
 use prometheus::proto::{self, LabelPair, Metric, MetricFamily, MetricType};
 
@@ -35,6 +35,9 @@ pub fn render(status: &Status) -> Result<String, prometheus::Error> {
     tunnels(&mut page, status);
     if let Some(interface) = &status.interface {
         dataplane(&mut page, interface);
+    }
+    if let Some(charon) = &status.charon {
+        strongswan(&mut page, charon);
     }
     discovery(&mut page, &status.partitions);
     if status.role == Role::Hub {
@@ -161,22 +164,24 @@ fn tunnels(page: &mut Page, status: &Status) {
     );
     page.gauge(
         "privnet_tunnel_up",
-        "Whether a handshake completed within the last three minutes.",
+        "Whether packets can go through: WireGuard needs a handshake within the last three \
+         minutes, IPsec a child SA.",
         each(|tunnel| Some(truth(tunnel.state == TunnelState::Up))),
     );
     page.gauge(
         "privnet_tunnel_last_handshake_timestamp_seconds",
-        "When the last handshake completed, in seconds since 1970.",
+        "When the last handshake completed, or the newest child SA of IPsec was installed, in \
+         seconds since 1970.",
         each(|tunnel| tunnel.last_handshake.map(seconds)),
     );
     page.counter(
         "privnet_tunnel_received_bytes_total",
-        "Bytes received through the tunnel, encrypted and with WireGuard's overhead.",
+        "Bytes received through the tunnel, with WireGuard's overhead and without IPsec's.",
         each(|tunnel| Some(number(tunnel.rx_bytes))),
     );
     page.counter(
         "privnet_tunnel_sent_bytes_total",
-        "Bytes sent through the tunnel, encrypted and with WireGuard's overhead.",
+        "Bytes sent through the tunnel, with WireGuard's overhead and without IPsec's.",
         each(|tunnel| Some(number(tunnel.tx_bytes))),
     );
 }
@@ -208,6 +213,28 @@ fn dataplane(page: &mut Page, interface: &InterfaceStatus) {
                 .map(|count| (Vec::new(), number(*count))),
         );
     }
+}
+
+fn strongswan(page: &mut Page, charon: &CharonStatus) {
+    page.gauge(
+        "privnet_strongswan_up",
+        "Whether strongSwan can be used; `tunnels show` tells why not.",
+        [(
+            Vec::new(),
+            truth(charon.problem.is_none() && charon.version.is_some()),
+        )],
+    );
+    let esp = match charon.esp {
+        Some(EspStatus::Kernel) => "kernel",
+        Some(EspStatus::Userspace) => "userspace",
+        None => "",
+    };
+    let version = charon.version.as_deref();
+    page.gauge(
+        "privnet_strongswan_info",
+        "strongSwan's program and version, and who does ESP; always 1.",
+        version.map(|version| (labels([("version", version), ("esp", esp)]), 1.0)),
+    );
 }
 
 fn discovery(page: &mut Page, partitions: &[PartitionStatus]) {

@@ -11,8 +11,8 @@ use privnet_model::key::PublicKey;
 use privnet_model::net::Supernet;
 use privnet_model::offload::{Offload, OffloadObstacle};
 use privnet_model::status::{
-    AddressStatus, ConnectionsStatus, Kept, KeptConnections, Reason, RemedyStatus, RouteStatus,
-    RuleStatus, SiblingStatus,
+    AddressStatus, ConnectionsStatus, IpsecStatus, Kept, KeptConnections, Reason, RemedyStatus,
+    RouteStatus, RuleStatus, SiblingStatus,
 };
 
 use super::*;
@@ -84,6 +84,14 @@ fn rule(denied: u64) -> RuleStatus {
     }
 }
 
+fn charon() -> CharonStatus {
+    CharonStatus {
+        version: Some("charon-systemd 6.0.1".to_owned()),
+        esp: Some(EspStatus::Kernel),
+        problem: None,
+    }
+}
+
 fn hub() -> Status {
     let site = Tunnel {
         origin: Origin::Static,
@@ -93,6 +101,20 @@ fn hub() -> Status {
         vpc: None,
         instance: None,
         ..tunnel("dc-east", 9)
+    };
+    let partner = Tunnel {
+        name: "partner".to_owned(),
+        transport: Transport::Ipsec,
+        public_key: None,
+        last_handshake: Some("2026-11-21T04:30:00Z".parse().unwrap()),
+        rx_bytes: 8_400,
+        tx_bytes: 4_200,
+        ipsec: Some(IpsecStatus {
+            rx_packets: 100,
+            tx_packets: 50,
+            ..IpsecStatus::default()
+        }),
+        ..site.clone()
     };
     let waiting = Tunnel {
         state: TunnelState::Pending,
@@ -130,9 +152,9 @@ fn hub() -> Status {
             counters: counts([("handshakes", 12), ("relayed", 98_765_432)]),
             drops: counts([("no_route", 17), ("replayed", 0)]),
         }),
-        charon: None,
+        charon: Some(charon()),
         nat: None,
-        tunnels: vec![site, shared("prod-web", 1), waiting, gateway],
+        tunnels: vec![site, shared("prod-web", 1), waiting, partner, gateway],
         partitions: vec![
             PartitionStatus {
                 partition: partition("eu-west-1"),
@@ -462,6 +484,34 @@ fn a_spoke_tells_of_its_nat() {
     assert_eq!(up(&status), Some(format!("{told} 0")));
     status.nat = None;
     assert_eq!(up(&status), None);
+}
+
+#[test]
+fn strongswan_is_up_or_not_where_it_is_needed() {
+    let told = |charon: Option<CharonStatus>| {
+        let page = render(&Status { charon, ..hub() }).unwrap();
+        check(&page);
+        let lines = page.lines();
+        let lines = lines.filter(|line| line.starts_with("privnet_strongswan"));
+        lines.map(str::to_owned).collect::<Vec<_>>()
+    };
+    let info = |esp: &str| {
+        format!("privnet_strongswan_info{{version=\"charon-systemd 6.0.1\",esp=\"{esp}\"}} 1")
+    };
+    let up = "privnet_strongswan_up 1";
+    assert_eq!(told(Some(charon())), [up, &info("kernel")]);
+    let userspace = CharonStatus {
+        esp: Some(EspStatus::Userspace),
+        ..charon()
+    };
+    assert_eq!(told(Some(userspace)), [up, &info("userspace")]);
+    let down = CharonStatus {
+        version: None,
+        esp: None,
+        problem: Some("nobody listens".to_owned()),
+    };
+    assert_eq!(told(Some(down)), ["privnet_strongswan_up 0"]);
+    assert!(told(None).is_empty());
 }
 
 #[test]
