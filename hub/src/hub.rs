@@ -33,7 +33,7 @@ use privnet_runtime::tunnel_port::{Call, TunnelPort};
 use tracing::{debug, info, warn};
 
 use self::own_key::OwnKey;
-use self::reload::load_sites;
+use self::reload::load_readable_sites;
 use crate::cache::{Cache, Cached};
 use crate::doctor;
 use crate::enrolment::{self, Enrolment, Judged};
@@ -142,7 +142,7 @@ impl Daemon for Hub {
         events: &mut Events,
     ) -> Result<Option<Self>> {
         let own_key = own_key::in_file(&config)?;
-        let sites = load_sites(&config.sites)?;
+        let sites = load_readable_sites(&config.sites);
         let cache = Cache::at(&config.state);
         let cached = cache.load();
         let imds = Imds::from_env()?;

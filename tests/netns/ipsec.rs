@@ -366,7 +366,14 @@ pub(crate) fn what_is_wrong_with_one_who_calls_is_told() -> Result<()> {
     let (mut world, charon, firewall) = start(&old)?;
     let waits = format!("{}\ninitiate = false", calls(&EAST));
     let config = with_charon(&world, &charon)? + &site(&world, "dc-east", EAST.cidr, &waits)?;
+    // Without its key it alone has no tunnel.
+    let key = world.namespace("hub")?.directory().join("site.psk");
+    std::fs::rename(&key, key.with_extension("away"))?;
     world.start("hub", &config)?;
+    wait_until_up(&world, &["spoke-a", "spoke-b"], PATIENCE)?;
+    reason(&world, "dc-east", "site.psk")?;
+    std::fs::rename(key.with_extension("away"), &key)?;
+    world.daemon("hub")?.process.signal(Signal::SIGHUP)?;
     reason(&world, "dc-east", "no handshake yet")?;
     let refused = |words: &str| -> Result<()> {
         ensure!(firewall.initiate().is_err(), "it was let in");

@@ -64,7 +64,27 @@ impl Hub {
     }
 }
 
-pub(super) fn load_sites(sites: &[SiteConfig]) -> Result<Vec<Site>> {
+/// The same at the start, when there is nothing to go on with: a site whose files cannot be
+/// read must not cost the others theirs.
+pub(super) fn load_readable_sites(sites: &[SiteConfig]) -> Vec<Site> {
+    let read = sites.iter().map(|config| {
+        let secret = load_secret(&config.link).unwrap_or_else(|error| {
+            let problem = format!("{error:#}");
+            error!(
+                site = config.name,
+                problem, "no tunnel before this is right and the config file is read again"
+            );
+            SiteSecret::Unreadable { problem }
+        });
+        Site {
+            config: config.clone(),
+            secret,
+        }
+    });
+    read.collect()
+}
+
+fn load_sites(sites: &[SiteConfig]) -> Result<Vec<Site>> {
     sites
         .iter()
         .map(|config| {

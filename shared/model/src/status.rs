@@ -579,7 +579,7 @@ pub enum Reason {
     StandsByReady,
     /// The IPsec key of a spoke is made of the fleet's secret, which is not known.
     NoFleetSecret,
-    /// The IPsec tunnel cannot be set up as it is configured.
+    /// It cannot be set up as it is configured.
     Misconfigured {
         /// What is wrong.
         problem: String,

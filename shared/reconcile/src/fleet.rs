@@ -117,6 +117,11 @@ pub enum SiteSecret {
         /// Our part of that.
         credential: IkeCredential,
     },
+    /// A file cannot be read: the site has no tunnel, the others have theirs.
+    Unreadable {
+        /// Which, and why.
+        problem: String,
+    },
 }
 
 /// Every tunnel there should be, and every one there cannot be, with the reason.

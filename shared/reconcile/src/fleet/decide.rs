@@ -11,7 +11,9 @@ use privnet_model::status::{ExcludedCidr, Exclusion, Reason};
 use super::claims::{Claims, Holder};
 use super::gateways::{Gateway, Standing, share};
 use super::spoke::{Spoke, is_incumbent, site_tunnel};
-use super::{Fleet, FleetInput, Obstacle, PlannedSite, PlannedTunnel, SiteId, TunnelId, ipsec};
+use super::{
+    Fleet, FleetInput, Obstacle, PlannedSite, PlannedTunnel, SiteId, SiteSecret, TunnelId, ipsec,
+};
 
 pub(super) fn decide(input: FleetInput<'_>) -> Fleet {
     let mut claims = Claims::new(input);
@@ -73,6 +75,10 @@ fn static_site<'a>(
     }
     tunnel.cidrs = won.into_iter().collect();
     tunnel.excluded = excluded;
+    if let SiteSecret::Unreadable { problem } = &site.secret {
+        let problem = problem.clone();
+        tunnel.obstacle = Some(Obstacle::Rejected(Reason::Misconfigured { problem }));
+    }
     ipsec::settle_site(&mut tunnel, site, input);
     tunnel
 }

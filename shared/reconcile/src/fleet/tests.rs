@@ -463,3 +463,20 @@ fn notes_tell_what_does_not_keep_a_tunnel_from_being_up() {
         ]
     );
 }
+
+#[test]
+fn a_site_whose_files_cannot_be_read_has_no_tunnel_and_keeps_its_addresses() {
+    let mut unreadable = site("dc", "10.200.0.0/16");
+    unreadable.secret = SiteSecret::Unreadable {
+        problem: "preshared_key: /etc/dc.psk: no such file".to_owned(),
+    };
+    let inside = inventory([spoke(1, "10.200.7.0/24"), spoke(2, "10.2.0.0/16")]);
+    let fleet = decide(&inside, &[unreadable]);
+    assert!(reason(&fleet, "dc").contains("/etc/dc.psk: no such file"));
+    assert_eq!(
+        fleet.peers().len(),
+        1,
+        "the site's or the overlapping spoke's"
+    );
+    assert_eq!(fleet.cidrs().count(), 1);
+}
