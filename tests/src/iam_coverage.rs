@@ -173,6 +173,61 @@ fn each_policy_allows_what_the_code_asks_for_and_nothing_else() {
     }
 }
 
+/// `ami/image/register` is a script: its commands are named as EC2's actions are.
+#[test]
+fn the_policy_for_registering_allows_what_the_script_does_and_nothing_else() {
+    let script = include_str!("../../ami/image/register");
+    let code = script.lines().map(str::trim_start);
+    let code: Vec<&str> = code.filter(|line| !line.starts_with('#')).collect();
+    let words: Vec<&str> = code
+        .iter()
+        .flat_map(|line| line.split(|c: char| c.is_whitespace() || "$()".contains(c)))
+        .collect();
+    let is_command = |word: &&str| {
+        word.contains('-')
+            && !word.starts_with('-')
+            && word.chars().all(|c| c.is_ascii_lowercase() || c == '-')
+    };
+    let commands = words.windows(2).filter_map(|pair| match pair {
+        ["ask" | "change" | "ec2", command] => Some(*command).filter(is_command),
+        _ => None,
+    });
+    let camel = |command: &str| -> String {
+        let parts = command.split('-').map(|part| {
+            let (first, rest) = part.split_at(1);
+            first.to_ascii_uppercase() + rest
+        });
+        parts.collect()
+    };
+    let mut asked: BTreeSet<String> = commands.map(|it| format!("ec2:{}", camel(it))).collect();
+    for known in [
+        "ec2:DescribeImages",
+        "ec2:RegisterImage",
+        "ec2:DeleteSnapshot",
+    ] {
+        assert!(asked.contains(known), "the script is not read: {asked:?}");
+    }
+    // What its commands do besides.
+    let text = code.join("\n");
+    for (words, actions) in [
+        ("--tag-specifications", &["ec2:CreateTags"][..]),
+        (
+            "coldsnap --region",
+            &[
+                "ebs:StartSnapshot",
+                "ebs:PutSnapshotBlock",
+                "ebs:CompleteSnapshot",
+                "ec2:DescribeSnapshots",
+            ],
+        ),
+    ] {
+        assert!(text.contains(words), "{words}");
+        asked.extend(actions.iter().map(|action| (*action).to_owned()));
+    }
+    let policy = include_str!("../../ami/image/register-policy.json");
+    assert_eq!(asked, iam::actions(policy).unwrap());
+}
+
 #[test]
 fn an_action_is_seen_wherever_it_stands() {
     let source = "
