@@ -11,10 +11,11 @@ use privnet_ec2::{Discovery, Imds, ParameterStore, ProofCourier, SdkContext};
 use privnet_model::config::ConfigErrors;
 use privnet_model::config::hub::{HubConfig, ProofMode};
 use privnet_model::enrol::{HUB, HUB_ADDRESS};
+use privnet_model::id::{InstanceId, VpcId};
 use privnet_model::inventory::{Identity, Inventory, Partition, Transport};
 use privnet_model::ipsec::ConnectionName;
 use privnet_model::key::{PrivateKey, PublicKey};
-use privnet_model::status::Role;
+use privnet_model::status::{Reason, Role};
 use privnet_reconcile::fleet::{Carried, Fleet, Obstacle, PlannedTunnel, Site};
 use privnet_reconcile::memory::Memory;
 use privnet_reconcile::pin;
@@ -35,6 +36,7 @@ use tracing::{debug, info, warn};
 use self::own_key::OwnKey;
 use self::reload::load_readable_sites;
 use crate::cache::{Cache, Cached};
+use crate::callers::Callers;
 use crate::doctor;
 use crate::enrolment::{self, Enrolment, Judged};
 use crate::gateways::Gateways;
@@ -78,6 +80,9 @@ pub struct Hub {
     journal: Journal,
     watch: Watch,
     strangers: Strangers,
+    callers: Callers,
+    /// Those that are to take another one's place, as of the last decision.
+    calling: BTreeSet<InstanceId>,
     enrolment: Enrolment,
     preshared: Preshared,
     cache: Cache,
@@ -217,6 +222,8 @@ impl Daemon for Hub {
             journal: Journal::default(),
             watch: Watch::default(),
             strangers: Strangers::default(),
+            callers: Callers::default(),
+            calling: BTreeSet::new(),
             enrolment: Enrolment::new(courier),
             preshared,
             cache,
@@ -309,8 +316,13 @@ impl Hub {
         }
         let alive = self.alive();
         let connected = self.router.connected();
+        let refused = self.router.strangers().into_iter();
+        let refused: Vec<Stranger> = refused.filter_map(Stranger::refused).collect();
+        let calling = self.hear_callers(&refused, &connected);
+        let has_heir = !calling.is_subset(&self.calling);
+        self.calling = calling;
         let keys = pin::settle_all(&mut self.inventory, &alive);
-        if !keys.is_empty() || alive != self.alive || connected != self.connected {
+        if !keys.is_empty() || alive != self.alive || connected != self.connected || has_heir {
             self.connected = connected;
             let carried = self.carried.clone();
             self.settle().await;
@@ -323,12 +335,44 @@ impl Hub {
         if !alive.is_subset(&self.saved_alive) && self.saved_at.elapsed() >= SAVE_PAUSE {
             self.save();
         }
-        self.hear_knocks();
+        self.hear_knocks(refused);
         Ok(())
     }
 
+    /// Who takes the place of a spoke by IPsec of the same VPC that is not connected.
+    fn hear_callers(
+        &mut self,
+        refused: &[Stranger],
+        connected: &BTreeSet<ConnectionName>,
+    ) -> BTreeSet<InstanceId> {
+        let is_connected = |tunnel: &PlannedTunnel| {
+            let name = tunnel.ipsec.as_ref().map(|ipsec| &ipsec.tunnel.name);
+            name.is_some_and(|name| connected.contains(name))
+        };
+        let tunnels = || self.fleet.tunnels.values();
+        let served: BTreeSet<&VpcId> = tunnels()
+            .filter(|tunnel| is_connected(tunnel))
+            .filter_map(|tunnel| tunnel.vpc.as_ref())
+            .collect();
+        let is_second = |tunnel: &&PlannedTunnel| {
+            let reason = tunnel.obstacle.as_ref().map(Obstacle::reason);
+            matches!(reason, Some(Reason::SecondByIpsec { .. }))
+        };
+        let waiting: BTreeSet<InstanceId> = tunnels()
+            .filter(is_second)
+            .filter(|tunnel| tunnel.vpc.as_ref().is_some_and(|vpc| !served.contains(vpc)))
+            .filter_map(|tunnel| tunnel.instance.clone())
+            .collect();
+        let refused = refused.iter().filter_map(|who| match who {
+            Stranger::Instance(instance) => Some(instance.clone()),
+            Stranger::Key(_) | Stranger::Nameless => None,
+        });
+        let refused: Vec<InstanceId> = refused.collect();
+        self.callers.hear(&refused, &waiting, Instant::now())
+    }
+
     /// Unknown ones call: spokes, perhaps, that EC2 would name by now.
-    fn hear_knocks(&mut self) {
+    fn hear_knocks(&mut self, refused: Vec<Stranger>) {
         let now = Instant::now();
         let tunnels = self.fleet.tunnels.values();
         let lack_key: Vec<&PlannedTunnel> = tunnels.filter(|it| it.lacks_key()).collect();
@@ -351,8 +395,6 @@ impl Hub {
             .flatten()
             .collect();
         let keys = self.router.knocks().into_iter().map(Stranger::Key);
-        let refused = self.router.strangers().into_iter();
-        let refused = refused.filter_map(Stranger::refused);
         // By IPsec a spoke proves that it has the fleet's secret, and no more.
         let may_be_ours =
             self.preshared.secret().is_some() && self.config.trust.proof != ProofMode::Require;
@@ -362,6 +404,7 @@ impl Hub {
         let has_spoke_by_ipsec =
             settled.any(|tunnel| tunnel.instance.is_some() && tunnel.transport == Transport::Ipsec);
         let refused = refused
+            .into_iter()
             .filter(|_| may_be_ours)
             .filter(|who| !(has_spoke_by_ipsec && *who == Stranger::Nameless));
         let knocks: BTreeSet<Stranger> = keys

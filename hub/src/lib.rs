@@ -9,6 +9,7 @@
 #![forbid(unsafe_code)]
 
 mod cache;
+mod callers;
 mod doctor;
 mod enrolment;
 mod gateways;

@@ -259,6 +259,55 @@ pub(crate) fn a_new_spoke_by_ipsec_joins_when_it_calls() -> Result<()> {
     world.check()
 }
 
+/// Two spokes by IPsec in one VPC: one has the tunnel, and the other takes its place.
+pub(crate) fn a_spoke_by_ipsec_is_stood_in_for_by_another_of_its_vpc() -> Result<()> {
+    let mut network = topology::demo();
+    network.vpcs.push(topology::two_gateways());
+    let mut world = World::build(&network)?;
+    world.capture(&network, &["hub", "spoke-d1", "spoke-d2"])?;
+    let hub = Charon::of_instance(world.namespace("hub")?)?;
+    let mut charons = Vec::new();
+    for spoke in ["spoke-d1", "spoke-d2"] {
+        charons.push((
+            spoke,
+            start_spoke_by_ipsec(&mut world, spoke, &[HUB_PUBLIC])?,
+        ));
+    }
+    start_hub(&mut world, "hub", &hub)?;
+    let up = wait_until("one to have the tunnel", SLOW, || {
+        let status = world.daemon("hub")?.status()?;
+        for (spoke, _) in &charons {
+            if tunnel(&status, spoke)?.state == TunnelState::Up {
+                return Ok(Some(*spoke));
+            }
+        }
+        Ok(None)
+    })?;
+    let (first, second): (Vec<_>, Vec<_>) =
+        charons.into_iter().partition(|(spoke, _)| *spoke == up);
+    let (other, _second) = second.into_iter().next().context("no second")?;
+    let told = tunnel(&world.daemon("hub")?.status()?, other)?;
+    let reason = told
+        .reason
+        .map(|reason| reason.to_string())
+        .unwrap_or_default();
+    ensure!(reason.contains("takes its place"), "{other}: {reason}");
+
+    world.crash(up)?;
+    for (_, charon) in first {
+        charon.kill()?;
+    }
+    let start = Instant::now();
+    // Death is noticed, nobody is connected for 35 s, and a refused spoke tries every 30 s.
+    world.daemon("hub")?.wait_until_up(&[other], SLOW * 3)?;
+    println!("stood in for after {:.1} s", start.elapsed().as_secs_f32());
+    let inside = world.host(other)?.instance.address;
+    wait_until("an answer from there", PATIENCE, || {
+        Ok((world.namespace("host-hub")?.ping(inside, 1)? == 1).then_some(()))
+    })?;
+    nothing_leaked(&world)
+}
+
 /// Two hubs of ours, in VPCs of their own, that both find the spokes.
 pub(crate) fn of_two_hubs_the_next_serves_its_private_network_when_one_dies() -> Result<()> {
     let mut network = with_single_cidrs()?;

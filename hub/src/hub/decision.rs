@@ -90,6 +90,7 @@ impl Hub {
                 id: &own_id,
                 secret: &|spoke| self.preshared.ike_secret(spoke, &own_id),
                 up: &self.router.connected(),
+                calling: &self.calling,
             },
         })
     }

@@ -624,8 +624,8 @@ impl fmt::Display for Reason {
             Self::Unresponsive => f.write_str("no answer to probes through the tunnel"),
             Self::SecondByIpsec { tunnel } => write!(
                 f,
-                "a VPC has one tunnel by IPsec, and {tunnel} has it: use WireGuard for several \
-                 spokes"
+                "a VPC has one tunnel by IPsec, and {tunnel} has it; this one takes its place when \
+                 it stays down"
             ),
             Self::StandsBy => f.write_str("stands by: one hub is used at a time"),
             Self::StandsByReady => {

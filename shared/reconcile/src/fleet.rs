@@ -85,6 +85,8 @@ pub struct IpsecInput<'a> {
     pub secret: &'a dyn Fn(&IkeId) -> Option<IkeSecret>,
     /// The tunnels that can carry packets now.
     pub up: &'a BTreeSet<ConnectionName>,
+    /// Spokes that call, and of whose VPC none is connected: another one has its tunnel.
+    pub calling: &'a BTreeSet<InstanceId>,
 }
 
 /// An IPsec tunnel as it is to be, with what proves that we are ourselves.

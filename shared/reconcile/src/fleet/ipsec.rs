@@ -31,8 +31,9 @@ pub(super) fn has_key(instance: &InstanceId, input: FleetInput<'_>) -> bool {
     id.is_ok_and(|id| (input.ipsec.secret)(&id).is_some())
 }
 
-/// Leaves each VPC one spoke by IPsec: the one that is connected, else the one that had
-/// it before (after a restart nobody is known to be connected yet), else the older. A
+/// Leaves each VPC one spoke by IPsec: the one that is connected, else one that calls for
+/// long, else the one that had it before (after a restart nobody is known to be connected
+/// yet), else the older. A
 /// CIDR goes through one tunnel by IPsec, and the other's hosts would be cut off.
 pub(super) fn one_a_vpc(spokes: &mut [Spoke<'_>], input: FleetInput<'_>) {
     let before: BTreeSet<&InstanceId> = input.carried.via.values().collect();
@@ -42,7 +43,14 @@ pub(super) fn one_a_vpc(spokes: &mut [Spoke<'_>], input: FleetInput<'_>) {
     };
     let mut first: BTreeMap<VpcId, String> = BTreeMap::new();
     let mut order: Vec<usize> = (0..spokes.len()).collect();
-    order.sort_by_key(|at| (!spokes[*at].alive, !had_it(&spokes[*at])));
+    let calls = |spoke: &Spoke<'_>| {
+        let instance = spoke.tunnel.instance.as_ref();
+        instance.is_some_and(|instance| input.ipsec.calling.contains(instance))
+    };
+    order.sort_by_key(|at| {
+        let spoke = &spokes[*at];
+        (!spoke.alive, !calls(spoke), !had_it(spoke))
+    });
     for at in order {
         let spoke = &mut spokes[at];
         let tunnel = &spoke.tunnel;

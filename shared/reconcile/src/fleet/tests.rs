@@ -55,11 +55,22 @@ fn of_two_spokes_by_ipsec_in_a_vpc_the_connected_one_stays_also_over_a_restart()
     assert_eq!(chosen(&fleet), ["spoke-2"]);
     assert_eq!(
         reason(&fleet, "spoke-1"),
-        "rejected: a VPC has one tunnel by IPsec, and spoke-2 has it: use WireGuard for several spokes"
+        "rejected: a VPC has one tunnel by IPsec, and spoke-2 has it; this one takes its place when it stays down"
     );
     // What a hub remembers that was started again: nobody is connected yet.
     world.connected.clear();
     assert_eq!(chosen(&world.decide(&both)), ["spoke-2"]);
+    // It died, and the other one calls; and keeps the place when it is given it.
+    world.calling.insert(second(1).instance);
+    assert_eq!(chosen(&world.next(&both)), ["spoke-1"]);
+    world.calling.clear();
+    assert_eq!(chosen(&world.next(&both)), ["spoke-1"]);
+    // Never while the other is connected.
+    world
+        .connected
+        .insert(super::ipsec::connection(&second(1).instance).unwrap());
+    world.calling.insert(second(2).instance);
+    assert_eq!(chosen(&world.decide(&both)), ["spoke-1"]);
 }
 
 #[test]
