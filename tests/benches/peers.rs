@@ -136,7 +136,7 @@ impl Node {
             let tunnel = Tunnel::new(&self.identity, &key, None, index);
             let keepalive = endpoint.map(|_| Duration::from_secs(25));
             let peer = Peer::new(index, Some(tunnel), endpoint, keepalive, Arc::default());
-            self.shard.insert(peer, now);
+            self.shard.insert(Box::new(peer), now);
         }
     }
 

@@ -191,7 +191,7 @@ impl Side {
         let tunnel = Tunnel::new(&self.identity, &key, None, index);
         let stats = Arc::default();
         let peer = Peer::new(index, Some(tunnel), endpoint, Some(KEEPALIVE), stats);
-        self.shard.insert(peer, now);
+        self.shard.insert(Box::new(peer), now);
         self.peers.push((key, index));
     }
 

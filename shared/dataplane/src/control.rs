@@ -30,7 +30,8 @@ pub(crate) struct Control {
     pub(crate) fwmark: Option<u32>,
     local: BTreeSet<IpNet>,
     policy: Arc<Policy>,
-    peers: BTreeMap<PublicKey, Entry>,
+    /// Boxed: a tree of 10,000 is never full.
+    peers: BTreeMap<PublicKey, Box<Entry>>,
     /// Whose each prefix is: of equal prefixes the last peer has it.
     owners: BTreeMap<IpNet, PublicKey>,
     allocator: IndexAllocator,
@@ -374,7 +375,7 @@ impl Control {
             allowed_ips: Prefixes::None,
             stats,
         };
-        self.peers.insert(key, entry);
+        self.peers.insert(key, Box::new(entry));
         self.directory = None;
         Ok(())
     }

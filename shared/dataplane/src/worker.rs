@@ -370,7 +370,7 @@ impl Worker {
 
     fn execute(&mut self, command: Command, now: Instant) -> io::Result<()> {
         match command {
-            Command::Insert(peer) => self.shard.insert(*peer, now),
+            Command::Insert(peer) => self.shard.insert(peer, now),
             Command::Update(index, update) => self.shard.update(index, update, now),
             Command::Remove(index) => self.shard.remove(index),
             Command::Directory(directory) => self.shard.set_directory(directory),

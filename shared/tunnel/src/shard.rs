@@ -63,7 +63,8 @@ pub struct ShardConfig {
 pub struct Shard {
     config: ShardConfig,
     directory: Arc<Directory>,
-    peers: SlotTable<Peer>,
+    /// Each where it was made: 10,000 that move leave as much memory behind as they take.
+    peers: SlotTable<Box<Peer>>,
     handshakes: HandshakeQueue,
     /// Peers whose handshake is to begin: many may be added at one moment.
     starting: VecDeque<PeerIndex>,
@@ -108,7 +109,7 @@ impl Shard {
 
     /// Takes a peer of this worker in. Where it has somewhere to send to and a
     /// persistent keepalive, its handshake begins at once.
-    pub fn insert(&mut self, peer: Peer, now: Instant) {
+    pub fn insert(&mut self, peer: Box<Peer>, now: Instant) {
         let index = peer.index();
         self.peers.insert(index, peer);
         self.follow_up(index, now);

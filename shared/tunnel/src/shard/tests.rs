@@ -102,7 +102,7 @@ impl Node {
             Arc::clone(&stats),
         );
         let owner = index.owner(self.shards.len());
-        self.shards[owner].insert(peer, now);
+        self.shards[owner].insert(Box::new(peer), now);
         let prefixes = knows
             .allowed_ips
             .iter()

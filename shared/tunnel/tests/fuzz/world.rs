@@ -124,7 +124,7 @@ impl World {
             let stats = Arc::<PeerStats>::default();
             let tunnel = Tunnel::new(&identity, &own.public(), None, index);
             let peer = Peer::new(index, Some(tunnel), None, None, Arc::clone(&stats));
-            shard.insert(peer, now);
+            shard.insert(Box::new(peer), now);
             directory.peers.insert(own.public(), index);
             targets.push(Target::Peer(index));
             let hub = x25519::PublicKey::from(*key.public().as_bytes());
