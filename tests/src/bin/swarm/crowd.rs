@@ -240,7 +240,7 @@ impl Spoke {
             Order::Wait => {}
             Order::Call => {
                 if let Some(peer) = self.peer.take() {
-                    self.shard.insert(peer, now);
+                    self.shard.insert(Box::new(peer), now);
                 }
             }
             Order::BeQuiet => {

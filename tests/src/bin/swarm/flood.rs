@@ -132,7 +132,7 @@ fn initiation(number: u32, hub: PublicKey) -> Result<Vec<u8>> {
     });
     shard.set_directory(Directory::default().into());
     let (now, mut out) = (Instant::now(), Outputs::new(1));
-    shard.insert(peer, now);
+    shard.insert(Box::new(peer), now);
     shard.tick(now, &mut out);
     let (_, message) = out.datagrams.iter().next().context("no initiation came")?;
     Ok(message.to_vec())
