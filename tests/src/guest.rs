@@ -26,12 +26,70 @@ use crate::programs;
 use crate::topology::{Instance, Subnet};
 use crate::vpc_router::{MTU, bridge, mac};
 
-/// The firmware: Debian's `ovmf`.
-const FIRMWARE: &str = "/usr/share/OVMF/OVMF_CODE_4M.fd";
-const VARIABLES: &str = "/usr/share/OVMF/OVMF_VARS_4M.fd";
+/// The tools that a guest needs beside those of a world and its QEMU.
+pub const TOOLS: [&str; 3] = ["dnsmasq", "ssh", "ssh-keygen"];
 
-/// The tools that a guest needs beside those of a world.
-pub const TOOLS: [&str; 4] = ["qemu-system-x86_64", "dnsmasq", "ssh", "ssh-keygen"];
+/// What a guest's processor is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Architecture {
+    /// x86-64.
+    Amd64,
+    /// 64-bit ARM: Graviton's, on EC2.
+    Arm64,
+}
+
+impl Architecture {
+    /// That of Debian's name for it.
+    pub fn named(name: &str) -> Option<Self> {
+        [Self::Amd64, Self::Arm64]
+            .into_iter()
+            .find(|one| one.name() == name)
+    }
+
+    /// Debian's name.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Amd64 => "amd64",
+            Self::Arm64 => "arm64",
+        }
+    }
+
+    /// The program that emulates it.
+    pub fn qemu(self) -> &'static str {
+        match self {
+            Self::Amd64 => "qemu-system-x86_64",
+            Self::Arm64 => "qemu-system-aarch64",
+        }
+    }
+
+    /// The machine around it.
+    fn machine(self, console: &Path) -> Vec<String> {
+        let console = console.display();
+        let arguments = match self {
+            Self::Amd64 => format!("-machine q35 -cpu max -serial file:{console}"),
+            // Graviton2's core; its console is a serial port on PCI, there as here.
+            Self::Arm64 => format!(
+                "-machine virt,gic-version=3 -cpu neoverse-n1 -serial null \
+                 -chardev file,id=console,path={console} -device pci-serial,chardev=console"
+            ),
+        };
+        arguments.split(' ').map(str::to_owned).collect()
+    }
+
+    /// The firmware, and its variables as they are at first.
+    fn firmware(self) -> (&'static str, &'static str) {
+        match self {
+            Self::Amd64 => (
+                "/usr/share/OVMF/OVMF_CODE_4M.fd",
+                "/usr/share/OVMF/OVMF_VARS_4M.fd",
+            ),
+            Self::Arm64 => (
+                "/usr/share/AAVMF/AAVMF_CODE.fd",
+                "/usr/share/AAVMF/AAVMF_VARS.fd",
+            ),
+        }
+    }
+}
 
 /// What EC2 is to an instance beside a network: DHCP and the way to its metadata.
 pub(crate) fn connect(
@@ -98,13 +156,19 @@ impl LoginKey {
 /// A guest's disk: a copy of an image, larger than it, as an EBS volume may be.
 #[derive(Debug)]
 pub struct Disk {
+    architecture: Architecture,
     file: PathBuf,
     variables: PathBuf,
 }
 
 impl Disk {
-    /// Copies the image into this directory. Holes stay holes.
+    /// Copies the image, `privnet-ROLE-ARCHITECTURE.raw`, into this directory. Holes stay
+    /// holes.
     pub fn copy_of(image: &Path, directory: &Path, bytes: u64) -> Result<Self> {
+        let name = image.file_stem().and_then(|name| name.to_str());
+        let architecture = name
+            .and_then(|name| Architecture::named(name.rsplit('-').next()?))
+            .with_context(|| format!("{}: for which architecture?", image.display()))?;
         let file = directory.join("disk.raw");
         let variables = directory.join("variables.fd");
         run(Command::new("cp")
@@ -115,9 +179,15 @@ impl Disk {
             .write(true)
             .open(&file)?
             .set_len(bytes)?;
-        std::fs::copy(VARIABLES, &variables)
-            .with_context(|| format!("cannot copy {VARIABLES} (Debian's package ovmf)"))?;
-        Ok(Self { file, variables })
+        let (_, at_first) = architecture.firmware();
+        std::fs::copy(at_first, &variables).with_context(|| {
+            format!("cannot copy {at_first} (Debian's packages ovmf, qemu-efi-aarch64)")
+        })?;
+        Ok(Self {
+            architecture,
+            file,
+            variables,
+        })
     }
 }
 
@@ -138,20 +208,16 @@ impl Guest {
     pub fn boot(router: &Namespace, instance: &Instance, disk: &Disk, boot: &str) -> Result<Self> {
         let console = logs().join(format!("{}-console-{boot}.log", instance.name));
         let file = |path: &Path| path.display().to_string();
-        let mut command = router.command(programs::tool("qemu-system-x86_64")?);
+        let architecture = disk.architecture;
+        let (firmware, _) = architecture.firmware();
+        let mut command = router.command(programs::tool(architecture.qemu())?);
         command
-            .args([
-                "-machine",
-                "q35",
-                "-accel",
-                "tcg,thread=multi",
-                "-cpu",
-                "max",
-            ])
+            .args(architecture.machine(&console))
+            .args(["-accel", "tcg,thread=multi"])
             .args(["-smp", "2", "-m", "1024", "-display", "none", "-no-reboot"])
             .args([
                 "-drive",
-                &format!("if=pflash,format=raw,readonly=on,file={FIRMWARE}"),
+                &format!("if=pflash,format=raw,readonly=on,file={firmware}"),
             ])
             .args([
                 "-drive",
@@ -178,8 +244,7 @@ impl Guest {
                     "virtio-net-pci,netdev=network,mac={}",
                     mac(instance.address)
                 ),
-            ])
-            .args(["-serial", &format!("file:{}", file(&console))]);
+            ]);
         Ok(Self {
             name: instance.name,
             router: router.name().to_owned(),
