@@ -19,3 +19,4 @@ mod examples;
 mod wrong;
 
 pub use document::{ConfigError, ConfigErrors};
+pub use value::parameter_name;

@@ -359,23 +359,33 @@ pub(super) fn secret_source(section: &mut Section<'_>, key: &'static str) -> Opt
     })
 }
 
-/// What SSM takes for a parameter's name, which is its path, or its ARN when
-/// another account shares it (PutParameter, `Name`).
 const SSM_NAME: Kind<String> = Kind {
     expected: "the name of an SSM parameter such as /privnet/psk",
     parse: |value| {
         let name = text(value)?;
-        let known = |byte: u8| byte.is_ascii_alphanumeric() || b"_.-/:".contains(&byte);
-        let is_arn = name.starts_with("arn:");
-        if !(1..=1011).contains(&name.len()) || !name.bytes().all(known) || name.ends_with('/') {
-            return Err("not the name of a parameter".into());
-        }
-        match name.contains('/') && !name.starts_with('/') && !is_arn {
-            true => Err("a path that does not start with `/`".into()),
-            false => Ok(name.to_owned()),
+        match parameter_name(name) {
+            Ok(()) => Ok(name.to_owned()),
+            Err(problem) => Err(problem.into()),
         }
     },
 };
+
+/// Whether SSM takes this for a parameter's name, which is its path, or its ARN when
+/// another account shares it (PutParameter, `Name`).
+///
+/// # Errors
+/// Why not.
+pub fn parameter_name(name: &str) -> Result<(), &'static str> {
+    let known = |byte: u8| byte.is_ascii_alphanumeric() || b"_.-/:".contains(&byte);
+    let is_arn = name.starts_with("arn:");
+    if !(1..=1011).contains(&name.len()) || !name.bytes().all(known) || name.ends_with('/') {
+        return Err("not the name of a parameter");
+    }
+    match name.contains('/') && !name.starts_with('/') && !is_arn {
+        true => Err("a path that does not start with `/`"),
+        false => Ok(()),
+    }
+}
 
 /// EC2's limit is 256 characters.
 const TAG_VALUE: Kind<String> = Kind {
