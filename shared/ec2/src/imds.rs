@@ -161,6 +161,15 @@ impl Imds {
         })
     }
 
+    /// Asks in which region this instance is: one small request, within 8 s.
+    ///
+    /// # Errors
+    /// It could not be had, or makes no sense.
+    pub async fn region(&self) -> Result<Region, ImdsError> {
+        let document = self.document().await?;
+        parse::<Region>(DOCUMENT, &document.region)
+    }
+
     /// Asks whether this instance is about to go: two small requests, each within 8 s.
     /// Where it is told both, the spot notice counts: it has a time.
     ///

@@ -19,6 +19,7 @@
 //! | stop and start another instance of the VPC, or report it | [`Vpc::machines`], [`AutoScaling`] |
 //! | what surrounds an instance, and what its role may, for `doctor` | [`Vpc::instance`], [`Vpc::permission`], [`Discovery::examine`], [`Imds::without_token`], [`AwsClock`] |
 //! | the fleet's secret in the Parameter Store | [`ParameterStore::fleet_secret`] |
+//! | an instance's configuration there | [`parameter_text`] |
 
 #![forbid(unsafe_code)]
 
@@ -57,7 +58,9 @@ pub use error::{Ec2Error, Operation, Reason, Subject};
 pub use examination::PartitionExamination;
 pub use imds::{Imds, ImdsError};
 pub use proof::{ProofCourier, ProofSigner, StsAnswer};
-pub use secret::{ParameterStore, SecretFetchError, SecretFetchReason, SecretRead};
+pub use secret::{
+    ParameterStore, SecretFetchError, SecretFetchReason, SecretRead, TextError, parameter_text,
+};
 pub use signed::CallError;
 pub use tags::{Published, TagPublisher};
 pub use tokenless::Tokenless;

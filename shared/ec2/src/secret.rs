@@ -1,8 +1,8 @@
-//! The fleet's secret and the hub's key, where they are parameters of SSM's
-//! Parameter Store.
+//! The fleet's secret, the hub's key and an instance's configuration, where they are
+//! parameters of SSM's Parameter Store.
 //!
-//! One GetParameter of a SecureString. It is asked for once and not retried: who
-//! asks keeps what was known before, and comes again.
+//! One GetParameter; what is secret has to be a SecureString. It is asked for once
+//! and not retried: who asks keeps what was known before, and comes again.
 
 use std::fmt;
 use std::pin::Pin;
@@ -17,6 +17,7 @@ use tokio::sync::OnceCell;
 use zeroize::Zeroizing;
 
 use crate::context::SdkContext;
+use crate::imds::{Imds, ImdsError};
 use crate::signed::{Answer, CallError, Request, Service};
 
 /// SSM answers in some 10 ms, 30 with the decryption by KMS.
@@ -26,6 +27,8 @@ const PATIENCE: Duration = Duration::from_secs(10);
 const MOST_BYTES: usize = 32 * 1024;
 /// The only type that SSM encrypts, and the answer's name of it.
 const SECURE_STRING: &str = "SecureString";
+/// The other type that is one text.
+const STRING: &str = "String";
 
 /// The Parameter Store of a region.
 #[derive(Debug, Clone)]
@@ -38,7 +41,39 @@ pub struct ParameterStore {
 /// A secret that is being read.
 pub type SecretRead = Pin<Box<dyn Future<Output = Result<FleetSecret, String>> + Send>>;
 
-/// Why a secret could not be had from the Parameter Store.
+/// The text of a parameter in this instance's region, which the metadata service tells.
+///
+/// # Errors
+/// It cannot be had now, or never: [`TextError::is_temporary`].
+pub async fn parameter_text(name: &str) -> Result<String, TextError> {
+    let region = Imds::from_env()?.region().await?;
+    Ok(ParameterStore::from_env(&region).text(name).await?)
+}
+
+/// Why there is no text of a parameter.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum TextError {
+    /// The metadata service does not say in which region this is.
+    #[error(transparent)]
+    Metadata(#[from] ImdsError),
+    /// SSM does not give it.
+    #[error(transparent)]
+    Parameter(#[from] SecretFetchError),
+}
+
+impl TextError {
+    /// Whether asking again may help without anybody changing the parameter or the
+    /// instance. A permission counts as such: IAM takes some seconds until one that was
+    /// made with the instance is in force.
+    pub fn is_temporary(&self) -> bool {
+        match self {
+            Self::Metadata(error) => error.is_temporary(),
+            Self::Parameter(error) => error.reason.is_temporary(),
+        }
+    }
+}
+
+/// Why a parameter could not be had from the Parameter Store.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SecretFetchError {
     /// The parameter's name.
@@ -49,7 +84,7 @@ pub struct SecretFetchError {
     pub reason: SecretFetchReason,
 }
 
-/// Why the secret could not be had.
+/// Why the parameter could not be had.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum SecretFetchReason {
     /// SSM did not answer.
@@ -73,12 +108,41 @@ pub enum SecretFetchReason {
         /// Its type.
         kind: String,
     },
+    /// The parameter is there, and not one text.
+    NotText {
+        /// Its type.
+        kind: String,
+    },
     /// The parameter holds no fleet secret.
     NoSecret(SecretError),
     /// The parameter holds no private key.
     NoKey(KeyError),
     /// The answer makes no sense.
     Unreadable,
+}
+
+impl SecretFetchReason {
+    /// What SSM may say otherwise the next time.
+    fn is_temporary(&self) -> bool {
+        match self {
+            Self::Call(CallError::Unmade { .. } | CallError::TooLong { .. })
+            | Self::NotFound
+            | Self::NotSecure { .. }
+            | Self::NotText { .. }
+            | Self::NoSecret(_)
+            | Self::NoKey(_) => false,
+            Self::Call(
+                CallError::NoCredentials { .. }
+                | CallError::Unreachable { .. }
+                | CallError::NoAnswer { .. }
+                | CallError::Unreadable { .. },
+            )
+            | Self::NotAllowed { .. }
+            | Self::Unreadable => true,
+            // Throttled, or of a clock that is not right yet; but not a name that is none.
+            Self::Failed { code, .. } => code != "ValidationException",
+        }
+    }
 }
 
 impl ParameterStore {
@@ -117,7 +181,8 @@ impl ParameterStore {
     /// There is none, or it cannot be had now. The text never holds any of it.
     pub async fn fleet_secret(&self, name: &str) -> Result<FleetSecret, SecretFetchError> {
         let parse = |value: &str| value.parse().map_err(SecretFetchReason::NoSecret);
-        let secret = self.fetch(name).await.and_then(|value| parse(&value));
+        let value = self.fetch(name).await.and_then(Found::secret);
+        let secret = value.and_then(|value| parse(&value));
         secret.map_err(|reason| self.error(name, reason))
     }
 
@@ -127,8 +192,19 @@ impl ParameterStore {
     /// There is none, or it cannot be had now. The text never holds any of it.
     pub async fn private_key(&self, name: &str) -> Result<PrivateKey, SecretFetchError> {
         let parse = |value: &str| value.trim_end().parse().map_err(SecretFetchReason::NoKey);
-        let key = self.fetch(name).await.and_then(|value| parse(&value));
+        let value = self.fetch(name).await.and_then(Found::secret);
+        let key = value.and_then(|value| parse(&value));
         key.map_err(|reason| self.error(name, reason))
+    }
+
+    /// The text under this name, encrypted or not, as it was put there, within 10 s. SSM
+    /// takes 8 KB at most, above 4 KB as an advanced parameter.
+    ///
+    /// # Errors
+    /// There is none, or it cannot be had now.
+    pub async fn text(&self, name: &str) -> Result<String, SecretFetchError> {
+        let text = self.fetch(name).await.and_then(Found::text);
+        text.map_err(|reason| self.error(name, reason))
     }
 
     fn error(&self, name: &str, reason: SecretFetchReason) -> SecretFetchError {
@@ -139,7 +215,7 @@ impl ParameterStore {
         }
     }
 
-    async fn fetch(&self, name: &str) -> Result<Zeroizing<String>, SecretFetchReason> {
+    async fn fetch(&self, name: &str) -> Result<Found, SecretFetchReason> {
         let load = || SdkContext::load(&self.region);
         let context = self.context.get_or_init(load).await;
         let (url, _) = context.endpoint(Service::Ssm, &self.region);
@@ -160,20 +236,39 @@ impl ParameterStore {
 }
 
 /// Only what is asked for is read; no error repeats any of the rest.
-fn read(answer: &Answer) -> Result<Zeroizing<String>, SecretFetchReason> {
+fn read(answer: &Answer) -> Result<Found, SecretFetchReason> {
     if answer.status != 200 {
         return Err(refusal(answer));
     }
-    let Ok(found) = serde_json::from_slice::<Found>(&answer.body) else {
+    let Ok(GetParameter { parameter }) = serde_json::from_slice(&answer.body) else {
         return Err(SecretFetchReason::Unreadable);
     };
-    let Parameter { kind, value } = found.parameter;
-    let value = Zeroizing::new(value);
-    if kind != SECURE_STRING {
-        let kind = kind.chars().take(32).collect();
-        return Err(SecretFetchReason::NotSecure { kind });
+    Ok(Found {
+        kind: parameter.kind.chars().take(32).collect(),
+        value: Zeroizing::new(parameter.value),
+    })
+}
+
+/// A parameter as it is in the store.
+struct Found {
+    kind: String,
+    value: Zeroizing<String>,
+}
+
+impl Found {
+    fn secret(self) -> Result<Zeroizing<String>, SecretFetchReason> {
+        match self.kind == SECURE_STRING {
+            true => Ok(self.value),
+            false => Err(SecretFetchReason::NotSecure { kind: self.kind }),
+        }
     }
-    Ok(value)
+
+    fn text(mut self) -> Result<String, SecretFetchReason> {
+        match [STRING, SECURE_STRING].contains(&self.kind.as_str()) {
+            true => Ok(std::mem::take(&mut *self.value)),
+            false => Err(SecretFetchReason::NotText { kind: self.kind }),
+        }
+    }
 }
 
 fn refusal(answer: &Answer) -> SecretFetchReason {
@@ -205,7 +300,7 @@ fn refusal(answer: &Answer) -> SecretFetchReason {
 
 #[derive(Deserialize)]
 #[serde(rename_all = "PascalCase")]
-struct Found {
+struct GetParameter {
     parameter: Parameter,
 }
 
@@ -244,6 +339,12 @@ impl fmt::Display for SecretFetchError {
                 "it is a {kind}, expected a {SECURE_STRING}: put it there anew, encrypted, under \
                  another name"
             ),
+            SecretFetchReason::NotText { kind } => {
+                write!(
+                    f,
+                    "it is a {kind}, expected a {STRING} or a {SECURE_STRING}"
+                )
+            }
             SecretFetchReason::NoSecret(error) => write!(f, "it holds no fleet secret: {error}"),
             SecretFetchReason::NoKey(error) => write!(
                 f,

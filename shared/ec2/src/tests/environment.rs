@@ -4,8 +4,9 @@
 use std::time::Duration;
 
 use super::answers::{discovery, instances, only, region};
+use super::imds;
 use super::server::{Reply, Server};
-use crate::{Imds, ImdsError, Known, SdkContext};
+use crate::{Imds, ImdsError, Known, SdkContext, parameter_text};
 
 /// Runs one ignored test of this file with these variables and no others of AWS.
 async fn run_with(test: &str, variables: &[(&str, &str)]) {
@@ -59,6 +60,36 @@ async fn child_polls_the_endpoint_of_its_environment() {
     let context = SdkContext::load(&region("eu-west-1")).await;
     let discovery = discovery(&context, &["us-west-2"], Duration::from_secs(30));
     assert_eq!(only(discovery.poll(&Known::new()).await), Ok(vec![]));
+}
+
+#[tokio::test]
+async fn a_parameter_is_asked_for_in_the_region_of_the_instance() {
+    let server = Server::start(|request| match request.path.as_str() {
+        "/" => Reply::ok(r#"{"Parameter":{"Type":"String","Value":"a = 1\n"}}"#),
+        _ => imds::instance(request),
+    })
+    .await;
+    run_with(
+        "child_reads_a_parameter",
+        &[
+            ("AWS_EC2_METADATA_SERVICE_ENDPOINT", &server.url),
+            ("AWS_ENDPOINT_URL_SSM", &server.url),
+            ("AWS_ACCESS_KEY_ID", "AKIAENVIRONMENT"),
+            ("AWS_SECRET_ACCESS_KEY", "secret"),
+        ],
+    )
+    .await;
+    let requests = server.requests();
+    let asked = requests.last().unwrap();
+    assert_eq!(asked.headers["x-amz-target"], "AmazonSSM.GetParameter");
+    assert_eq!(asked.region(), "eu-west-1");
+}
+
+#[tokio::test]
+#[ignore = "run by a_parameter_is_asked_for_in_the_region_of_the_instance"]
+async fn child_reads_a_parameter() {
+    let text = parameter_text("/privnet/hub/config").await;
+    assert_eq!(text, Ok("a = 1\n".to_owned()));
 }
 
 #[tokio::test]

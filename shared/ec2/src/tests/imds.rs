@@ -10,7 +10,7 @@ use crate::{Departure, Imds, ImdsError, LifecycleState, SpotAction};
 const INTERFACE: &str = "/latest/meta-data/network/interfaces/macs/0e:49:61:0f:c3:11";
 
 /// An instance's metadata, IMDSv2 only, without what the test leaves out.
-fn instance(request: &Request) -> Reply {
+pub(super) fn instance(request: &Request) -> Reply {
     if request.path == "/latest/api/token" {
         assert_eq!(request.method, "PUT");
         return Reply::Answer {

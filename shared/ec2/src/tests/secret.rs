@@ -1,5 +1,5 @@
-//! The fleet's secret in the Parameter Store: from moto, as far as it behaves
-//! like SSM, and from a server that answers as SSM does when it does not give it.
+//! Secrets and configurations in the Parameter Store: from moto, as far as it behaves
+//! like SSM, and from a server that answers as SSM does when it does not give them.
 
 use std::time::{Duration, SystemTime};
 
@@ -11,7 +11,7 @@ use super::moto::Moto;
 use super::server::{Reply, Server};
 use crate::doctor::hub_key;
 use crate::signed::{Request, Service};
-use crate::{CallError, ParameterStore, SdkContext, SecretFetchReason};
+use crate::{CallError, ParameterStore, SdkContext, SecretFetchReason, TextError};
 
 const SECRET: &str = "correct horse battery staple, and some more";
 const BEFORE: &str = "what the fleet had in common before today";
@@ -105,6 +105,66 @@ async fn a_private_key_comes_as_it_was_put_and_nothing_else_passes_for_one() {
             "{shown}"
         );
     }
+}
+
+#[tokio::test]
+async fn a_text_comes_as_it_was_put_encrypted_or_not() {
+    let moto = Moto::start().await;
+    let store = ParameterStore::new(&moto.context, &region("eu-west-1"));
+    let config = "privnet = \"10.0.0.0/8\"\n\n[discovery]\nregions = ['eu-west-1']\n# \u{e9}\n";
+    for kind in ["String", "SecureString"] {
+        let name = format!("/privnet/{kind}");
+        put(&moto.context, &name, kind, config).await;
+        assert_eq!(store.text(&name).await.unwrap(), config);
+    }
+    put(&moto.context, "/privnet/list", "StringList", "a,b").await;
+    for (name, said) in [
+        (
+            "/privnet/list",
+            "it is a StringList, expected a String or a SecureString",
+        ),
+        ("/privnet/none", "there is none"),
+    ] {
+        let error = TextError::from(store.text(name).await.unwrap_err());
+        let shown = error.to_string();
+        assert!(shown.contains(said) && shown.contains(name), "{shown}");
+        assert!(!error.is_temporary(), "{shown}");
+    }
+}
+
+#[tokio::test]
+async fn the_longest_text_that_ssm_takes_is_read() {
+    let long = "\"\n".repeat(4096);
+    let found = serde_json::json!({ "Parameter": { "Type": "String", "Value": long } });
+    let body = found.to_string();
+    let server = Server::start(move |_| Reply::ok(body.clone())).await;
+    let context = SdkContext::for_test(&server.url, 1).await;
+    let store = ParameterStore::new(&context, &region("eu-west-1"));
+    assert_eq!(store.text("config").await.unwrap(), long);
+}
+
+#[tokio::test]
+async fn what_the_next_time_may_mend_is_told_from_what_stays() {
+    for (status, body, temporary) in [
+        (400, r#"{"__type":"ParameterNotFound"}"#, false),
+        (400, r#"{"__type":"ValidationException"}"#, false),
+        // A permission that was given with the instance takes some seconds.
+        (400, r#"{"__type":"AccessDeniedException"}"#, true),
+        (400, r#"{"__type":"ThrottlingException"}"#, true),
+        (400, r#"{"__type":"InvalidSignatureException"}"#, true),
+        (503, "<html>", true),
+        (200, "{}", true),
+    ] {
+        let server = Server::start(move |_| Reply::status(status, body)).await;
+        let context = SdkContext::for_test(&server.url, 1).await;
+        let store = ParameterStore::new(&context, &region("eu-west-1"));
+        let error = TextError::from(store.text("config").await.unwrap_err());
+        assert_eq!(error.is_temporary(), temporary, "{status} {body}: {error}");
+    }
+    let nobody = SdkContext::for_test("http://127.0.0.1:9", 1).await;
+    let store = ParameterStore::new(&nobody, &region("eu-west-1"));
+    let error = TextError::from(store.text("config").await.unwrap_err());
+    assert!(error.is_temporary(), "{error}");
 }
 
 /// What SSM says, by its API reference ("GetParameter", "Common errors").
