@@ -20,7 +20,7 @@ use privnet_reconcile::fleet::{Carried, Fleet, Obstacle, PlannedTunnel, Site};
 use privnet_reconcile::memory::Memory;
 use privnet_reconcile::pin;
 use privnet_reconcile::policy::Policy;
-use privnet_runtime::command::{ConfigFile, Daemon};
+use privnet_runtime::command::{ConfigFile, Daemon, Unfetched};
 use privnet_runtime::doctor::Examination;
 use privnet_runtime::events::{Event, Events};
 use privnet_runtime::fleet_secret::Preshared;
@@ -137,6 +137,14 @@ impl Daemon for Hub {
 
     async fn examine(config: HubConfig) -> Examination {
         doctor::examine(config).await
+    }
+
+    async fn fetch(parameter: &str) -> Result<String, Unfetched> {
+        let text = privnet_ec2::parameter_text(parameter).await;
+        text.map_err(|error| Unfetched {
+            said: error.to_string(),
+            is_temporary: error.is_temporary(),
+        })
     }
 
     /// Brings everything up that needs no API: with a state cache all tunnels

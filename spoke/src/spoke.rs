@@ -15,7 +15,7 @@ use privnet_model::key::PublicKey;
 use privnet_model::status::{Role, Status};
 use privnet_reconcile::fleet::PlannedTunnel;
 use privnet_reconcile::self_test;
-use privnet_runtime::command::{ConfigFile, Daemon};
+use privnet_runtime::command::{ConfigFile, Daemon, Unfetched};
 use privnet_runtime::doctor::Examination;
 use privnet_runtime::events::{Answer, Event, Events};
 use privnet_runtime::fleet_secret::Preshared;
@@ -100,6 +100,14 @@ impl Daemon for Spoke {
 
     async fn examine(config: SpokeConfig) -> Examination {
         doctor::examine(config).await
+    }
+
+    async fn fetch(parameter: &str) -> Result<String, Unfetched> {
+        let text = privnet_ec2::parameter_text(parameter).await;
+        text.map_err(|error| Unfetched {
+            said: error.to_string(),
+            is_temporary: error.is_temporary(),
+        })
     }
 
     async fn start(

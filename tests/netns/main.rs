@@ -10,6 +10,7 @@
 
 mod addresses;
 mod bad_input;
+mod config_parameter;
 mod connections;
 mod demo_network;
 mod doctor;
@@ -73,6 +74,7 @@ const TESTS: &[Test] = tests![
     bad_input::without_a_tun_device_it_says_so,
     bad_input::garbage_at_the_hubs_port_disturbs_no_tunnel,
     bad_input::a_spoke_off_ec2_says_so,
+    config_parameter::it_comes_as_it_was_put_and_an_exit_code_says_whether_to_ask_again,
     demo_network::the_hub_finds_every_spoke_at_boot_and_routes_between_them,
     demo_network::private_hosts_reach_the_internet_as_their_gateway,
     demo_network::a_spoke_launched_later_joins_and_a_terminated_one_leaves,

@@ -1,5 +1,5 @@
-//! The command line that both daemons share: `run`, `check`, `public-key`, `rotate-key`
-//! and `doctor`.
+//! The command line that both daemons share: `run`, `check`, `public-key`, `rotate-key`,
+//! `fetch-config` and `doctor`.
 //!
 //! Everything that ends a daemon ends here: with a message on standard error
 //! (or in the log, once there is one) and an exit code.
@@ -52,6 +52,8 @@ pub trait Daemon: Sized {
     /// Looks at all that `doctor` looks at, and changes nothing. What could not be
     /// looked at is among the findings.
     fn examine(config: Self::Config) -> impl Future<Output = Examination>;
+    /// The text of an SSM parameter in this instance's region.
+    fn fetch(parameter: &str) -> impl Future<Output = Result<String, Unfetched>>;
     /// Brings it up. `None` when told to stop meanwhile.
     fn start(
         config: Self::Config,
@@ -62,6 +64,16 @@ pub trait Daemon: Sized {
     fn main_loop(&mut self, events: &mut Events) -> impl Future<Output = Result<()>>;
     /// Ends what it brought up, and keeps what the next start wants.
     fn close(self);
+}
+
+/// Why there is no text of a parameter.
+#[derive(Debug, thiserror::Error)]
+#[error("{said}")]
+pub struct Unfetched {
+    /// One sentence that names it.
+    pub said: String,
+    /// Whether asking again may help without anybody changing anything.
+    pub is_temporary: bool,
 }
 
 /// The config file a daemon was started with.
@@ -114,6 +126,16 @@ enum Command {
         #[arg(long)]
         commit: bool,
     },
+    /// Prints the config that is an SSM parameter in this instance's region, as it is there
+    #[command(
+        after_help = "Exit code: 0 it is printed, 1 it cannot be had now, 2 it cannot be had \
+                            until somebody changes something."
+    )]
+    FetchConfig {
+        /// The parameter's name, or its ARN
+        #[arg(value_name = "PARAMETER")]
+        parameter: String,
+    },
     /// Looks for what is wrong with host, AWS and tunnels, and tells what mends it
     #[command(
         after_help = "Exit code: 0 nothing is wrong, 1 something is, 2 the config file \
@@ -137,13 +159,17 @@ pub fn main<D: Daemon>() -> ExitCode {
         Command::Check(file) => check::<D>(&named::<D>(file)),
         Command::PublicKey(file) => public_key::<D>(&named::<D>(file)),
         Command::RotateKey { file, commit } => rotate_key::<D>(&named::<D>(file), commit),
+        Command::FetchConfig { parameter } => fetch_config::<D>(&parameter),
         Command::Doctor(options) => return doctor::<D>(options),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             complain::<D>(&error);
-            ExitCode::FAILURE
+            match error.downcast_ref::<Unfetched>() {
+                Some(unfetched) if !unfetched.is_temporary => ExitCode::from(2),
+                _ => ExitCode::FAILURE,
+            }
         }
     }
 }
@@ -243,8 +269,25 @@ fn rotate_key<D: Daemon>(file: &ConfigFile, commit: bool) -> Result<()> {
     print(&answer.text)
 }
 
+/// For `privnet-boot`, which knows nothing of SSM.
+fn fetch_config<D: Daemon>(parameter: &str) -> Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("cannot start the runtime")?;
+    let fetched = runtime.block_on(D::fetch(parameter));
+    // A question to DNS that hangs must not keep the process.
+    runtime.shutdown_background();
+    print_as_it_is(&fetched?)
+}
+
 fn print(line: &str) -> Result<()> {
-    match writeln!(std::io::stdout(), "{line}") {
+    print_as_it_is(&format!("{line}\n"))
+}
+
+fn print_as_it_is(text: &str) -> Result<()> {
+    let mut out = std::io::stdout();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
         Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
             Err(error).context("standard output")
         }
