@@ -1,24 +1,57 @@
 //! What user data says. Pure.
 //!
 //! It is the daemon's config file, with one section more, `[instance]`, that is for the
-//! instance and not for the daemon.
+//! instance and not for the daemon. Or it names the SSM parameter which holds all that:
+//! `config = { ssm = "/a/parameter" }`.
 
 use std::collections::BTreeMap;
+use std::fmt;
 
 use ipnet::IpNet;
+use privnet_model::config::parameter_name;
 use serde::Deserialize;
+use toml::Spanned;
 
 /// The name of that section.
 const SECTION: &str = "instance";
+/// The key whose value is a reference.
+const REFERENCE: &str = "config";
+
+/// Where a text is from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Source {
+    /// User data itself.
+    UserData,
+    /// The SSM parameter that it names.
+    Parameter(String),
+}
+
+impl fmt::Display for Source {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::UserData => f.write_str("user data"),
+            Self::Parameter(name) => write!(f, "SSM parameter {name}"),
+        }
+    }
+}
 
 /// User data, taken apart.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct UserData {
-    /// The section.
-    pub(crate) instance: Instance,
-    /// The daemon's config: every line where it was, those of the section empty, so that
-    /// what is wrong has the line that the operator sees.
-    pub(crate) config: String,
+    /// The section, if it is there.
+    pub(crate) instance: Option<Instance>,
+    /// The daemon's config.
+    pub(crate) config: Config,
+}
+
+/// The daemon's config.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Config {
+    /// Every line where it was, those of the section empty, so that what is wrong has the
+    /// line that the operator sees.
+    Text(String),
+    /// It is in the SSM parameter of this name.
+    In(String),
 }
 
 /// What is for the instance.
@@ -35,10 +68,36 @@ pub(crate) struct Instance {
     pub(crate) security_updates: bool,
 }
 
-#[derive(Deserialize, Default)]
-#[serde(default)]
+#[derive(Deserialize)]
 struct Document {
-    instance: Instance,
+    instance: Option<Instance>,
+    config: Option<Spanned<Reference>>,
+}
+
+#[derive(Deserialize)]
+#[serde(
+    deny_unknown_fields,
+    expecting = "{ ssm = \"/a/parameter\" }, the SSM parameter that holds the configuration"
+)]
+struct Reference {
+    ssm: ParameterName,
+}
+
+#[derive(Deserialize)]
+#[serde(try_from = "String")]
+struct ParameterName(String);
+
+impl TryFrom<String> for ParameterName {
+    type Error = String;
+
+    fn try_from(name: String) -> Result<Self, String> {
+        match parameter_name(&name) {
+            Ok(()) => Ok(Self(name)),
+            Err(problem) => Err(format!(
+                "{problem}; expected the name of an SSM parameter such as /privnet/hub/config"
+            )),
+        }
+    }
 }
 
 impl UserData {
@@ -46,29 +105,43 @@ impl UserData {
     ///
     /// # Errors
     /// What is wrong, one line for each.
-    pub(crate) fn parse(text: &str) -> Result<Self, String> {
+    pub(crate) fn parse(text: &str, source: &Source) -> Result<Self, String> {
+        let at = |line: usize, wrong: &str| format!("{source}:{line}: {wrong}");
         if let Some(kind) = other_kind(text) {
-            return Err(format!(
-                "user data:1: this is {kind}; expected the TOML of a config file: the image has no cloud-init"
-            ));
+            let wrong = format!(
+                "this is {kind}; expected the TOML of a config file, or {REFERENCE} = {{ ssm = \"/a/parameter\" }}: the image has no cloud-init"
+            );
+            return Err(at(1, &wrong));
         }
-        let whole: toml::Table = toml::from_str(text).map_err(|error| located(text, &error))?;
-        let document: Document = toml::from_str(text).map_err(|error| located(text, &error))?;
-        let instance = document.instance;
-        instance.check().map_err(|wrong| {
-            let line = line_of_section(text);
-            format!("user data:{line}: {wrong}")
-        })?;
-        let config = without_section(text);
+        let no_toml = |error: toml::de::Error| {
+            let start = error.span().map_or(0, |span| span.start);
+            at(line_of(text, start), error.message())
+        };
+        let whole: toml::Table = toml::from_str(text).map_err(no_toml)?;
+        let document: Document = toml::from_str(text).map_err(no_toml)?;
+        if let Some(instance) = &document.instance {
+            let wrong = |wrong: String| at(line_of_section(text), &wrong);
+            instance.check().map_err(wrong)?;
+        }
+        let rest = without_section(text);
         let mut expected = whole;
         expected.remove(SECTION);
-        match toml::from_str::<toml::Table>(&config) {
-            Ok(rest) if rest == expected => Ok(Self { instance, config }),
-            _ => Err(format!(
-                "user data:{}: instance: expected a section, [{SECTION}] with a line for each key, up to the next section",
-                line_of_section(text)
-            )),
+        if toml::from_str::<toml::Table>(&rest).ok().as_ref() != Some(&expected) {
+            let wrong = format!(
+                "instance: expected a section, [{SECTION}] with a line for each key, up to the next section"
+            );
+            return Err(at(line_of_section(text), &wrong));
         }
+        let config = match document.config {
+            None => Config::Text(rest),
+            Some(reference) if expected.len() > 1 => {
+                let wrong = format!("{REFERENCE}: expected nothing beside it but [{SECTION}]");
+                return Err(at(line_of(text, reference.span().start), &wrong));
+            }
+            Some(reference) => Config::In(reference.into_inner().ssm.0),
+        };
+        let instance = document.instance;
+        Ok(Self { instance, config })
     }
 }
 
@@ -122,10 +195,8 @@ fn other_kind(text: &str) -> Option<&'static str> {
     }
 }
 
-fn located(text: &str, error: &toml::de::Error) -> String {
-    let start = error.span().map_or(0, |span| span.start);
-    let line = text.get(..start).unwrap_or(text).matches('\n').count() + 1;
-    format!("user data:{line}: {}", error.message())
+fn line_of(text: &str, start: usize) -> usize {
+    text.get(..start).unwrap_or(text).matches('\n').count() + 1
 }
 
 fn line_of_section(text: &str) -> usize {
@@ -177,6 +248,10 @@ mod tests {
     #![expect(clippy::unwrap_used, reason = "a test that fails should panic")]
     use super::*;
 
+    fn parse(text: &str) -> Result<UserData, String> {
+        UserData::parse(text, &Source::UserData)
+    }
+
     const GOOD: &str = r#"privnet = "10.0.0.0/8"
 
 [instance]
@@ -193,11 +268,15 @@ endpoint = "198.51.100.100:51820"
 
     #[test]
     fn the_daemon_gets_all_but_the_section_on_the_same_lines() {
-        let data = UserData::parse(GOOD).unwrap();
-        assert_eq!(data.instance.ssh_authorized_keys, ["ssh-ed25519 AAAA me"]);
-        assert_eq!(data.instance.ssh_from.len(), 2);
-        assert!(data.instance.security_updates);
-        let lines: Vec<&str> = data.config.lines().collect();
+        let data = parse(GOOD).unwrap();
+        let instance = data.instance.unwrap();
+        assert_eq!(instance.ssh_authorized_keys, ["ssh-ed25519 AAAA me"]);
+        assert_eq!(instance.ssh_from.len(), 2);
+        assert!(instance.security_updates);
+        let Config::Text(config) = data.config else {
+            panic!("a reference");
+        };
+        let lines: Vec<&str> = config.lines().collect();
         assert_eq!(lines[0], r#"privnet = "10.0.0.0/8""#);
         assert!(lines[1..10].iter().all(|line| line.is_empty()), "{lines:?}");
         assert_eq!(lines[10], "[[hub]]");
@@ -207,17 +286,35 @@ endpoint = "198.51.100.100:51820"
     #[test]
     fn sections_below_it_belong_to_it_whatever_their_spaces() {
         let text = "a = 1\n[ instance . environment ]\nA = \"b\"\n[other]\nb = 2\n";
-        let data = UserData::parse(text).unwrap();
-        assert_eq!(data.instance.environment["A"], "b");
-        assert_eq!(data.config, "a = 1\n\n\n[other]\nb = 2\n");
+        let data = parse(text).unwrap();
+        assert_eq!(data.instance.unwrap().environment["A"], "b");
+        let rest = "a = 1\n\n\n[other]\nb = 2\n".to_owned();
+        assert_eq!(data.config, Config::Text(rest));
     }
 
     #[test]
     fn without_the_section_the_config_is_the_text() {
         let text = "privnet = \"10.0.0.0/8\"\n";
-        let data = UserData::parse(text).unwrap();
-        assert_eq!(data.config, text);
-        assert_eq!(data.instance, Instance::default());
+        let data = parse(text).unwrap();
+        assert_eq!(data.config, Config::Text(text.to_owned()));
+        assert_eq!(data.instance, None);
+    }
+
+    #[test]
+    fn a_reference_stands_for_the_config() {
+        let section = "[instance]\nsecurity_updates = true\n";
+        for reference in [
+            "config = { ssm = \"/privnet/hub/config\" }\n",
+            "config.ssm = \"/privnet/hub/config\"\n",
+            "# Where it is\n[config]\nssm = \"/privnet/hub/config\"\n",
+        ] {
+            let data = parse(reference).unwrap();
+            let name = "/privnet/hub/config".to_owned();
+            assert_eq!(data.config, Config::In(name), "{reference}");
+            assert_eq!(data.instance, None);
+            let data = parse(&format!("{reference}{section}")).unwrap();
+            assert!(data.instance.unwrap().security_updates);
+        }
     }
 
     #[test]
@@ -228,7 +325,7 @@ endpoint = "198.51.100.100:51820"
             "a = \"\"\"\n[instance]\n\"\"\"\n",
             "a = [\n[\"x\"],\n[instance]\n]\n",
         ] {
-            assert!(UserData::parse(text).is_err(), "{text}");
+            assert!(parse(text).is_err(), "{text}");
         }
     }
 
@@ -255,9 +352,33 @@ endpoint = "198.51.100.100:51820"
             ),
             ("#!/bin/sh\necho\n", "user data:1: this is a script"),
             ("#cloud-config\n", "user data:1: this is a cloud-config"),
-            ("ssm:/privnet/hub\n", "user data:1: this is a reference"),
+            (
+                "ssm:/privnet/hub\n",
+                "user data:1: this is a reference; expected the TOML of a config file, or config = { ssm = ",
+            ),
+            (
+                "\nconfig = { ssm = \"/a\" }\nprivnet = \"10.0.0.0/8\"\n",
+                "user data:2: config: expected nothing beside it but [instance]",
+            ),
+            (
+                "config = \"ssm:/a\"\n",
+                "user data:1: invalid type: string \"ssm:/a\", expected { ssm = \"/a/parameter\" }",
+            ),
+            (
+                "config = { s3 = \"/a\" }\n",
+                "user data:1: unknown field `s3`, expected `ssm`",
+            ),
+            ("config = {}\n", "user data:1: missing field `ssm`"),
+            (
+                "config = { ssm = \"a/b\" }\n",
+                "user data:1: a path that does not start with `/`; expected the name of an SSM parameter",
+            ),
+            (
+                "config = { ssm = \"/a\\u0000\" }\n",
+                "user data:1: not the name of a parameter",
+            ),
         ] {
-            let wrong = UserData::parse(text).unwrap_err();
+            let wrong = parse(text).unwrap_err();
             assert!(wrong.starts_with(expected), "{text:?}: {wrong}");
         }
     }
