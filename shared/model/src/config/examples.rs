@@ -1,6 +1,7 @@
 //! The example files in `ami/` against the readers: they are the reference that
 //! operators have, so they must parse, as shipped and with everything
-//! commented in, and leave no key out. With them the IAM policy that names our tags.
+//! commented in, and leave no key out. With them the IAM policies that name our tags and
+//! the examples' parameters.
 
 #![expect(clippy::unwrap_used, reason = "a test that fails should panic")]
 
@@ -15,6 +16,8 @@ const SPOKE: &str = include_str!("../../../../ami/spoke.toml");
 const SPOKE_POLICY: &str = include_str!("../../../../ami/iam/spoke-policy.json");
 const HUB_KEY_POLICY: &str = include_str!("../../../../ami/iam/hub-key-policy.json");
 const SECRET_POLICY: &str = include_str!("../../../../ami/iam/secret-policy.json");
+const CONFIG_POLICY: &str = include_str!("../../../../ami/iam/config-policy.json");
+const INSTALLING: &str = include_str!("../../../../ami/README.md");
 
 /// The file with its keys and headers commented in: they have no space after
 /// the `#`, which explanations have.
@@ -175,7 +178,7 @@ fn a_spoke_may_set_just_the_tags_that_it_publishes() {
 }
 
 #[test]
-fn who_reads_the_fleet_secret_reads_the_examples_parameter_and_no_other() {
+fn who_reads_a_parameter_reads_the_examples_and_no_other() {
     let name = parameter_of(SECRET_POLICY);
     for example in [HUB, SPOKE] {
         let line = format!("#preshared_key = {{ ssm = \"{name}\" }}");
@@ -183,6 +186,8 @@ fn who_reads_the_fleet_secret_reads_the_examples_parameter_and_no_other() {
     }
     let told = format!("{{ ssm = \"{}\" }}", parameter_of(HUB_KEY_POLICY));
     assert!(HUB.contains(&told), "{told}");
+    let told = format!("config = {{ ssm = \"{}\" }}", parameter_of(CONFIG_POLICY));
+    assert!(INSTALLING.contains(&told), "{told}");
 }
 
 /// The one parameter that a policy lets be read and decrypted.
