@@ -77,6 +77,7 @@ pub(crate) fn test(image: &Path, figures: &mut Figures) -> Result<()> {
         "all ways, no NAT",
     );
     ipsec(&mut world, &guest, &login, &user_data, figures)?;
+    config_in_ssm(&mut world, &guest, &login, &user_data, figures)?;
     nothing_leaked(&world)?;
     guest.check()?;
     world.check()?;
@@ -230,6 +231,52 @@ fn ipsec(
     figures.row(
         "a policy denies the site the hub's VPC; then the site is removed",
         "nothing of it is left, no packet in clear",
+    );
+    Ok(())
+}
+
+/// User data that names a parameter: while that is missing the last good configuration
+/// goes on, and then what is in it counts.
+fn config_in_ssm(
+    world: &mut World,
+    guest: &Guest,
+    login: &LoginKey,
+    user_data: &str,
+    figures: &mut Figures,
+) -> Result<()> {
+    const PARAMETER: &str = "/privnet/hub/config";
+    let config = config(world)?;
+    let section = user_data.strip_prefix(&config).context("other user data")?;
+    let reference = format!("config = {{ ssm = \"{PARAMETER}\" }}\n{section}");
+    world.change_metadata(NAME, |metadata| metadata.user_data = Some(reference))?;
+    let again = "systemctl restart privnet-boot; systemctl is-active privnet-boot || true";
+    let outcome = guest.run(login, again)?;
+    ensure!(outcome == "failed", "privnet-boot is {outcome}");
+    let console = guest.console();
+    for expected in [
+        "THE CONFIGURATION OF THIS INSTANCE IS WRONG: SSM parameter /privnet/hub/config",
+        "there is none",
+        "privnet-hub goes on with the configuration that it had before",
+    ] {
+        ensure!(
+            console.contains(expected),
+            "{expected:?} is not in:\n{console}"
+        );
+    }
+    let state = guest.run(login, "systemctl is-active privnet-hub")?;
+    ensure!(state == "active", "privnet-hub is {state}");
+
+    let region = world.host(NAME)?.metadata.region.clone();
+    let fetched = format!("{config}# From SSM\n");
+    world.ec2.put_secret(&region, PARAMETER, &fetched)?;
+    let outcome = guest.run(login, again)?;
+    ensure!(outcome == "active", "privnet-boot is {outcome}");
+    let kept = guest.run(login, "cat /etc/privnet/hub.toml")?;
+    ensure!(kept.contains("# From SSM"), "{kept}");
+    wait_until_up(guest, login, &["spoke-a", "spoke-b"])?;
+    figures.row(
+        "user data that names an SSM parameter",
+        "its text is the configuration; while it is missing, the last good one goes on",
     );
     Ok(())
 }
