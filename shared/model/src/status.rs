@@ -7,7 +7,7 @@ use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 
 use ipnet::IpNet;
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
 
 use crate::config::spoke::Protocol;
@@ -94,6 +94,13 @@ pub struct RoutesStatus {
     pub moved: u64,
     /// Those of them that were taken over from another.
     pub taken_over: u64,
+    /// How long that took in all: of each route from when that other was last known to be
+    /// well until EC2 had changed it.
+    #[serde(default)]
+    pub takeover_time: SignedDuration,
+    /// The same of the last one; `None` when there was none.
+    #[serde(default)]
+    pub last_takeover: Option<SignedDuration>,
     /// The Elastic IP; `None` when the config names none.
     #[serde(default)]
     pub address: Option<AddressStatus>,

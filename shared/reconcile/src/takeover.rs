@@ -89,6 +89,19 @@ pub struct Setup {
     pub test_interval: Duration,
 }
 
+/// Routes that were taken over from siblings that could not carry them.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct TakenOver {
+    /// How many.
+    pub routes: u64,
+    /// How long that took in all: of each route from when its spoke was last known to be
+    /// well until EC2 had changed it. What hosts went without is not more, but for the
+    /// tenths of a second until the change is in force.
+    pub time: Duration,
+    /// The same of the last one.
+    pub last: Option<Duration>,
+}
+
 /// The state of one spoke. Every method takes the time; all are cheap.
 #[derive(Debug, Clone)]
 pub struct Takeover {
@@ -121,6 +134,7 @@ pub struct Takeover {
     keeps: Keeps,
     /// Places that were taken from a sibling because it was lost, and lead here since.
     taken: BTreeMap<InstanceId, BTreeSet<Place>>,
+    taken_over: TakenOver,
     /// Whether somebody waits for the next look.
     hastened: bool,
 }
@@ -160,6 +174,7 @@ impl Takeover {
             failures: BTreeMap::new(),
             keeps: Keeps::Nobody,
             taken: BTreeMap::new(),
+            taken_over: TakenOver::default(),
             hastened: false,
         }
     }
@@ -388,7 +403,7 @@ impl Takeover {
         else {
             return;
         };
-        let (done, _) = self.moving.remove(at);
+        let (done, begun) = self.moving.remove(at);
         let place = Place {
             table: change.table.clone(),
             destination: change.destination,
@@ -397,7 +412,7 @@ impl Takeover {
             Some(RouteOutcome::Done) => {
                 self.failures.remove(&place);
                 self.unable = None;
-                self.done(done, place, now);
+                self.done(done, begun, place, now);
             }
             // Somebody was faster: the next look tells what is there now.
             Some(
@@ -413,10 +428,11 @@ impl Takeover {
         }
     }
 
-    fn done(&mut self, done: Move, place: Place, now: Instant) {
+    fn done(&mut self, done: Move, begun: Instant, place: Place, now: Instant) {
         let to = match &done.why {
             Reason::HandOver { to } => to.clone(),
             Reason::Takeover { from, state } => {
+                self.count(from, begun, now);
                 let from = self.siblings.get_mut(from);
                 if let Some(from) = from.filter(|_| *state == SiblingState::Lost) {
                     from.taken(now);
@@ -436,6 +452,17 @@ impl Takeover {
         }
         self.missed.remove(&place);
         self.holders.insert(place, to);
+    }
+
+    /// A route that led to this sibling leads here.
+    fn count(&mut self, from: &InstanceId, begun: Instant, now: Instant) {
+        let well = self.siblings.get(from).map(Sibling::last_well);
+        // It may have become well while EC2 changed the route.
+        let since = well.map_or(begun, |well| well.min(begun));
+        let took = now.saturating_duration_since(since);
+        self.taken_over.routes += 1;
+        self.taken_over.time += took;
+        self.taken_over.last = Some(took);
     }
 
     /// What this spoke says of itself to those that ask.
@@ -465,6 +492,11 @@ impl Takeover {
     /// Which spoke each route led to at the last look, less what was changed since.
     pub fn holders(&self) -> &BTreeMap<Place, InstanceId> {
         &self.holders
+    }
+
+    /// What was taken over since the start.
+    pub fn taken_over(&self) -> TakenOver {
+        self.taken_over
     }
 
     /// The home tables, as of the last look.

@@ -312,6 +312,18 @@ fn routes(page: &mut Page, status: &Status, routes: &RoutesStatus) {
         "Those of them that it took over from a spoke that was lost or sick.",
         one(number(routes.taken_over)),
     );
+    page.counter(
+        "privnet_takeover_seconds_total",
+        "How long that took in all: of each route from when its spoke was last known to be well.",
+        one(routes.takeover_time.as_secs_f64()),
+    );
+    page.gauge(
+        "privnet_takeover_last_seconds",
+        "How long the last takeover of a route took.",
+        routes
+            .last_takeover
+            .map(|took| (Vec::new(), took.as_secs_f64())),
+    );
     if let Some(remedy) = &routes.remedy {
         remedies(page, remedy);
     }

@@ -1,8 +1,8 @@
 //! What is shown of it, and what is kept for the next start.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use privnet_model::status::{RouteStatus, RoutesStatus, SiblingStatus};
 use privnet_reconcile::address::Around;
 
@@ -41,13 +41,16 @@ impl Server {
             instance: instance.clone(),
             state: state.to_string(),
         });
+        let taken_over = self.takeover.taken_over();
         let view = View {
             status: RoutesStatus {
                 sick: self.sick(),
                 siblings: siblings.collect(),
                 routes: routes.collect(),
                 moved: self.moved,
-                taken_over: self.taken_over,
+                taken_over: taken_over.routes,
+                takeover_time: signed(taken_over.time),
+                last_takeover: taken_over.last.map(signed),
                 address: {
                     let connections = self.connections.as_ref();
                     let addresses = self.addresses.as_ref();
@@ -88,4 +91,9 @@ impl Server {
             .chain(remedies)
             .collect()
     }
+}
+
+/// As the status tells it. More than 292 billion years there are none.
+fn signed(duration: Duration) -> SignedDuration {
+    SignedDuration::try_from(duration).unwrap_or(SignedDuration::MAX)
 }

@@ -6,7 +6,6 @@ use std::time::{Duration, Instant};
 use privnet_ec2::Ec2Error;
 use privnet_model::id::RouteTableId;
 use privnet_model::vpc::{RouteChange, RouteOutcome, RouteTable};
-use privnet_reconcile::takeover::Reason;
 use privnet_reconcile::vpc_route::Place;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
@@ -50,7 +49,6 @@ impl Server {
                     table, destination, ..
                 } = &one.change;
                 info!(%table, %destination, why = %one.why, "moves a route");
-                self.taken_over += u64::from(matches!(one.why, Reason::Takeover { .. }));
                 changes.push(one.change);
             }
         }

@@ -80,7 +80,6 @@ pub(super) struct Server {
     greetings: VecDeque<Instant>,
     pub(super) keeper: Keeper<Memory>,
     pub(super) moved: u64,
-    pub(super) taken_over: u64,
 }
 
 impl Server {
@@ -118,7 +117,6 @@ impl Server {
             greetings: VecDeque::new(),
             keeper: Keeper::start(start.state.clone(), Memory::default()),
             moved: 0,
-            taken_over: 0,
             start,
         }
     }

@@ -399,6 +399,8 @@ pub(crate) fn nat_gateway() -> Status {
             }],
             moved: 3,
             taken_over: 1,
+            takeover_time: SignedDuration::from_millis(3_400),
+            last_takeover: Some(SignedDuration::from_millis(3_400)),
             address: Some(AddressStatus {
                 wanted: "eipalloc-0123456789abcdef0".to_owned(),
                 allocation: None,

@@ -353,7 +353,12 @@ fn routes(routes: &RoutesStatus) -> Vec<(&'static str, Vec<String>)> {
     });
     let moved = match routes.moved {
         0 => Vec::new(),
-        moved => vec![format!("{moved}, {} taken over", routes.taken_over)],
+        moved => {
+            let last = routes.last_takeover;
+            let last = last.map(|last| format!(", the last within {:.1} s", last.as_secs_f64()));
+            let last = last.unwrap_or_default();
+            vec![format!("{moved}, {} taken over{last}", routes.taken_over)]
+        }
     };
     let escaped = |text: String| escape(&text).into_owned();
     let remedies = routes.remedy.iter().flat_map(|remedy| &remedy.siblings);

@@ -315,6 +315,13 @@ impl Sibling {
                 .is_some_and(|report| report.changes_routes)
     }
 
+    /// When it was last known to be well: it said so, or took a route, which nobody does
+    /// who is not.
+    pub(super) fn last_well(&self) -> Instant {
+        self.claimed
+            .map_or(self.said_well, |claimed| claimed.max(self.said_well))
+    }
+
     /// Whether it has been well for long, when it said so last.
     pub(super) fn is_settled(&self) -> bool {
         self.report

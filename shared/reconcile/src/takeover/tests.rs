@@ -173,6 +173,43 @@ fn three_answers_that_lack_are_a_loss_and_two_are_not() {
     assert_eq!(state(&spoke), SiblingState::Well);
 }
 
+#[test]
+fn a_takeover_takes_from_when_the_lost_one_was_well_until_its_route_is_changed() {
+    let start = beginning();
+    let mut spoke = spoke(start);
+    let one = sibling(1).instance;
+    spoke.tested(Ok(()), start);
+    spoke.observed(&one, start, Some(report(Condition::Well)), start);
+    let tables = vec![table(1, Some(1))];
+    assert_eq!(moves(&spoke.looked(tables.clone(), start)), [""; 0]);
+    let take = |spoke: &mut Takeover, from: u64| {
+        let mut decision = Decision::default();
+        for second in from..=from + 3 {
+            let now = start + seconds(second);
+            spoke.tested(Ok(()), now);
+            spoke.observed(&one, now, None, now);
+            decision = spoke.looked(tables.clone(), now);
+        }
+        assert_eq!(moves(&decision), ["rtb-00000001: eni-00000000"]);
+        let change = &decision.moves[0].change;
+        let now = start + seconds(from + 3) + Duration::from_millis(300);
+        (change.clone(), now)
+    };
+    // A change that failed was none.
+    let (change, now) = take(&mut spoke, 1);
+    spoke.applied(&change, None, now);
+    assert_eq!(spoke.taken_over(), TakenOver::default());
+    let (change, now) = take(&mut spoke, 5);
+    spoke.applied(&change, Some(&RouteOutcome::Done), now);
+    let took = Duration::from_millis(8300);
+    let expected = TakenOver {
+        routes: 1,
+        time: took,
+        last: Some(took),
+    };
+    assert_eq!(spoke.taken_over(), expected);
+}
+
 /// It was sick a moment ago, became well, and took its route before it was asked again.
 #[test]
 fn who_takes_a_route_was_well_then_whatever_it_had_said_before() {

@@ -5,6 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use jiff::SignedDuration;
 use privnet_model::config::spoke::Protocol;
 use privnet_model::inventory::{Fate, HeldRemovals, Partition};
 use privnet_model::key::PublicKey;
@@ -247,6 +248,8 @@ fn serving() -> RoutesStatus {
         ],
         moved: 5,
         taken_over: 2,
+        takeover_time: SignedDuration::from_millis(7_250),
+        last_takeover: Some(SignedDuration::from_millis(3_500)),
         address: None,
         remedy: Some(RemedyStatus {
             restarted: 1,
@@ -257,36 +260,40 @@ fn serving() -> RoutesStatus {
     }
 }
 
+/// With an Elastic IP of its own, or without one that it should have.
+fn addressed(address: Option<&str>) -> Status {
+    let address = AddressStatus {
+        wanted: "the pool service=nat".to_owned(),
+        allocation: address.map(|_| "eipalloc-00000001".parse().unwrap()),
+        address: address.map(|address| address.parse().unwrap()),
+        since: None,
+        at: None,
+        problem: address.is_none().then(|| "all are in use".to_owned()),
+        moved: 3,
+        connections: address.map(|_| ConnectionsStatus {
+            told: 7,
+            kept: vec![KeptConnections {
+                sibling: "i-00000002".parse().unwrap(),
+                connections: 0,
+            }],
+            taken_over: 6,
+            refused: 1,
+        }),
+    };
+    let routes = RoutesStatus {
+        address: Some(address),
+        ..serving()
+    };
+    Status {
+        routes: Some(routes),
+        ..spoke()
+    }
+}
+
 #[test]
 fn a_spoke_with_an_address_of_its_own_tells_whether_it_has_it() {
     let with = |address: Option<&str>| {
-        let address = AddressStatus {
-            wanted: "the pool service=nat".to_owned(),
-            allocation: address.map(|_| "eipalloc-00000001".parse().unwrap()),
-            address: address.map(|address| address.parse().unwrap()),
-            since: None,
-            at: None,
-            problem: address.is_none().then(|| "all are in use".to_owned()),
-            moved: 3,
-            connections: address.map(|_| ConnectionsStatus {
-                told: 7,
-                kept: vec![KeptConnections {
-                    sibling: "i-00000002".parse().unwrap(),
-                    connections: 0,
-                }],
-                taken_over: 6,
-                refused: 1,
-            }),
-        };
-        let routes = RoutesStatus {
-            address: Some(address),
-            ..serving()
-        };
-        let page = render(&Status {
-            routes: Some(routes),
-            ..spoke()
-        });
-        let page = page.unwrap();
+        let page = render(&addressed(address)).unwrap();
         check(&page);
         page
     };
@@ -320,6 +327,8 @@ fn a_spoke_that_serves_routes_tells_how_they_are() {
         "privnet_siblings_well 1",
         "privnet_vpc_routes_moved_total 5",
         "privnet_vpc_routes_taken_over_total 2",
+        "privnet_takeover_seconds_total 7.25",
+        "privnet_takeover_last_seconds 3.5",
         "privnet_remedies_total{kind=\"restart\"} 1",
         "privnet_remedies_total{kind=\"unhealthy\"} 4",
         "privnet_remedies_failed_total 3",
@@ -514,8 +523,8 @@ fn strongswan_is_up_or_not_where_it_is_needed() {
     assert!(told(None).is_empty());
 }
 
-#[test]
-fn every_counter_of_the_data_plane_is_on_the_page_once() {
+/// A hub whose data plane has counted everything once.
+fn counting() -> Status {
     let mut status = hub();
     let interface = status.interface.as_mut().unwrap();
     for counter in Counter::ALL {
@@ -525,6 +534,35 @@ fn every_counter_of_the_data_plane_is_on_the_page_once() {
         };
         counts.insert(counter.name().to_owned(), 1);
     }
+    status
+}
+
+#[test]
+fn the_readme_names_every_metric_and_no_other() {
+    let pages = [counting(), addressed(Some("198.51.100.7"))];
+    let pages = pages.map(|status| render(&status).unwrap());
+    let helps = pages.iter().flat_map(|page| page.lines());
+    let shown: BTreeSet<&str> = helps
+        .filter_map(|line| line.strip_prefix("# HELP ")?.split(' ').next())
+        .collect();
+    let readme = include_str!("../../../../README.md");
+    let rows = readme
+        .lines()
+        .filter(|line| line.starts_with("| `privnet_"));
+    let told: BTreeSet<&str> = rows
+        .filter_map(|row| row.split('|').nth(1))
+        .flat_map(|names| names.split('`'))
+        .filter(|name| name.starts_with("privnet_"))
+        .collect();
+    let missing: Vec<_> = shown.difference(&told).collect();
+    assert!(missing.is_empty(), "README.md lacks {missing:?}");
+    let unknown: Vec<_> = told.difference(&shown).collect();
+    assert!(unknown.is_empty(), "README.md names {unknown:?}");
+}
+
+#[test]
+fn every_counter_of_the_data_plane_is_on_the_page_once() {
+    let status = counting();
     let page = render(&status).unwrap();
     check(&page);
     for counter in Counter::ALL {
