@@ -189,6 +189,10 @@ pub struct SiblingStatus {
     pub instance: InstanceId,
     /// How it is, in words.
     pub state: String,
+    /// Why what comes from it does not count, if something does come: mostly it has
+    /// another secret.
+    #[serde(default)]
+    pub refused: Option<String>,
 }
 
 /// A route of a VPC.

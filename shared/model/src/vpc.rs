@@ -359,6 +359,17 @@ pub struct AddressHolder {
     pub private_address: Option<IpAddr>,
 }
 
+/// The instance, if it is one's, as it fits behind "is at".
+impl fmt::Display for AddressHolder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match (&self.instance, &self.interface) {
+            (Some(instance), _) => write!(f, "{instance}"),
+            (None, Some(interface)) => write!(f, "{interface}"),
+            (None, None) => write!(f, "{}", self.association),
+        }
+    }
+}
+
 /// What came of asking for an Elastic IP address, where EC2 had nothing against it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum AddressOutcome {

@@ -8,6 +8,7 @@
 
 pub mod clock;
 pub mod daemon;
+pub mod elastic_ip;
 pub mod firewall;
 pub mod host;
 pub mod instance;
@@ -17,6 +18,7 @@ pub mod peer;
 pub mod permission;
 pub mod route_table;
 pub mod security_group;
+pub mod sibling;
 
 use std::collections::BTreeMap;
 

@@ -52,9 +52,14 @@ impl Spokes {
         }
     }
 
+    /// The spoke that has this interface.
+    pub fn with_interface(&self, interface: &InterfaceId) -> Option<&InstanceId> {
+        self.instances.get(interface)
+    }
+
     /// The spoke that a route with this target leads to.
     fn at(&self, target: &RouteTarget) -> Option<&InstanceId> {
-        let by_interface = target.interface().and_then(|id| self.instances.get(id));
+        let by_interface = target.interface().and_then(|id| self.with_interface(id));
         by_interface.or_else(|| {
             let (instance, _) = self.interfaces.get_key_value(target.instance()?)?;
             Some(instance)

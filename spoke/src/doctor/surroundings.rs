@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 use privnet_ec2::doctor::{asked, fleet_secret, permitted};
-use privnet_ec2::{Mutation, SdkContext, Vpc};
+use privnet_ec2::{AddressChoice, Mutation, SdkContext, Vpc};
 use privnet_model::config::hub::SecretSource;
 use privnet_model::config::spoke::{RemedyKind, RoutesConfig, SourceDestCheck, SpokeConfig};
 use privnet_model::doctor::{Area, Finding, Verdict};
@@ -15,6 +15,7 @@ use privnet_model::instance::InstanceDescription;
 use privnet_model::inventory::{Identity, PORT_TAG, PUBLIC_KEY_TAG, TRANSPORT_TAG, Transport};
 use privnet_model::key::PublicKey;
 use privnet_model::vpc::{RouteAction, RouteTable, Siblings};
+use privnet_reconcile::doctor::elastic_ip::{self, Addresses};
 use privnet_reconcile::doctor::instance::{self, AddressNeed};
 use privnet_reconcile::doctor::metadata;
 use privnet_reconcile::doctor::permission::{self, Answer, Asked, Need};
@@ -98,17 +99,84 @@ impl Surroundings<'_> {
         if let Some(takeover) = takeover.and_then(|routes| routes.takeover.as_ref()) {
             findings.push(instance::marked(&described.tags, &takeover.siblings));
         }
-        let (groups, acl, check, routes) = tokio::join!(
+        let (groups, acl, check, routes, address) = tokio::join!(
             self.groups(described, siblings.as_ref().ok()),
             self.acl(described),
             self.may_switch_check_off(described),
             self.routes(described, &tables, &siblings),
+            self.address(described, &siblings),
         );
-        findings.extend(self.may_restart(siblings.as_ref().ok()).await);
+        findings.extend(self.may_remedy(siblings.as_ref().ok()).await);
         findings.extend(groups);
         findings.extend(acl);
         findings.extend(check);
         findings.extend(routes);
+        findings.extend(address);
+        findings
+    }
+
+    /// The spokes of the VPC, this one among them, and why those are not all.
+    fn spokes<'s>(
+        self,
+        described: &InstanceDescription,
+        siblings: &'s Asked<Siblings>,
+    ) -> (Spokes, Option<&'s str>) {
+        let own = (self.identity.instance.clone(), described.interface.clone());
+        let others = siblings.iter().flat_map(|found| found.spokes.values());
+        let others = others.map(|it| (it.instance.clone(), it.interface.clone()));
+        let takes_over = self.config.routes.as_ref().map(|it| it.takeover.is_some());
+        let unknown = match (siblings, takes_over) {
+            (Err(refusal), _) => Some(refusal.text.as_str()),
+            (Ok(_), Some(false)) => Some("with takeover = false the other spokes are not known"),
+            (Ok(_), Some(true) | None) => None,
+        };
+        (Spokes::new(others.chain([own])), unknown)
+    }
+
+    /// The Elastic IP of the config: who has it, and whether this spoke may have it.
+    async fn address(
+        self,
+        described: &InstanceDescription,
+        siblings: &Asked<Siblings>,
+    ) -> Vec<Finding> {
+        let Some(wanted) = &self.config.address else {
+            return Vec::new();
+        };
+        let need = |action| Need {
+            policy: "address-policy.json",
+            ..need(action)
+        };
+        let choice = AddressChoice::from(wanted);
+        let found = asked(self.patience(), self.vpc.addresses(&choice)).await;
+        let found = match found {
+            Ok(found) => found,
+            Err(_) => {
+                let need = need("ec2:DescribeAddresses");
+                let finding = permission::needed("Elastic IP", need, &found);
+                return finding.into_iter().collect();
+            }
+        };
+        let (spokes, unknown) = self.spokes(described, siblings);
+        let addresses = Addresses {
+            wanted,
+            found: &found,
+            spokes: &spokes,
+            own: &described.interface,
+            unknown,
+            sick: self.sick,
+        };
+        let mut findings = vec![elastic_ip::elastic_ip(addresses)];
+        if let Some(allocation) = elastic_ip::to_try(addresses) {
+            let object = allocation.to_string();
+            let to = described.interface.clone();
+            let mutation = Mutation::AssociateAddress { allocation, to };
+            let answer = self.may(&mutation).await;
+            let need = Need {
+                object: &object,
+                ..need("ec2:AssociateAddress")
+            };
+            findings.push(permission::permission(need, &answer));
+        }
         findings
     }
 
@@ -119,16 +187,7 @@ impl Surroundings<'_> {
         tables: &Asked<BTreeMap<RouteTableId, RouteTable>>,
         siblings: &Asked<Siblings>,
     ) -> Vec<Finding> {
-        let own = (self.identity.instance.clone(), described.interface.clone());
-        let others = siblings.iter().flat_map(|found| found.spokes.values());
-        let others = others.map(|it| (it.instance.clone(), it.interface.clone()));
-        let spokes = Spokes::new(others.chain([own]));
-        let takes_over = self.config.routes.as_ref().map(|it| it.takeover.is_some());
-        let unknown = match (siblings, takes_over) {
-            (Err(refusal), _) => Some(refusal.text.as_str()),
-            (Ok(_), Some(false)) => Some("with takeover = false the other spokes are not known"),
-            (Ok(_), Some(true) | None) => None,
-        };
+        let (spokes, unknown) = self.spokes(described, siblings);
         let view = |tables| Tables {
             tables,
             spokes: &spokes,
@@ -181,11 +240,14 @@ impl Surroundings<'_> {
     }
 
     /// Whether it may restart siblings, tried with one of them. Whether it may report them
-    /// to their groups cannot be tried: Auto Scaling knows no dry run.
-    async fn may_restart(self, siblings: Option<&Siblings>) -> Vec<Finding> {
+    /// to their groups cannot be tried.
+    async fn may_remedy(self, siblings: Option<&Siblings>) -> Vec<Finding> {
         let routes = self.config.routes.as_ref();
         let takeover = routes.and_then(|routes| routes.takeover.as_ref());
         let remedy = takeover.and_then(|takeover| takeover.remedy);
+        if remedy.is_some_and(|remedy| remedy.kind == RemedyKind::Unhealthy) {
+            return vec![permission::untried("autoscaling:SetInstanceHealth")];
+        }
         let mut others = siblings.iter().flat_map(|found| found.spokes.keys());
         let other = others.find(|other| **other != self.identity.instance);
         let (Some(RemedyKind::Restart), Some(instance)) = (remedy.map(|it| it.kind), other) else {

@@ -54,13 +54,6 @@ impl Addresses {
         }
     }
 
-    fn choice(&self) -> AddressChoice {
-        match &self.config {
-            AddressConfig::Allocation(id) => AddressChoice::Allocations([id.clone()].into()),
-            AddressConfig::Pool(tags) => AddressChoice::Tags(tags.clone()),
-        }
-    }
-
     pub(super) fn status(
         &self,
         around: &Around,
@@ -118,7 +111,7 @@ impl Server {
             self.takeover.look_soon();
         }
         if needs.look && addresses.look.task.is_none() {
-            let (vpc, choice) = (self.vpc.clone(), addresses.choice());
+            let (vpc, choice) = (self.vpc.clone(), AddressChoice::from(&addresses.config));
             addresses
                 .look
                 .ask(async move { vpc.addresses(&choice).await });

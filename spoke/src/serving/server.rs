@@ -1,12 +1,14 @@
 //! The loop: what is asked, what is heard, and whom that is told.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use privnet_ec2::{SdkContext, Vpc};
 use privnet_model::config::spoke::SourceDestCheck;
+use privnet_model::health::HealthError;
+use privnet_model::id::InstanceId;
 use privnet_model::vpc::Siblings;
 use privnet_reconcile::self_test::Report;
 use privnet_reconcile::takeover::{Memory, Takeover};
@@ -62,6 +64,8 @@ pub(super) struct Server {
     port: Option<HealthPort>,
     teller: Option<Teller>,
     pub(super) siblings: Asked<Siblings>,
+    /// Siblings from which something comes that does not count, and why not.
+    pub(super) refused: BTreeMap<InstanceId, HealthError>,
     pub(super) tables: Asked<Tables>,
     pub(super) changing: Option<Changing>,
     pub(super) check: Asked<privnet_ec2::SourceDestCheck>,
@@ -103,6 +107,7 @@ impl Server {
             port: None,
             teller: None,
             siblings: Asked::new(),
+            refused: BTreeMap::new(),
             tables: Asked::new(),
             changing: None,
             check: Asked::new(),
@@ -282,6 +287,15 @@ impl Server {
             asked,
             answer,
         } = observation;
+        match &answer {
+            Err(Silence::Rejected(why)) => {
+                self.refused.insert(sibling.clone(), *why);
+            }
+            Ok(_) | Err(Silence::NoAnswer) => {
+                self.refused.remove(&sibling);
+            }
+            Err(Silence::Unsent(_) | Silence::NoSecret) => {}
+        }
         let answer = match answer {
             Ok(report) => Some(report),
             Err(Silence::NoAnswer | Silence::Rejected(_)) => None,

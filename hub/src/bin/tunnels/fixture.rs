@@ -390,6 +390,7 @@ pub(crate) fn nat_gateway() -> Status {
             siblings: vec![SiblingStatus {
                 instance: "i-0123456789abcdef2".parse().unwrap(),
                 state: "well".to_owned(),
+                refused: None,
             }],
             routes: vec![RouteStatus {
                 table: "rtb-0123456789abcdef0".parse().unwrap(),

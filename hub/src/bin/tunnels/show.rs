@@ -344,7 +344,12 @@ fn routes(routes: &RoutesStatus) -> Vec<(&'static str, Vec<String>)> {
     let sick = routes.sick.as_ref();
     let well = sick.map_or_else(|| "well".to_owned(), |why| format!("NOT well: {why}"));
     let siblings = routes.siblings.iter();
-    let siblings = siblings.map(|one| format!("{} {}", one.instance, one.state));
+    let siblings = siblings.map(|one| {
+        let refused = one.refused.as_ref();
+        let refused = refused.map(|why| format!("; what comes from it does not count: {why}"));
+        let refused = refused.unwrap_or_default();
+        format!("{} {}{refused}", one.instance, one.state)
+    });
     let led = routes.routes.iter().map(|route| {
         let spoke = route.spoke.as_ref();
         let spoke = spoke.map_or_else(|| "no spoke".to_owned(), ToString::to_string);

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use aws_sdk_ec2::operation::associate_address::builders::AssociateAddressFluentBuilder;
 use aws_sdk_ec2::types::Filter;
+use privnet_model::config::spoke::AddressConfig;
 use privnet_model::id::{AllocationId, InterfaceId};
 use privnet_model::vpc::{AddressHolder, AddressOutcome, ElasticAddress};
 
@@ -23,6 +24,15 @@ pub enum AddressChoice {
     Allocations(BTreeSet<AllocationId>),
     /// Those with all these tags; none at all if there are no tags.
     Tags(BTreeMap<String, String>),
+}
+
+impl From<&AddressConfig> for AddressChoice {
+    fn from(config: &AddressConfig) -> Self {
+        match config {
+            AddressConfig::Allocation(id) => Self::Allocations([id.clone()].into()),
+            AddressConfig::Pool(tags) => Self::Tags(tags.clone()),
+        }
+    }
 }
 
 impl Vpc {

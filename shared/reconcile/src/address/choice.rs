@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use privnet_model::config::spoke::AddressConfig;
 use privnet_model::id::InterfaceId;
-use privnet_model::vpc::{AddressHolder, ElasticAddress};
+use privnet_model::vpc::ElasticAddress;
 
 use super::{Address, AddressMove, AddressReason, Around, GIVES, Other, OtherState, holds};
 use crate::takeover::STEP;
@@ -34,10 +34,9 @@ impl Address {
                     *interface == around.interface || around.spokes.contains_key(interface)
                 });
                 (!known).then(|| {
-                    let at = describe(holder);
                     let address = one.address;
                     format!(
-                        "the Elastic IP {address} ({wanted}) is at {at}, which is no spoke of this \
+                        "the Elastic IP {address} ({wanted}) is at {holder}, which is no spoke of this \
                          VPC: it stays there"
                     )
                 })
@@ -172,12 +171,4 @@ fn moved(one: &ElasticAddress, to: &InterfaceId, why: AddressReason) -> Box<Addr
         from: one.holder.clone(),
         why,
     })
-}
-
-fn describe(holder: &AddressHolder) -> String {
-    match (&holder.instance, &holder.interface) {
-        (Some(instance), _) => instance.to_string(),
-        (None, Some(interface)) => interface.to_string(),
-        (None, None) => holder.association.to_string(),
-    }
 }

@@ -63,6 +63,15 @@ pub fn permission(need: Need<'_>, answer: &Answer) -> Finding {
     }
 }
 
+/// An action of Auto Scaling that the config needs: that service knows no dry run.
+pub fn untried(action: &str) -> Finding {
+    let why = format!("{action}: Auto Scaling knows no dry run");
+    Finding::not_checked(AREA, "permission", why).mend(format!(
+        "aws iam simulate-principal-policy --action-names {action} --policy-source-arn ROLE_ARN   \
+         # with that of $ROLE; ami/iam/remedy-policy.json allows it"
+    ))
+}
+
 /// A fact that the config itself needs: whoever may not ask for it cannot work.
 pub fn needed<T>(check: &str, need: Need<'_>, asked: &Asked<T>) -> Option<Finding> {
     let refusal = asked.as_ref().err()?;
@@ -137,6 +146,16 @@ mod tests {
         let unclear = permission(NEED, &Answer::Unclear("it hangs".to_owned()));
         assert_eq!(unclear.verdict, Verdict::NotChecked);
         assert!(unclear.found.contains("ec2:CreateTags") && unclear.found.contains("hangs"));
+    }
+
+    #[test]
+    fn what_cannot_be_tried_is_not_checked_and_comes_with_who_knows() {
+        let finding = untried("autoscaling:SetInstanceHealth");
+        assert_eq!(finding.verdict, Verdict::NotChecked);
+        assert!(finding.found.starts_with("autoscaling:SetInstanceHealth: "));
+        let remedy = finding.remedy.join("\n");
+        assert!(remedy.contains("simulate-principal-policy"), "{remedy}");
+        assert!(remedy.contains("ROLE_ARN   # with"), "{remedy}");
     }
 
     #[test]

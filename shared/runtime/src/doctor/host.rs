@@ -12,7 +12,7 @@ use privnet_model::inventory::Identity;
 use privnet_model::status::TunnelState;
 use privnet_reconcile::doctor::clock::Keeper;
 use privnet_reconcile::doctor::daemon::{self, Daemon};
-use privnet_reconcile::doctor::{Known, firewall, host, peer};
+use privnet_reconcile::doctor::{Known, firewall, host, peer, sibling};
 use privnet_reconcile::gateway::{self, GatewayInput, TunnelInput};
 use privnet_reconcile::host::DesiredHost;
 use privnet_reconcile::interface::InterfaceName;
@@ -40,6 +40,7 @@ pub async fn look(
         findings.extend(daemon::said(status));
         findings.extend(peer::tunnels(status));
         findings.extend(peer::partitions(status));
+        findings.extend(status.routes.iter().flat_map(sibling::siblings));
     }
     let (kernel, router, files) = tokio::join!(
         in_time("kernel", abilities(subject, asked)),

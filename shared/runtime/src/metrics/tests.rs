@@ -241,6 +241,7 @@ fn serving() -> RoutesStatus {
         siblings: vec![SiblingStatus {
             instance: other.parse().unwrap(),
             state: "well".to_owned(),
+            refused: None,
         }],
         routes: vec![
             route("rtb-00000001", "i-0123456789abcdef0", false),

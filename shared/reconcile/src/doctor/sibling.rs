@@ -1,0 +1,114 @@
+//! The other spokes of the VPC, as the daemon hears them.
+
+use privnet_model::doctor::{Area, Finding};
+use privnet_model::status::{RoutesStatus, SiblingStatus};
+
+use crate::takeover::SiblingState;
+
+const AREA: Area = Area::Peers;
+
+/// How each of them is.
+pub fn siblings(routes: &RoutesStatus) -> Vec<Finding> {
+    routes.siblings.iter().map(sibling).collect()
+}
+
+fn sibling(sibling: &SiblingStatus) -> Finding {
+    let SiblingStatus {
+        instance,
+        state,
+        refused,
+    } = sibling;
+    let check = "sibling";
+    let found = format!("{instance} is {state}");
+    let is = |known: SiblingState| *state == known.to_string();
+    let doctor = "privnet-spoke doctor   # on that spoke";
+    if let Some(why) = refused {
+        let found = format!("{found}, and what comes from it does not count: {why}");
+        return Finding::wrong(AREA, check, found)
+            .mend("preshared_key   # of both config files: the same secret")
+            .mend("systemctl reload privnet-spoke   # on both, once it is");
+    }
+    if is(SiblingState::Well) || is(SiblingState::Leaving) {
+        return Finding::ok(AREA, check, found);
+    }
+    if is(SiblingState::Lost) {
+        let found = format!("{found}: it answers nothing on its health port");
+        return Finding::wrong(AREA, check, found)
+            .mend(format!(
+                "aws ec2 describe-instance-status --region $REGION --instance-ids {instance}"
+            ))
+            .mend(format!("{doctor}: does it run, is its health port open?"));
+    }
+    // It knows best what ails it.
+    Finding::warning(AREA, check, found).mend(doctor)
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "a test that fails should panic")]
+    use privnet_model::doctor::Verdict;
+
+    use super::*;
+
+    fn judged(state: &SiblingState, refused: Option<&str>) -> Finding {
+        let routes = RoutesStatus {
+            siblings: vec![SiblingStatus {
+                instance: "i-00000002".parse().unwrap(),
+                state: state.to_string(),
+                refused: refused.map(str::to_owned),
+            }],
+            ..RoutesStatus::default()
+        };
+        let findings = siblings(&routes);
+        let [finding] = &findings[..] else {
+            panic!("one sibling, one finding");
+        };
+        finding.clone()
+    }
+
+    #[test]
+    fn each_sibling_is_told_and_of_one_that_is_not_well_what_to_look_at() {
+        let why = || "no egress".to_owned();
+        for (state, verdict, mend) in [
+            (SiblingState::Well, Verdict::Ok, None),
+            (SiblingState::Leaving, Verdict::Ok, None),
+            (
+                SiblingState::Lost,
+                Verdict::Wrong,
+                Some("describe-instance-status --region $REGION --instance-ids i-00000002"),
+            ),
+            (
+                SiblingState::Unheard,
+                Verdict::Warning,
+                Some("privnet-spoke doctor"),
+            ),
+            (
+                SiblingState::Sick { why: why() },
+                Verdict::Warning,
+                Some("privnet-spoke doctor"),
+            ),
+            (
+                SiblingState::Starting { why: why() },
+                Verdict::Warning,
+                Some("privnet-spoke doctor"),
+            ),
+        ] {
+            let finding = judged(&state, None);
+            assert_eq!(finding.verdict, verdict, "{finding:?}");
+            assert!(finding.found.contains(&state.to_string()), "{finding:?}");
+            let remedy = finding.remedy.first().map(String::as_str);
+            match mend {
+                None => assert_eq!(remedy, None),
+                Some(mend) => assert!(remedy.unwrap().contains(mend), "{finding:?}"),
+            }
+        }
+    }
+
+    #[test]
+    fn one_whose_answers_do_not_count_has_another_secret() {
+        let refused = judged(&SiblingState::Lost, Some("the signature is wrong"));
+        assert_eq!(refused.verdict, Verdict::Wrong);
+        assert!(refused.found.contains("lost") && refused.found.contains("signature"));
+        assert!(refused.remedy[0].contains("preshared_key"), "{refused:?}");
+    }
+}
