@@ -1,7 +1,6 @@
 //! IPsec tunnels: what one is to be like, what is known of one, and why one
 //! failed. strongSwan's charon does IKE and ESP; these are our words for it.
 
-mod aws;
 mod failure;
 mod secret;
 mod security_association;
@@ -15,7 +14,6 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
-pub use aws::{AwsLimit, aws_limits};
 pub use failure::{IkeFailure, Side};
 pub use secret::{CertificateKey, IkeSecret, IkeSecretError};
 pub use security_association::{ChildSa, ChildState, IkeSa, IkeState, Nat, Traffic, UniqueId};
@@ -365,7 +363,7 @@ pub enum TunnelError {
 }
 
 impl IpsecTunnel {
-    /// All that is wrong with it; AWS's own limits apart, which `aws_limits` knows.
+    /// All that is wrong with it.
     pub fn errors(&self) -> Vec<TunnelError> {
         let mut errors = Vec::new();
         let name = || self.name.clone();
