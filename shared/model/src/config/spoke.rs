@@ -175,9 +175,11 @@ pub(super) fn read(top: &mut Section<'_>) -> Option<SpokeConfig> {
         );
     }
     let rest = routes::Context {
+        privnet: privnet.as_ref(),
         transport,
         listen_port,
         egress: nat.egress,
+        excluded: &nat.exclude,
         secret: top.has("preshared_key"),
         targets,
     };

@@ -54,7 +54,7 @@ pub(super) struct Read {
 
 pub(super) fn read(
     section: &mut Section<'_>,
-    rest: &Context,
+    rest: &Context<'_>,
     routes: Option<&RoutesConfig>,
 ) -> Option<Read> {
     let allocation = section.optional("allocation", &ALLOCATION);

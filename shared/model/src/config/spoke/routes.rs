@@ -185,22 +185,25 @@ const INTERVAL: Kind<Duration> = Kind {
 };
 
 /// The rest of the file, as far as it matters here.
-pub(super) struct Context {
+pub(super) struct Context<'a> {
+    pub(super) privnet: Option<&'a Supernet>,
     pub(super) transport: Option<Transport>,
     pub(super) listen_port: u16,
     /// Whether NAT egress is on.
     pub(super) egress: bool,
+    /// What is never masqueraded.
+    pub(super) excluded: &'a [IpNet],
     /// Whether a fleet secret is named, rightly or wrongly.
     pub(super) secret: bool,
     /// Whether targets of the self-test are named, rightly or wrongly.
     pub(super) targets: bool,
 }
 
-pub(super) fn read(section: &mut Section<'_>, rest: &Context) -> Option<RoutesConfig> {
+pub(super) fn read(section: &mut Section<'_>, rest: &Context<'_>) -> Option<RoutesConfig> {
     let tables = read_tables(section);
     let default = section.optional("default", &value::FLAG);
     let privnet = section.optional("privnet", &value::FLAG);
-    let extra = read_extra(section);
+    let extra = read_extra(section, rest);
     let source_dest_check = section.with_default("source_dest_check", &OFF, SourceDestCheck::Leave);
     let takeover = read_takeover(section, rest);
 
@@ -269,13 +272,24 @@ fn read_tables(section: &mut Section<'_>) -> Option<TableSelection> {
     Some(TableSelection::Listed(tables))
 }
 
-fn read_extra(section: &mut Section<'_>) -> Vec<IpNet> {
+/// They are there to be seen as coming from this spoke's address.
+fn read_extra(section: &mut Section<'_>, rest: &Context<'_>) -> Vec<IpNet> {
+    let inside_privnet = |net: &IpNet| rest.privnet.is_some_and(|privnet| privnet.contains(net));
+    let excluding = |net: &IpNet| rest.excluded.iter().find(|excluded| excluded.contains(net));
     let listed = section.list("extra", &value::IPV4_CIDR).unwrap_or_default();
     let mut extra = Vec::new();
     for net in listed {
         if net.value.prefix_len() == 0 {
             let expected = Some("`default = true` for it".to_owned());
             section.reject(&net.place, "the default route", expected);
+        } else if inside_privnet(&net.value) {
+            let problem = "inside the privnet, which is not masqueraded";
+            let expected = "`privnet = true` for the privnet; here what is outside of it";
+            section.reject(&net.place, problem, Some(expected.to_owned()));
+        } else if let Some(excluded) = excluding(&net.value) {
+            let problem = format!("inside {excluded} of nat.exclude, which is not masqueraded");
+            let expected = "what this spoke masquerades, or no such `exclude`";
+            section.reject(&net.place, &problem, Some(expected.to_owned()));
         } else if extra.contains(&net.value) {
             section.reject(&net.place, "named twice", Some("each once".to_owned()));
         } else {
@@ -286,7 +300,7 @@ fn read_extra(section: &mut Section<'_>) -> Vec<IpNet> {
 }
 
 /// `None` where it is wrong, `Some(None)` where it is off.
-fn read_takeover(section: &mut Section<'_>, rest: &Context) -> Option<Option<TakeoverConfig>> {
+fn read_takeover(section: &mut Section<'_>, rest: &Context<'_>) -> Option<Option<TakeoverConfig>> {
     let wanted = section.with_default("takeover", &value::FLAG, true);
     let expected = "a table of the EC2 tags that mark the spokes of this VPC, such as \
                     { service = \"nat\" }, or takeover = false";

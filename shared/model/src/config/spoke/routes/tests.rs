@@ -287,6 +287,50 @@ fn each_value_has_its_own_words() {
 }
 
 #[test]
+fn what_is_not_masqueraded_cannot_be_reached_by_the_spokes_address() {
+    let extra = |net: &str| {
+        let nat = "[nat]\nexclude = ['192.168.0.0/16']\n";
+        file(&format!(
+            "{TEST}{nat}[routes]\ntables = 'zone'\n{TAGS}extra = ['{net}']\n"
+        ))
+    };
+    for (net, problem) in [
+        (
+            "10.200.0.0/16",
+            "inside the privnet, which is not masqueraded; expected `privnet = true` for the \
+             privnet; here what is outside of it",
+        ),
+        ("10.0.0.0/8", "inside the privnet"),
+        (
+            "192.168.7.0/24",
+            "inside 192.168.0.0/16 of nat.exclude, which is not masqueraded; expected what this \
+             spoke masquerades, or no such `exclude`",
+        ),
+    ] {
+        let told = said(&extra(net));
+        let start = format!("spoke.toml:13: routes.extra[0] = '{net}': {problem}");
+        assert_eq!(told.len(), 1, "{told:?}");
+        assert!(told[0].starts_with(&start), "{told:?}");
+    }
+    for net in ["203.0.113.0/24", "192.0.0.0/8"] {
+        let spoke = SpokeConfig::parse("spoke.toml", &extra(net)).unwrap();
+        assert_eq!(spoke.routes.unwrap().extra, [net.parse().unwrap()]);
+    }
+}
+
+#[test]
+fn the_readmes_example_for_public_subnets_is_a_whole_file() {
+    let readme = include_str!("../../../../../../README.md");
+    let (_, after) = readme.split_once("### Hosts in public subnets").unwrap();
+    let (_, example) = after.split_once("```toml\n").unwrap();
+    let (example, _) = example.split_once("```").unwrap();
+    let spoke = SpokeConfig::parse("spoke.toml", example).unwrap();
+    let destinations = spoke.routes.unwrap().destinations(&spoke.privnet);
+    assert_eq!(destinations, nets(&["203.0.113.0/24"]));
+    assert!(spoke.address.is_some());
+}
+
+#[test]
 fn a_self_test_without_routes_is_for_nothing() {
     assert_eq!(
         said(&file(TEST)),
