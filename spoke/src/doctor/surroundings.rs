@@ -192,6 +192,7 @@ impl Surroundings<'_> {
             tables,
             spokes: &spokes,
             own: &described.interface,
+            subnet: &described.subnet,
             zone: self.identity.zone.as_ref(),
             unknown,
             sick: self.sick,

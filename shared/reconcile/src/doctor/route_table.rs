@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use ipnet::IpNet;
 use privnet_model::config::spoke::{RoutesConfig, TableSelection};
 use privnet_model::doctor::{Area, Finding};
-use privnet_model::id::{InterfaceId, RouteTableId, Zone};
+use privnet_model::id::{InterfaceId, RouteTableId, SubnetId, Zone};
 use privnet_model::net::Supernet;
 use privnet_model::vpc::{
     RouteAction, RouteChange, RouteOrigin, RouteState, RouteTable, RouteTarget,
@@ -28,6 +28,8 @@ pub struct Tables<'a> {
     pub spokes: &'a Spokes,
     /// This spoke's interface.
     pub own: &'a InterfaceId,
+    /// Its subnet.
+    pub subnet: &'a SubnetId,
     /// Its zone.
     pub zone: Option<&'a Zone>,
     /// Why not all spokes of the VPC are known; `None` when they are.
@@ -54,6 +56,7 @@ pub fn served(vpc: Tables<'_>, config: &RoutesConfig, privnet: &Supernet) -> Vec
             findings.push(place(vpc, table, &destination));
         }
         findings.extend(room(table));
+        findings.extend(own_subnet(vpc, table));
         if table.subnets.is_empty() {
             let found = format!("{id} serves no subnet, so nobody follows it");
             findings.push(Finding::warning(AREA, "route table", found).mend(format!(
@@ -155,6 +158,23 @@ fn place(vpc: Tables<'_>, table: &RouteTable, destination: &IpNet) -> Finding {
             }
         }
     }
+}
+
+/// What a spoke sends follows the table of its own subnet, what it has masqueraded as well.
+fn own_subnet(vpc: Tables<'_>, table: &RouteTable) -> Option<Finding> {
+    let (id, subnet) = (&table.id, vpc.subnet);
+    table.subnets.contains_key(subnet).then(|| {
+        let found = format!(
+            "{id} serves this spoke's own subnet, {subnet}: what it sends by such a route comes \
+             back to it"
+        );
+        Finding::wrong(AREA, "route table", found)
+            .mend("tables = [\"rtb-…\"]   # in [routes]: without this one")
+            .mend(
+                "aws ec2 describe-route-tables --region $REGION --filters Name=vpc-id,Values=$VPC   \
+                 # or give that subnet another table, which leads to the internet gateway",
+            )
+    })
 }
 
 fn room(table: &RouteTable) -> Option<Finding> {

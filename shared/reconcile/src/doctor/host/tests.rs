@@ -34,6 +34,46 @@ fn what_the_kernel_lacks_is_wrong() {
 }
 
 #[test]
+fn strongswan_that_does_not_run_or_lacks_a_plugin_is_wrong() {
+    let there: Known<()> = Ok(());
+    let judged = |asked: Known<EspStatus>, xfrm: &Known<()>| {
+        let asked = asked.map(|esp| ("charon-systemd 5.9.8".to_owned(), esp));
+        charon(&asked, xfrm)
+    };
+    for esp in [EspStatus::Kernel, EspStatus::Userspace] {
+        let well = judged(Ok(esp), &there);
+        assert_eq!(verdict(&well), Verdict::Ok);
+        assert_eq!(well.found, format!("charon-systemd 5.9.8, {esp}"));
+    }
+    // Its own ESP needs none of the kernel's interfaces.
+    let lacks: Known<()> = Err("this kernel has no XFRM interfaces".to_owned());
+    assert_eq!(
+        verdict(&judged(Ok(EspStatus::Userspace), &lacks)),
+        Verdict::Ok
+    );
+    let lacking = judged(Ok(EspStatus::Kernel), &lacks);
+    assert_eq!(verdict(&lacking), Verdict::Wrong);
+    assert!(
+        lacking
+            .found
+            .ends_with("kernel ESP: this kernel has no XFRM interfaces")
+    );
+    for why in [
+        "connecting to /var/run/charon.vici: no such file",
+        "the IKE daemon (charon) has loaded neither kernel-netlink nor kernel-libipsec",
+    ] {
+        let finding = judged(Err(why.to_owned()), &there);
+        assert_eq!(verdict(&finding), Verdict::Wrong);
+        assert_eq!(
+            (finding.check.as_str(), finding.found.as_str()),
+            ("strongSwan", why)
+        );
+        assert!(finding.remedy[0].contains("systemctl enable --now strongswan"));
+        assert!(finding.remedy[0].contains("ami/IPSEC.md"), "{finding:?}");
+    }
+}
+
+#[test]
 fn of_the_short_cut_the_daemon_knows_best() {
     let error = "no".to_owned();
     for (daemon, probed, expected) in [

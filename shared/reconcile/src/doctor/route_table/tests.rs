@@ -65,6 +65,7 @@ fn judged<T>(
         tables: &tables,
         spokes: &Spokes::new(spokes),
         own: &interface(OWN),
+        subnet: &"subnet-00000009".parse().unwrap(),
         zone: Some(&"eu-west-1a".parse().unwrap()),
         unknown: None,
         sick: Some("no target answers"),
@@ -149,6 +150,20 @@ fn who_does_not_know_its_siblings_judges_no_route_to_another_interface() {
     assert_eq!(judge(to(STRANGER)), Verdict::NotChecked);
     let nat = RouteTarget::NatGateway("nat-1".to_owned());
     assert_eq!(judge(nat), Verdict::Wrong);
+}
+
+#[test]
+fn a_table_of_the_spokes_own_subnet_leads_back_to_it() {
+    let own = RouteTable {
+        subnets: [(
+            "subnet-00000009".parse().unwrap(),
+            "eu-west-1a".parse().unwrap(),
+        )]
+        .into(),
+        ..table(vec![default(to(OWN))])
+    };
+    let found = verdicts(own, ZONE);
+    assert_eq!(found[2], ("route table".to_owned(), Verdict::Wrong));
 }
 
 #[test]
