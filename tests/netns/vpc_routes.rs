@@ -140,7 +140,8 @@ pub(crate) fn a_spoke_that_hangs_or_dies_is_stood_in_for() -> Result<()> {
     running.world.start_again("spoke-d2")?;
     running.is_given_back()?;
     let routes = running.routes("spoke-d1")?;
-    ensure!(routes.taken_over >= 2, "{routes:?}");
+    let took = routes.last_takeover;
+    ensure!(routes.taken_over >= 2 && took.is_some(), "{routes:?}");
     running.world.check()
 }
 
