@@ -81,25 +81,31 @@ pub fn start_siblings_serving(
     more: &str,
 ) -> Result<()> {
     for name in ["hub"].iter().chain(spokes) {
-        let secret = world.namespace(name)?.directory().join("fleet.secret");
-        std::fs::write(&secret, SECRET)?;
-        let secret = format!("preshared_key = {{ file = {secret:?} }}\n");
-        let host = world.host(name)?;
-        let config = match host.instance.role {
-            Role::Hub => format!("{}\n[trust]\n{secret}", hub_config(host)),
-            Role::Spoke | Role::NatHub | Role::Host => {
-                let key = hub_public_key(world.host("hub")?)?;
-                let config = spoke_config(host, &format!("{HUB_PUBLIC}:{PORT}"), &key);
-                format!(
-                    "{secret}{config}\n[routes]\ntables = \"zone\"\nsource_dest_check = \"off\"\n\
-                     siblings = {{ service = \"nat\", env = \"prod\" }}\n{routes}\
-                     [self_test]\ntargets = [\"{WEB}:80\"]\n{more}"
-                )
-            }
-        };
+        let config = sibling_config(world, name, routes, more)?;
         world.start(name, &config)?;
     }
     wait_until_up(world, spokes, PATIENCE).map(drop)
+}
+
+/// The config file that [`start_siblings_serving`] gives the hub, or one of these spokes;
+/// the fleet's secret is beside it.
+pub fn sibling_config(world: &World, name: &str, routes: &str, more: &str) -> Result<String> {
+    let host = world.host(name)?;
+    let secret = host.namespace.directory().join("fleet.secret");
+    std::fs::write(&secret, SECRET)?;
+    let secret = format!("preshared_key = {{ file = {secret:?} }}\n");
+    Ok(match host.instance.role {
+        Role::Hub => format!("{}\n[trust]\n{secret}", hub_config(host)),
+        Role::Spoke | Role::NatHub | Role::Host => {
+            let key = hub_public_key(world.host("hub")?)?;
+            let config = spoke_config(host, &format!("{HUB_PUBLIC}:{PORT}"), &key);
+            format!(
+                "{secret}{config}\n[routes]\ntables = \"zone\"\nsource_dest_check = \"off\"\n\
+                 siblings = {{ service = \"nat\", env = \"prod\" }}\n{routes}\
+                 [self_test]\ntargets = [\"{WEB}:80\"]\n{more}"
+            )
+        }
+    })
 }
 
 /// Waits until a spoke has published its key as a tag of its instance.

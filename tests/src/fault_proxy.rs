@@ -3,13 +3,15 @@
 //! first, always or a number of times. Without rules it only passes on.
 //!
 //! [`Rules`] come by `PUT /_rules` as JSON and replace the ones before;
-//! `GET /_calls` tells what passed so far ([`Call`]s, with the fault met).
+//! `GET /_calls` tells what passed so far ([`Call`]s, with the fault met), `GET /_now`
+//! what the clock shows by which they are told.
 
 mod answer;
 mod request;
 mod server;
 
 use std::net::SocketAddr;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
@@ -124,6 +126,8 @@ pub enum FaultKind {
     Denied,
     /// Refused as AWS refuses credentials that are over.
     Expired,
+    /// Refused as EC2 refuses one route more than a table may have.
+    TableFull,
     /// Answered after this many milliseconds.
     Slow(u64),
     /// Never answered.
@@ -178,6 +182,40 @@ pub fn busy_millis(calls: &[Call]) -> u64 {
     busy
 }
 
+/// How long the API kept somebody waiting who made these calls one after the other: what
+/// it took for each beyond the `usual` time of AWS's own, and from its first refusal to the
+/// last. What falls together counts once.
+pub fn delay_millis(calls: &[Call], usual: Duration) -> u64 {
+    let usual = u64::try_from(usual.as_millis()).unwrap_or(u64::MAX);
+    let refused = calls.iter().filter(|call| call.fault.is_some());
+    let refused = refused.map(|call| call.from_millis);
+    let refusing = refused.clone().min().zip(refused.max());
+    let refusing = refusing.map(|(first, last)| Call {
+        from_millis: first,
+        to_millis: Some(last),
+        ..Call::default()
+    });
+    let answered = calls.iter().filter(|call| call.fault.is_none());
+    let late = answered.map(|call| Call {
+        from_millis: call.from_millis.saturating_add(usual),
+        ..call.clone()
+    });
+    busy_millis(&late.chain(refusing).collect::<Vec<_>>())
+}
+
+/// The proxy's clock.
+#[derive(Debug, Clone, Copy)]
+pub struct Clock {
+    zero: Instant,
+}
+
+impl Clock {
+    /// When it showed so many milliseconds, as in [`Call::from_millis`].
+    pub fn at(self, millis: u64) -> Instant {
+        self.zero + Duration::from_millis(millis)
+    }
+}
+
 /// How a test speaks to the proxy.
 #[derive(Debug, Clone)]
 pub struct Control {
@@ -222,6 +260,18 @@ impl Control {
             .limit(1 << 30)
             .read_to_vec()?;
         Ok(serde_json::from_slice(&text)?)
+    }
+
+    /// The clock by which it tells of them.
+    pub fn clock(&self) -> Result<Clock> {
+        let text = ureq::get(format!("{}/_now", self.url))
+            .call()?
+            .body_mut()
+            .read_to_string()?;
+        let shows = Duration::from_millis(text.trim().parse()?);
+        let zero = Instant::now().checked_sub(shows);
+        let zero = zero.context("the proxy is older than the machine")?;
+        Ok(Clock { zero })
     }
 }
 
@@ -287,5 +337,15 @@ mod tests {
             span(40, None),
         ];
         assert_eq!(busy_millis(&calls), 21);
+        // Late are the second from 5 on, and the first from 15 to 20.
+        assert_eq!(delay_millis(&calls, Duration::from_millis(5)), 15);
+        // The API refused from 12 to 70; what was late then was late anyway.
+        let refused = |from_millis| Call {
+            from_millis,
+            fault: Some(FaultKind::Throttled),
+            ..Call::default()
+        };
+        let more = [&calls[..], &[refused(70), refused(12)]].concat();
+        assert_eq!(delay_millis(&more, Duration::from_millis(5)), 65);
     }
 }

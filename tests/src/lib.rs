@@ -20,6 +20,7 @@ pub mod deployment;
 pub mod fault_proxy;
 pub mod firewall;
 pub mod guest;
+pub mod heartbeat;
 pub mod iam;
 #[cfg(test)]
 mod iam_coverage;

@@ -2,6 +2,7 @@
 //! each time, as short-lived clients behind a NAT gateway do; and what became of it.
 
 use std::net::{Ipv4Addr, SocketAddr};
+use std::ops::Range;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
@@ -86,18 +87,26 @@ impl Drop for Requests {
 }
 
 /// The longest time from the beginning of a request that failed to that of the next
-/// one that did not.
-pub fn longest_outage(requests: &[Request]) -> Duration {
-    let mut longest = Duration::ZERO;
+/// one that did not; nothing if none failed.
+pub fn longest_outage(requests: &[Request]) -> Option<Range<Instant>> {
+    let mut longest: Option<Range<Instant>> = None;
     let mut failing = None;
     for request in requests {
         let since = *failing.get_or_insert(request.at);
-        longest = longest.max(request.at - since);
+        let before = longest.as_ref().map_or(Duration::ZERO, length);
+        if request.at - since > before {
+            longest = Some(since..request.at);
+        }
         if request.seen_as.is_some() {
             failing = None;
         }
     }
     longest
+}
+
+/// From its beginning to its end.
+pub fn length(time: &Range<Instant>) -> Duration {
+    time.end - time.start
 }
 
 /// How many had no answer.
@@ -158,10 +167,11 @@ mod tests {
             request(4, false),
             request(5, true),
         ];
-        assert_eq!(longest_outage(&made), INTERVAL * 2);
+        let longest = |made: &[Request]| longest_outage(made).as_ref().map(length);
+        assert_eq!(longest(&made), Some(INTERVAL * 2));
         assert_eq!(lost(&made), 3);
         // One that has not ended is as long as it was seen.
-        assert_eq!(longest_outage(&made[..5]), INTERVAL);
-        assert_eq!(longest_outage(&made[..1]), Duration::ZERO);
+        assert_eq!(longest(&made[..5]), Some(INTERVAL));
+        assert_eq!(longest(&made[..1]), None);
     }
 }

@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use privnet_model::id::Region;
 use roxmltree::Document;
 
@@ -49,7 +49,9 @@ type Routes = BTreeMap<(&'static str, String), String>;
 pub struct Fabric {
     stop: Arc<AtomicBool>,
     moves: Arc<Mutex<Vec<Moved>>>,
-    first: &'static str,
+    /// The route table of each follower, in the order of their ids.
+    tables: Vec<(String, &'static str)>,
+    gateway: String,
     thread: Option<JoinHandle<Result<()>>>,
 }
 
@@ -127,7 +129,9 @@ impl Fabric {
             .collect::<Result<_>>()?;
         let stop = Arc::new(AtomicBool::new(false));
         let moves = Arc::new(Mutex::new(Vec::new()));
-        let first = tables.values().next().context("nobody to follow")?.host;
+        let followed = tables.iter().map(|(id, one)| (id.clone(), one.host));
+        let followed: Vec<_> = followed.collect();
+        ensure!(!followed.is_empty(), "nobody to follow");
         let following = Following {
             ec2,
             region: region.clone(),
@@ -141,7 +145,8 @@ impl Fabric {
         Ok(Self {
             stop,
             moves,
-            first,
+            tables: followed,
+            gateway,
             thread: Some(thread),
         })
     }
@@ -163,7 +168,20 @@ impl Fabric {
 
     /// The follower whose route table has the lowest id.
     pub fn first(&self) -> &'static str {
-        self.first
+        self.tables[0].1
+    }
+
+    /// The id of a follower's route table.
+    pub fn table_of(&self, host: &str) -> Result<&str> {
+        let mut tables = self.tables.iter();
+        let found = tables.find(|(_, follower)| *follower == host);
+        let (id, _) = found.with_context(|| format!("{host} is not followed"))?;
+        Ok(id.as_str())
+    }
+
+    /// The id of the VPC's internet gateway.
+    pub fn gateway(&self) -> &str {
+        &self.gateway
     }
 
     /// Stops following, and tells whether anything went wrong.

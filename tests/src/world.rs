@@ -327,6 +327,13 @@ impl World {
         Ok(&self.host(name)?.namespace)
     }
 
+    /// The access key by which an instance asks AWS: it tells whose a call was.
+    pub fn access_key(&self, name: &str) -> Result<&str> {
+        let role = self.host(name)?.metadata.iam_role.as_ref();
+        let role = role.with_context(|| format!("{name} has no role"))?;
+        Ok(role.access_key.as_str())
+    }
+
     /// The region and id of a VPC.
     pub fn vpc_id(&self, name: &str) -> Result<(&Region, &VpcId)> {
         let vpc = self.vpc(name)?;

@@ -20,6 +20,7 @@ pub(super) fn refusal(kind: FaultKind, call: &Call) -> Option<Response> {
         FaultKind::Denied => (403, "AccessDenied"),
         FaultKind::Expired if ec2 => (400, "RequestExpired"),
         FaultKind::Expired => (403, "ExpiredToken"),
+        FaultKind::TableFull => (400, "RouteLimitExceeded"),
         FaultKind::Slow(_)
         | FaultKind::Hang
         | FaultKind::Cut
@@ -86,6 +87,7 @@ pub(super) fn spoil(kind: FaultKind, answer: Vec<u8>) -> Vec<u8> {
         | FaultKind::InternalError
         | FaultKind::Denied
         | FaultKind::Expired
+        | FaultKind::TableFull
         | FaultKind::Slow(_)
         | FaultKind::Hang
         | FaultKind::Cut

@@ -40,6 +40,7 @@ pub async fn serve(listen: SocketAddr, upstream: String) -> Result<()> {
     let app = Router::new()
         .route("/_rules", put(set_rules))
         .route("/_calls", get(calls))
+        .route("/_now", get(now))
         .fallback(pass)
         .with_state(proxy);
     let listener = TcpListener::bind(listen)
@@ -77,6 +78,10 @@ async fn calls(State(proxy): State<Arc<Proxy>>) -> Response {
         Ok(text) => text.into_response(),
         Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response(),
     }
+}
+
+async fn now(State(proxy): State<Arc<Proxy>>) -> String {
+    proxy.millis().to_string()
 }
 
 async fn pass(
