@@ -207,6 +207,34 @@ impl Running {
         unplug(world, spoke)
     }
 
+    /// Rules for the VPC's router by which two spokes do not hear each other.
+    fn split(&self, one: &str, two: &str) -> Result<String> {
+        let one = self.world.host(one)?.instance.address;
+        let two = self.world.host(two)?.instance.address;
+        Ok(format!(
+            "table ip split {{
+    chain forward {{
+        type filter hook forward priority -10
+        ip saddr {one} ip daddr {two} drop
+        ip saddr {two} ip daddr {one} drop
+    }}
+}}
+"
+        ))
+    }
+
+    /// A spoke says so of another.
+    fn wait_for_state(&self, by: &str, of: &str, state: &str) -> Result<()> {
+        let instance = &self.world.host(of)?.metadata.instance;
+        wait_until(&format!("{of} to be {state} for {by}"), PATIENCE, || {
+            let siblings = self.routes(by)?.siblings;
+            let mut told = siblings.iter().filter(|one| one.instance == *instance);
+            let so = told.any(|one| one.state.starts_with(state));
+            ensure!(so, "{siblings:?}");
+            Ok(Some(()))
+        })
+    }
+
     fn is_started(&mut self, spoke: &str) -> Result<()> {
         plug_in(&self.world, spoke)?;
         self.world.start_again(spoke).map(drop)
@@ -415,22 +443,7 @@ pub(crate) fn a_split_between_siblings_costs_nothing_and_two_losses_at_once_are_
 -> Result<()> {
     let mut running = Running::start()?;
     // Two do not hear each other; both work.
-    let addresses = ["spoke-d1", "spoke-d2"].map(|spoke| {
-        let host = running.world.host(spoke);
-        host.map(|host| host.instance.address)
-    });
-    let [one, two] = addresses;
-    let (one, two) = (one?, two?);
-    let split = format!(
-        "table ip split {{
-    chain forward {{
-        type filter hook forward priority -10
-        ip saddr {one} ip daddr {two} drop
-        ip saddr {two} ip daddr {one} drop
-    }}
-}}
-"
-    );
+    let split = running.split("spoke-d1", "spoke-d2")?;
     let outages = running.during("two siblings split for 30 s", |running| {
         running.world.router("vpc-d")?.nft(&split)?;
         std::thread::sleep(Duration::from_secs(30));
@@ -453,6 +466,63 @@ pub(crate) fn a_split_between_siblings_costs_nothing_and_two_losses_at_once_are_
     running.is_started("spoke-d1")?;
     running.is_started("spoke-d2")?;
     running.is_at_home()?;
+    running.world.check()
+}
+
+/// Two do not hear each other, the third fails, and EC2 is away: each of the two wants the
+/// routes of the third, and takes the other for lost. Then EC2 is back, then the network,
+/// then the third.
+pub(crate) fn a_split_while_ec2_is_away_ends_in_no_fight_and_with_every_table_at_home() -> Result<()>
+{
+    let mut running = Running::start()?;
+    let split = running.split("spoke-d1", "spoke-d2")?;
+    let address = running.world.host("spoke-d3")?.instance.address;
+    // It reaches EC2, and nobody behind it the internet.
+    let broken = format!(
+        "table ip broken {{
+    chain forward {{
+        type filter hook forward priority -10
+        oifname uplink ip saddr {address} ip daddr {WEB} drop
+    }}
+}}
+"
+    );
+    let before = running.fabric.moves().len();
+    let outages = running.during("split, one sick, EC2 away", |running| {
+        let down = Fault::everywhere(FaultKind::Unavailable);
+        running.world.faults.set(&[down])?;
+        let router = running.world.router("vpc-d")?;
+        router.nft(&split)?;
+        router.nft(&broken)?;
+        for (spoke, other) in [("spoke-d1", "spoke-d2"), ("spoke-d2", "spoke-d1")] {
+            running.wait_for_state(spoke, other, "lost")?;
+            running.wait_for_state(spoke, "spoke-d3", "sick")?;
+        }
+        // For as long as a look that fails takes, and the next one.
+        std::thread::sleep(Duration::from_secs(5));
+        ensure!(running.fabric.moves().len() == before, "without EC2?");
+        running.world.faults.clear()?;
+        running.is_led_away("host-d3", &["spoke-d3"])?;
+        // Time to fight, if they do.
+        std::thread::sleep(Duration::from_secs(30));
+        Ok(())
+    })?;
+    for host in ["host-d1", "host-d2"] {
+        let outage = outages.of(host)?;
+        ensure!(outage.whole <= Duration::from_secs(1), "{host}: {outage:?}");
+    }
+    let router = running.world.router("vpc-d")?;
+    router.nft("delete table ip split\n")?;
+    // The third serves nothing until it is well, whoever has its table meanwhile.
+    running.wait_for_state("spoke-d1", "spoke-d2", "well")?;
+    running.wait_for_state("spoke-d2", "spoke-d1", "well")?;
+    let moves = running.fabric.moves().split_off(before);
+    let to_it = moves.iter().find(|moved| moved.to == "spoke-d3");
+    ensure!(to_it.is_none(), "{to_it:?}");
+    let router = running.world.router("vpc-d")?;
+    router.nft("delete table ip broken\n")?;
+    running.is_at_home()?;
+    running.moved_little()?;
     running.world.check()
 }
 
