@@ -19,6 +19,7 @@ mod enrolment;
 mod failover;
 mod false_answers;
 mod faults;
+mod first_start;
 mod hub_faults;
 mod iam;
 mod ipsec;
@@ -141,6 +142,7 @@ const TESTS: &[Test] = tests![
     false_answers::many_removals_at_once_wait_for_the_operator,
     false_answers::a_region_that_is_mistyped_in_the_config_takes_no_tunnel,
     false_answers::a_spoke_that_is_untagged_and_handshakes_goes_when_the_operator_names_it,
+    first_start::who_cannot_serve_claims_nothing_and_says_why,
     hub_faults::a_hub_that_starts_without_the_api_finds_the_spokes_when_it_is_back,
     hub_faults::a_hangup_signal_asks_for_a_poll,
     hub_faults::the_interval_asks_for_a_poll,
