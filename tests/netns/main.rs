@@ -30,6 +30,7 @@ mod offloads;
 mod path_mtu;
 mod policy;
 mod remedy;
+mod route_tables;
 mod scale;
 mod spoke_nat;
 mod star;
@@ -169,6 +170,8 @@ const TESTS: &[Test] = tests![
     remedy::one_that_stays_lost_is_restarted_once_and_no_other_ever,
     remedy::a_restart_that_is_not_permitted_is_named_and_nothing_is_stopped_for_good,
     remedy::one_of_an_auto_scaling_group_is_reported_to_it_once,
+    route_tables::what_is_in_the_way_in_a_table_is_named_and_left_alone,
+    route_tables::a_host_in_a_public_subnet_is_known_to_a_data_centre_by_the_spokes_address,
     scale::a_thousand_spokes_in_ten_regions_and_three_accounts,
     spoke_nat::egress_never_stops_while_the_daemon_is_down,
     spoke_nat::established_connections_outlive_the_daemon,
@@ -176,6 +179,7 @@ const TESTS: &[Test] = tests![
     spoke_nat::a_rule_that_somebody_removed_comes_back,
     spoke_nat::inside_the_privnet_nothing_is_translated,
     spoke_nat::a_forward_and_a_redirect_lead_through_the_spoke,
+    spoke_nat::a_server_sees_no_source_ports_but_the_configured_ones,
     static_site::a_data_centre_that_calls_the_hub_reaches_every_spoke,
     static_site::a_site_comes_and_goes_with_the_config_file_and_a_hangup,
     takeover::an_instance_that_fails_or_hangs_is_stood_in_for,

@@ -1,6 +1,10 @@
 //! NAT egress on the demo network (drawn at `privnet_tests::topology::demo`):
 //! it goes on while the daemon is down, and touches nothing that is not its own.
 
+use std::collections::BTreeSet;
+use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::ops::RangeInclusive;
+
 use anyhow::{Context, Result, ensure};
 use privnet_tests::deployment::{self, PATIENCE, public_address, sees, wait_until_up};
 use privnet_tests::process::wait_until;
@@ -225,4 +229,75 @@ pub(crate) fn a_forward_and_a_redirect_lead_through_the_spoke() -> Result<()> {
     let fetch = |from: &str, url: &str| world.namespace(from)?.fetch(url);
     ensure!(fetch("host-a", &forwarded)? == public_a.to_string());
     sees(&world, "host-b2", WEB, spoke_b)
+}
+
+/// None of those that hosts commonly call from.
+const PORTS: RangeInclusive<u16> = 20_000..=20_099;
+/// Connections of each protocol: few enough that each finds a port of its own.
+const CONNECTIONS: usize = 40;
+
+pub(crate) fn a_server_sees_no_source_ports_but_the_configured_ones() -> Result<()> {
+    const SERVER: SocketAddr = SocketAddr::new(IpAddr::V4(WEB), 7000);
+    let mut world = World::build(&privnet_tests::topology::demo())?;
+    deployment::start_spokes(&mut world)?;
+    let public = public_address(&world, "spoke-a")?;
+    sees(&world, "host-a", WEB, public)?;
+    let (tcp, udp) = world.web.enter(|| {
+        let udp = UdpSocket::bind(SERVER)?;
+        udp.set_read_timeout(Some(PATIENCE))?;
+        Ok((TcpListener::bind(SERVER)?, udp))
+    })?;
+
+    // As the clients have them, from 32768 on, as long as nothing is configured.
+    let ports = seen_ports(&world, &tcp, &udp)?;
+    ensure!(ports.iter().all(|port| !PORTS.contains(port)), "{ports:?}");
+
+    let config = privnet_tests::daemon::config_file(world.host("spoke-a")?);
+    let text = std::fs::read_to_string(&config)?;
+    let (first, last) = (*PORTS.start(), *PORTS.end());
+    std::fs::write(&config, format!("{text}ports = \"{first}-{last}\"\n"))?;
+    let spoke = world.daemon("spoke-a")?;
+    spoke.process.signal(nix::sys::signal::Signal::SIGHUP)?;
+    let range = format!("masquerade to :{first}-{last}");
+    wait_until("the rules to have the range", PATIENCE, || {
+        let list = ["list", "table", "inet", "privnet"];
+        let rules = world.namespace("spoke-a")?.run("nft", list)?;
+        ensure!(rules.contains(&range), "{rules}");
+        Ok(Some(()))
+    })?;
+    let ports = seen_ports(&world, &tcp, &udp)?;
+    ensure!(ports.iter().all(|port| PORTS.contains(port)), "{ports:?}");
+    sees(&world, "host-a", WEB, public)
+}
+
+/// The source ports of new connections of host-a's as the server sees them, all of which
+/// are open at once.
+fn seen_ports(world: &World, tcp: &TcpListener, udp: &UdpSocket) -> Result<BTreeSet<u16>> {
+    let (server, host) = (tcp.local_addr()?, world.host("host-a")?);
+    let mut ports = BTreeSet::new();
+    let mut open = Vec::new();
+    for _ in 0..CONNECTIONS {
+        let connect = || Ok(TcpStream::connect_timeout(&server, PATIENCE)?);
+        let client = host.namespace.enter(connect)?;
+        let (accepted, from) = tcp.accept()?;
+        ports.insert(from.port());
+        open.push((client, accepted));
+    }
+    ensure!(ports.len() == CONNECTIONS, "a port twice: {ports:?}");
+    let own = SocketAddr::from((host.instance.address, 0));
+    let mut sockets = Vec::new();
+    let mut datagrams = BTreeSet::new();
+    for _ in 0..CONNECTIONS {
+        let socket = host.namespace.enter(|| Ok(UdpSocket::bind(own)?))?;
+        socket.send_to(b"hello", server)?;
+        let (_, from) = udp.recv_from(&mut [0; 16])?;
+        datagrams.insert(from.port());
+        sockets.push(socket);
+    }
+    ensure!(
+        datagrams.len() == CONNECTIONS,
+        "a port twice: {datagrams:?}"
+    );
+    ports.append(&mut datagrams);
+    Ok(ports)
 }
