@@ -14,8 +14,8 @@ use privnet_tests::topology::{self, WEB};
 use privnet_tests::vpc_fabric::{Fabric, Follower};
 use privnet_tests::world::World;
 
-/// What the issue asks of a takeover; a busy machine gets three times as long before a
-/// test fails, and the time is printed.
+/// What is asked of a takeover; a busy machine gets three times as long before a test
+/// fails, and the time is printed. `takeover` tells the machine's part from the spokes'.
 const GOAL: Duration = Duration::from_secs(5);
 
 const HOSTS: [Follower; 2] = [
