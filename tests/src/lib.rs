@@ -24,6 +24,8 @@ pub mod heartbeat;
 pub mod iam;
 #[cfg(test)]
 mod iam_coverage;
+#[cfg(test)]
+mod image_check;
 pub mod imds;
 mod internet;
 pub mod iperf;
