@@ -11,32 +11,41 @@ use crate::capture::ping_pattern;
 use crate::namespace::{Namespace, logs};
 use crate::process::{Process, wait_until};
 
-/// From one request to the next.
+/// From one request to the next, where a test wants no other.
 pub const INTERVAL: Duration = Duration::from_millis(100);
 
 /// A ping under way.
 #[derive(Debug)]
 pub struct LongPing {
     process: Process,
+    interval: Duration,
 }
 
 /// What became of its requests, in their order: how long each answer took.
 #[derive(Debug)]
-pub struct Answered(Vec<Option<Duration>>);
+pub struct Answered {
+    answers: Vec<Option<Duration>>,
+    interval: Duration,
+}
 
 impl LongPing {
     /// Pings `to` from there until it is ended.
     pub fn start(from: &Namespace, to: impl Display) -> Result<Self> {
+        Self::start_every(INTERVAL, from, to)
+    }
+
+    /// The same, with this time from one request to the next.
+    pub fn start_every(interval: Duration, from: &Namespace, to: impl Display) -> Result<Self> {
         let mut command = from.command("ping");
-        let interval = INTERVAL.as_secs_f32().to_string();
-        command.args(["-n", "-i", &interval, "-p", &ping_pattern()]);
+        let seconds = interval.as_secs_f32().to_string();
+        command.args(["-n", "-i", &seconds, "-p", &ping_pattern()]);
         command.arg(to.to_string());
         // A log of its own: two of them to one address number from one each.
         static STARTED: AtomicUsize = AtomicUsize::new(0);
         let number = STARTED.fetch_add(1, Ordering::Relaxed);
         let name = format!("ping-{number}-{to}");
         let process = Process::start(&name, &logs(), command)?;
-        Ok(Self { process })
+        Ok(Self { process, interval })
     }
 
     /// Waits until that many more requests than now are answered.
@@ -71,9 +80,10 @@ impl LongPing {
         let seen = self.seen()?;
         let last = *seen.keys().next_back().context("no ping was answered")?;
         self.process.stop(Duration::from_secs(20))?;
-        Ok(Answered(
-            (1..=last).map(|n| seen.get(&n).copied()).collect(),
-        ))
+        Ok(Answered {
+            answers: (1..=last).map(|n| seen.get(&n).copied()).collect(),
+            interval: self.interval,
+        })
     }
 
     /// The number of the last request that was answered; they begin at one.
@@ -110,21 +120,29 @@ impl Answered {
     /// An error if any was lost before the last that was answered. Late answers
     /// count: a busy machine is slow, and loses nothing by that.
     pub fn without_loss(&self) -> Result<()> {
-        let lost = self.0.iter().filter(|answer| answer.is_none()).count();
-        ensure!(lost == 0, "{lost} of {} pings were lost", self.0.len());
+        let lost = self.lost();
+        ensure!(lost == 0, "{lost} of {} pings were lost", self.requests());
         Ok(())
+    }
+
+    /// How many were lost before the last that was answered.
+    pub fn lost(&self) -> usize {
+        self.answers
+            .iter()
+            .filter(|answer| answer.is_none())
+            .count()
     }
 
     /// The longest time in which no request was answered before it was `late`.
     pub fn longest_gap(&self, late: Duration) -> Duration {
         let missed = |answer: &Option<Duration>| answer.is_none_or(|took| took > late);
-        let runs = self.0.chunk_by(|a, b| missed(a) == missed(b));
+        let runs = self.answers.chunk_by(|a, b| missed(a) == missed(b));
         let longest = runs.filter(|run| missed(&run[0])).map(<[_]>::len).max();
-        INTERVAL * u32::try_from(longest.unwrap_or(0)).unwrap_or(u32::MAX)
+        self.interval * u32::try_from(longest.unwrap_or(0)).unwrap_or(u32::MAX)
     }
 
     /// How many requests there were.
     pub fn requests(&self) -> usize {
-        self.0.len()
+        self.answers.len()
     }
 }
