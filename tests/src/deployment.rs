@@ -64,7 +64,14 @@ pub fn start_hub(world: &mut World) -> Result<()> {
 }
 
 /// The fleet's secret of the tests.
-const SECRET: &str = "the fleet's secret of the tests, long enough";
+pub const FLEET_SECRET: &str = "the fleet's secret of the tests, long enough";
+
+/// Gives an instance the fleet's secret in a file, and returns the line that names it.
+pub fn fleet_secret(world: &World, name: &str) -> Result<String> {
+    let file = world.namespace(name)?.directory().join("fleet.secret");
+    std::fs::write(&file, FLEET_SECRET)?;
+    Ok(format!("preshared_key = {{ file = {file:?} }}\n"))
+}
 
 /// Starts the hub and these spokes of one VPC, each of which serves the route tables of
 /// its zone and stands in for the others; `more` is the end of the spokes' config files.
@@ -91,9 +98,7 @@ pub fn start_siblings_serving(
 /// the fleet's secret is beside it.
 pub fn sibling_config(world: &World, name: &str, routes: &str, more: &str) -> Result<String> {
     let host = world.host(name)?;
-    let secret = host.namespace.directory().join("fleet.secret");
-    std::fs::write(&secret, SECRET)?;
-    let secret = format!("preshared_key = {{ file = {secret:?} }}\n");
+    let secret = fleet_secret(world, name)?;
     Ok(match host.instance.role {
         Role::Hub => format!("{}\n[trust]\n{secret}", hub_config(host)),
         Role::Spoke | Role::NatHub | Role::Host => {

@@ -1,6 +1,6 @@
 //! What every gateway that booted from an image has to be, whatever its role.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use privnet_tests::guest::{Guest, LoginKey};
@@ -10,6 +10,42 @@ use crate::report::Figures;
 
 /// The size of the volume that the image is copied to: larger, as on EC2.
 pub(crate) const VOLUME: u64 = 2 << 30;
+
+/// Within what time from power on a gateway has to serve, emulated: about half a minute is
+/// what it takes, and the machine may have other things to do.
+pub(crate) const IN_SERVICE: Duration = Duration::from_secs(120);
+
+/// How far the journal may grow, and what it leaves free, in bytes: as `journald.conf.d` of
+/// the image has it (200M, 500M).
+const JOURNAL: [&str; 2] = ["DISK_KEEP_FREE=524288000", "MAX_USE=209715200"];
+
+/// The kernel's settings that the image makes, as files of `sysctl.d`.
+const SYSCTLS: [&str; 3] = [
+    include_str!("../../../../ami/sysctl.d/60-privnet.conf"),
+    include_str!("../../../../ami/image/root/usr/lib/sysctl.d/61-privnet-image.conf"),
+    include_str!("../../../../ami/image/root/etc/sysctl.d/99-protect-links.conf"),
+];
+
+/// How long something took since power on, for the report; an error if that is longer
+/// than stated.
+pub(crate) fn in_time(what: &str, took: Duration) -> Result<String> {
+    ensure!(
+        took <= IN_SERVICE,
+        "{what}: after {took:?}, {IN_SERVICE:?} are stated"
+    );
+    Ok(format!(
+        "{:.0} s, of {} s at most",
+        took.as_secs_f64(),
+        IN_SERVICE.as_secs()
+    ))
+}
+
+/// The SHA-256 sum of 5 MB from a host's web server, fetched from there.
+pub(crate) fn checksum(from: &Namespace, server: &str) -> Result<String> {
+    let url = format!("http://{server}/bytes/5000000");
+    let command = format!("curl -sS --fail --max-time 240 {url} | sha256sum");
+    from.run("sh", ["-c", &command])
+}
 
 /// The section of user data that lets the test in, from this address alone.
 pub(crate) fn instance_section(key: &LoginKey, from: &str, api: &str) -> String {
@@ -47,7 +83,15 @@ pub(crate) fn inspect(
     }
     equals(&format!("systemctl show -P Type {daemon}"), "notify")?;
     equals("systemctl --failed --plain --no-legend", "")?;
-    figures.row("services active, none failed", services);
+    figures.row("services active, none failed", &services);
+    let last = on(&format!(
+        "systemctl show -P ActiveEnterTimestampMonotonic {services} | sort -n | tail -n 1"
+    ))?;
+    let last = Duration::from_micros(last.parse().context("no time")?);
+    figures.row(
+        "the last of them active after the kernel's start",
+        in_time("the last service", last)?,
+    );
     let since_kernel = on(&format!(
         "systemctl show -P ActiveEnterTimestampMonotonic {daemon}"
     ))?;
@@ -75,7 +119,11 @@ pub(crate) fn inspect(
 
     equals("swapon --show --noheadings", "")?;
     equals("sysctl -n net.ipv4.ip_forward", "1")?;
-    equals("sysctl -n kernel.kptr_restrict", "2")?;
+    let settings = sysctls_are_in_force(guest, key)?;
+    figures.row(
+        "settings of sysctl.d (buffers, redirects, hardening) in force",
+        format!("all {settings}"),
+    );
     equals(
         "ls /usr/bin/gcc /usr/bin/cc /usr/bin/python3 2>/dev/null | wc -l",
         "0",
@@ -89,6 +137,22 @@ pub(crate) fn inspect(
         on("journalctl --header | grep -c /var/log/journal")? != "0",
         "the journal does not outlive a reboot"
     );
+    let bounds = on(
+        "journalctl -q -b -o export 'JOURNAL_NAME=System Journal' | grep -aE '^(MAX_USE|DISK_KEEP_FREE)=' | sort -u",
+    )?;
+    ensure!(
+        bounds.lines().eq(JOURNAL),
+        "the journal's bounds: {bounds}, expected {JOURNAL:?}"
+    );
+    let updates = "privnet-security-updates.timer";
+    equals(
+        &format!("systemctl is-active {updates} || true"),
+        "inactive",
+    )?;
+    equals(
+        &format!("systemctl is-enabled {updates} || true"),
+        "disabled",
+    )?;
     ensure!(
         on("chronyc -n sources")?.contains("169.254.169.123"),
         "chrony does not ask Amazon"
@@ -108,6 +172,11 @@ pub(crate) fn inspect(
         "journal persistent, chrony at 169.254.169.123, UDP GRO forwarding",
         "yes",
     );
+    figures.row(
+        "the journal's bounds in force",
+        "200 MB at most, 500 MB left free",
+    );
+    figures.row("automatic security updates, not asked for", "off");
     figures.row("running kernel", on("uname -r")?);
     figures.row(
         "memory in use",
@@ -128,6 +197,34 @@ pub(crate) fn inspect(
         .collect::<Result<_>>()?;
     figures.quote("`systemd-analyze security`", &exposure.join("\n"));
     Ok(())
+}
+
+/// Compares the kernel's settings with the image's files; returns how many there are.
+fn sysctls_are_in_force(guest: &Guest, key: &LoginKey) -> Result<usize> {
+    let expected: Vec<(&str, &str)> = SYSCTLS
+        .iter()
+        .flat_map(|file| file.lines())
+        .filter(|line| !line.starts_with('#'))
+        .filter_map(|line| line.split_once(" = "))
+        .collect();
+    ensure!(expected.len() > 20, "the files are not read: {expected:?}");
+    let names: Vec<&str> = expected.iter().map(|(name, _)| *name).collect();
+    let names = names.join(" ");
+    // One that the kernel has not is told in the value's place.
+    let script = format!("for name in {names}; do echo \"$name = $(sysctl -n $name 2>&1)\"; done");
+    let seen = guest.run(key, &script)?;
+    let differs: Vec<String> = expected
+        .iter()
+        .map(|(name, value)| format!("{name} = {value}"))
+        .zip(seen.lines())
+        .filter(|(expected, seen)| expected != seen)
+        .map(|(expected, seen)| format!("{seen}, expected {expected}"))
+        .collect();
+    ensure!(
+        differs.is_empty() && seen.lines().count() == expected.len(),
+        "{differs:?} in:\n{seen}"
+    );
+    Ok(expected.len())
 }
 
 /// Nobody but who is configured gets to the SSH port, though it listens.

@@ -1,15 +1,18 @@
 //! The spoke's image, in the demo network (drawn at `privnet_tests::topology::demo`): it
-//! is spoke-a, a guest; the hub and spoke-b are the same programs in namespaces.
+//! is spoke-a, a guest; the hub and spoke-b are the same programs in namespaces. At the end
+//! it is a spoke by IPsec: its kernel does ESP, the hub's strongSwan does its own.
 
 use std::path::Path;
 use std::process::Command;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use privnet_tests::daemon::{hub_config, hub_public_key};
+use privnet_model::inventory::{PORT_TAG, PUBLIC_KEY_TAG, TRANSPORT_TAG, Transport};
+use privnet_tests::charon::Charon;
+use privnet_tests::daemon::{hub_config, hub_public_key, spoke_config};
 use privnet_tests::deployment::{
-    PATIENCE, nothing_leaked, public_address, reach_each_other, sees, start_spoke,
-    wait_for_published_key, wait_until_up,
+    FLEET_SECRET, PATIENCE, fleet_secret, nothing_leaked, ping_without_loss, public_address,
+    reach_each_other, sees, start_spoke, wait_for_published_key, wait_until_up,
 };
 use privnet_tests::guest::{Disk, Guest, LoginKey, private_directory};
 use privnet_tests::process::{run, wait_until};
@@ -22,6 +25,10 @@ use crate::{BOOT, machine};
 const NAME: &str = "spoke-a";
 /// What lies behind the kernel's WireGuard, when that has its turn.
 const SITE: &str = "10.200.0.1";
+/// How many connections the kernel remembers at most.
+const CONNECTIONS: &str = "sysctl -n net.netfilter.nf_conntrack_max";
+/// Where the templates keep the fleet's secret.
+const SECRET_PARAMETER: &str = "/privnet/psk";
 
 pub(crate) fn test(image: &Path, figures: &mut Figures) -> Result<()> {
     let network = topology::demo();
@@ -62,13 +69,16 @@ pub(crate) fn test(image: &Path, figures: &mut Figures) -> Result<()> {
     figures.row("the kernel's flowtable for NAT", short_cut);
     machine::stranger_is_kept_out(world.namespace("host-a")?, "10.1.0.10")?;
     figures.row("SSH from an address that is not in ssh_from", "refused");
+    remembers_by_memory(&guest, &login, figures)?;
+    takes_what_is_asked_for(&mut world, &guest, &login, &good, figures)?;
     keeps_the_last_good(&mut world, &guest, &login, &wrong, figures)?;
     nothing_leaked(&world)?;
     kernel.speaks_to_our_hub(&world, &guest, &login, figures)?;
     nat_by_this_kernel(&guest, &login, figures)?;
     guest.check()?;
     world.check()?;
-    guest.shut_down(&login, Duration::from_secs(120))
+    guest.shut_down(&login, Duration::from_secs(120))?;
+    by_ipsec(&mut world, &disk, &login, &section, figures)
 }
 
 fn start_others(world: &mut World, kernel: &KernelPeer) -> Result<()> {
@@ -146,9 +156,10 @@ fn refuses_wrong_user_data(
 fn joins(world: &World, guest: &mut Guest, figures: &mut Figures) -> Result<()> {
     let up = world.daemon("hub")?.wait_until_up(&[NAME], BOOT);
     up.with_context(|| guest.console_tail(60))?;
+    let took = guest.started.elapsed();
     figures.row(
         "tunnel up after power on",
-        format!("{:.0} s", guest.started.elapsed().as_secs_f64()),
+        machine::in_time("the tunnel", took)?,
     );
     reach_each_other(world, "host-a", "host-b")?;
     figures.row(
@@ -161,6 +172,71 @@ fn joins(world: &World, guest: &mut Guest, figures: &mut Figures) -> Result<()> 
         "as the spoke's public address",
     );
     Ok(())
+}
+
+/// NAT remembers as many connections as the memory allows, where nothing else is said.
+fn remembers_by_memory(guest: &Guest, login: &LoginKey, figures: &mut Figures) -> Result<()> {
+    let kilobytes = number(guest, login, "awk '/^MemTotal/ { print $2 }' /proc/meminfo")?;
+    let limit = number(guest, login, CONNECTIONS)?;
+    // One for each 4096 bytes, as `spoke.toml` has it; of a guest of 1 GiB neither bound counts.
+    ensure!(
+        limit == kilobytes / 4 && limit > 65_536,
+        "{limit} connections are remembered in {kilobytes} kB"
+    );
+    let buckets = number(guest, login, "sysctl -n net.netfilter.nf_conntrack_buckets")?;
+    ensure!(buckets >= limit, "{buckets} buckets for {limit}");
+    figures.row(
+        "connections that NAT remembers (nf_conntrack_max)",
+        format!("{limit}: one for each 4096 bytes of {kilobytes} kB"),
+    );
+    Ok(())
+}
+
+fn number(guest: &Guest, login: &LoginKey, script: &str) -> Result<u64> {
+    let seen = guest.run(login, script)?;
+    seen.parse().with_context(|| format!("{script}: {seen:?}"))
+}
+
+/// What is off, or the daemon's choice, unless user data says more.
+fn takes_what_is_asked_for(
+    world: &mut World,
+    guest: &Guest,
+    login: &LoginKey,
+    good: &str,
+    figures: &mut Figures,
+) -> Result<()> {
+    const TIMER: &str = "privnet-security-updates.timer";
+    const ASKED: u64 = 100_000;
+    let by_memory = number(guest, login, CONNECTIONS)?;
+    let take = |world: &mut World, user_data: &str, connections: u64| -> Result<()> {
+        give(world, user_data)?;
+        guest.run(login, "systemctl restart privnet-boot")?;
+        let what = format!("{connections} connections to be remembered");
+        wait_until(&what, PATIENCE, || {
+            let now = number(guest, login, CONNECTIONS)?;
+            ensure!(now == connections, "it is {now}");
+            Ok(Some(()))
+        })
+    };
+    // The section for the instance is the last one.
+    let more = format!("egress = true\nconnections = {ASKED}");
+    let asking = good.replace("egress = true", &more) + "security_updates = true\n";
+    take(world, &asking, ASKED)?;
+    wait_until("the timer of the security updates", PATIENCE, || {
+        let state = guest.run(login, &format!("systemctl is-active {TIMER} || true"))?;
+        ensure!(state == "active", "it is {state}");
+        Ok(Some(()))
+    })?;
+    let next = guest.run(
+        login,
+        &format!("systemctl show -P NextElapseUSecRealtime {TIMER}"),
+    )?;
+    ensure!(!next.is_empty(), "the timer runs for nothing");
+    figures.row("automatic security updates, asked for", "every day");
+    figures.row("nat.connections of user data", "in force after a reload");
+    // Off again at the next boot; there is no mirror here to ask.
+    guest.run(login, &format!("systemctl stop {TIMER}"))?;
+    take(world, good, by_memory)
 }
 
 fn keeps_the_last_good(
@@ -223,6 +299,120 @@ fn nat_by_this_kernel(guest: &Guest, login: &LoginKey, figures: &mut Figures) ->
     figures.quote(
         "NAT by the image's kernel, emulated: what counts is the ratio",
         said.trim(),
+    );
+    Ok(())
+}
+
+/// The same instance, switched on again with user data of a spoke by IPsec.
+fn by_ipsec(
+    world: &mut World,
+    disk: &Disk,
+    login: &LoginKey,
+    section: &str,
+    figures: &mut Figures,
+) -> Result<()> {
+    let charon = Charon::of_instance(world.namespace("hub")?)?;
+    let metadata = world.host(NAME)?.metadata.clone();
+    world
+        .ec2
+        .put_secret(&metadata.region, SECRET_PARAMETER, FLEET_SECRET)?;
+    // A hub that never heard of it, in whose EC2 it is as new as at its launch: that it calls
+    // makes it known.
+    let published = [PUBLIC_KEY_TAG, PORT_TAG, TRANSPORT_TAG];
+    world
+        .ec2
+        .untag(&metadata.region, metadata.instance.as_str(), &published)?;
+    start_others_by_ipsec(world, &charon)?;
+
+    give(world, &format!("{}{section}", config_by_ipsec()))?;
+    let mut guest = boot(world, disk, "ipsec")?;
+    let up = world
+        .daemon("hub")?
+        .wait_until_up(&[NAME, "spoke-b"], BOOT)
+        .with_context(|| guest.console_tail(60))?;
+    let took = guest.started.elapsed();
+    let tunnel = up.tunnels.iter().find(|tunnel| tunnel.name == NAME);
+    ensure!(
+        tunnel.is_some_and(|tunnel| tunnel.transport == Transport::Ipsec),
+        "not by IPsec: {up:?}"
+    );
+    figures.row(
+        "a spoke by IPsec, its secret in SSM: up after power on",
+        format!("{:.0} s", took.as_secs_f64()),
+    );
+    guest.wait_for_login(login, BOOT)?;
+    let shown = wait_until("the tunnel at the guest", PATIENCE * 2, || {
+        let list = guest.run(login, "tunnels list --json")?;
+        ensure!(list.contains("\"up\""), "{list}");
+        guest.run(login, "tunnels show").map(Some)
+    })?;
+    ensure!(shown.contains("kernel ESP"), "{shown}");
+    let interface = guest.run(login, "ip -o link show type xfrm")?;
+    ensure!(interface.contains("pnesp-"), "no interface: {interface:?}");
+    let states = guest.run(login, "ip xfrm state")?;
+    ensure!(states.contains("espinudp"), "no ESP in UDP: {states}");
+
+    carries_by_ipsec(world, figures)?;
+    nothing_leaked(world)?;
+    guest.check()?;
+    world.check()?;
+    guest.shut_down(login, Duration::from_secs(120))
+}
+
+/// The hub and spoke-b once more, with the fleet's secret, without which there is no IPsec
+/// to a spoke.
+fn start_others_by_ipsec(world: &mut World, charon: &Charon) -> Result<()> {
+    for name in ["hub", "spoke-b"] {
+        world.stop(name)?;
+    }
+    let state = world.namespace("hub")?.directory().join("hub.state.json");
+    std::fs::remove_file(state)?;
+    let secret = fleet_secret(world, "hub")?;
+    let config = format!(
+        "{}\n[ipsec]\nsocket = {:?}\n[trust]\n{secret}",
+        hub_config(world.host("hub")?),
+        charon.socket()
+    );
+    world.start("hub", &config)?;
+    let key = hub_public_key(world.host("hub")?)?;
+    let secret = fleet_secret(world, "spoke-b")?;
+    let endpoint = format!("{HUB_PUBLIC}:{PORT}");
+    let config = spoke_config(world.host("spoke-b")?, &endpoint, &key);
+    world.start("spoke-b", &format!("{secret}{config}"))?;
+    wait_until_up(world, &["spoke-b"], PATIENCE).map(drop)
+}
+
+/// What an operator gives a spoke by IPsec.
+fn config_by_ipsec() -> String {
+    format!(
+        "privnet = \"{PRIVNET}\"\ntransport = \"ipsec\"\npreshared_key = {{ ssm = \"{SECRET_PARAMETER}\" }}\n\n\
+         [[hub]]\nendpoint = \"{HUB_PUBLIC}\"\n\n[nat]\negress = true\n"
+    )
+}
+
+fn carries_by_ipsec(world: &World, figures: &mut Figures) -> Result<()> {
+    reach_each_other(world, "host-a", "host-b")?;
+    reach_each_other(world, "host-a", "host-hub")?;
+    ping_without_loss(world, "host-a", "host-b", 20)?;
+    ping_without_loss(world, "host-b", "host-a", 20)?;
+    // Egress is NAT as ever.
+    sees(world, "host-a", WEB, public_address(world, NAME)?)?;
+    figures.row(
+        "by its kernel's ESP: private host to private host, and to the hub's VPC",
+        "both ways, no NAT; 20 of 20 pings each way; the internet as before",
+    );
+    let address = |name| Ok::<_, anyhow::Error>(world.host(name)?.instance.address.to_string());
+    let (host_a, host_b) = (world.namespace("host-a")?, world.namespace("host-b")?);
+    let sent = machine::checksum(host_a, &address("host-a")?)?;
+    let began = Instant::now();
+    for (from, server) in [(host_a, "host-b"), (host_b, "host-a")] {
+        let received = machine::checksum(from, &address(server)?)?;
+        ensure!(sent == received, "sent {sent}, received {received}");
+    }
+    let took = began.elapsed();
+    figures.row(
+        "by its kernel's ESP: 5 MB of TCP each way",
+        format!("by checksum, {:.0} s for both", took.as_secs_f64()),
     );
     Ok(())
 }
