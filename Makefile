@@ -14,7 +14,8 @@
 #   make fuzz          ten minutes of fuzzing for each target; needs a nightly toolchain
 #   make images        the disk images of hub and spoke, into IMAGES=DIRECTORY; needs root (ami/image; 15 minutes,
 #                      most of it the release build). TWICE=1: builds each twice and compares
-#   make test-image    boots them under QEMU in the simulated internet (10 minutes; tests/IMAGE.md)
+#   make test-image    boots them under QEMU in the simulated internet (15 minutes; tests/IMAGE.md), where the hub's also gets
+#                      its packages
 #   make packages      .deb and .rpm of hub, spoke and tunnels, into PACKAGES=DIRECTORY (ami/packages)
 #   make test-packages makes them twice, and installs, upgrades and removes them in a new Debian; needs root (5 minutes)
 #   make build         all programs, tests and benches, as the demo and the tests use them
@@ -120,8 +121,8 @@ images: programs
 	@ami/image/setup
 	@ami/image/images $(if $(TWICE),--twice) "$(HERE)" "$(IMAGES)"
 
-test-image: images
-	"$(HERE)/image" "$(IMAGES)"
+test-image: images packages
+	"$(HERE)/image" --packages "$(PACKAGES)" "$(IMAGES)"
 
 packages: programs
 	@ami/packages/setup

@@ -13,18 +13,17 @@ use privnet_tests::deployment::{
 use privnet_tests::firewall::{EAST, Firewall, SECRET};
 use privnet_tests::guest::{Disk, Guest, LoginKey, private_directory};
 use privnet_tests::long_ping::LongPing;
-use privnet_tests::namespace::Namespace;
 use privnet_tests::process::wait_until;
 use privnet_tests::programs;
 use privnet_tests::topology::{self, API, API_PORT, HUB_PUBLIC, PORT};
 use privnet_tests::world::World;
 
 use crate::report::Figures;
-use crate::{BOOT, machine};
+use crate::{BOOT, machine, upgrade};
 
 const NAME: &str = "hub";
 
-pub(crate) fn test(image: &Path, figures: &mut Figures) -> Result<()> {
+pub(crate) fn test(image: &Path, packages: &Path, figures: &mut Figures) -> Result<()> {
     let network = topology::demo();
     let mut world = World::build_with_guests(&network, &[NAME])?;
     world.capture(&network, &[NAME])?;
@@ -52,9 +51,10 @@ pub(crate) fn test(image: &Path, figures: &mut Figures) -> Result<()> {
             .map(Some)
     })
     .with_context(|| guest.console_tail(40))?;
+    let took = guest.started.elapsed();
     figures.row(
         "hub ready after power on",
-        format!("{:.0} s", guest.started.elapsed().as_secs_f64()),
+        machine::in_time("privnet-hub", took)?,
     );
     machine::inspect(&guest, &login, "privnet-hub", "ip-10-0-0-10", figures)?;
 
@@ -78,6 +78,13 @@ pub(crate) fn test(image: &Path, figures: &mut Figures) -> Result<()> {
     );
     ipsec(&mut world, &guest, &login, &user_data, figures)?;
     config_in_ssm(&mut world, &guest, &login, &user_data, figures)?;
+    upgrade::in_place(&world, &guest, &login, packages, figures)?;
+    guest.check()?;
+    let empty = tempfile::tempdir()?;
+    let disk = Disk::copy_of(image, empty.path(), machine::VOLUME)?;
+    let mut guest =
+        upgrade::by_another_instance(&mut world, guest, &login, &disk, &user_data, figures)?;
+    reach_each_other(&world, "host-hub", "host-a")?;
     nothing_leaked(&world)?;
     guest.check()?;
     world.check()?;
@@ -144,20 +151,15 @@ fn ipsec(
     };
     both_ways("at first")?;
     let address = world.host("host-a")?.instance.address;
-    let checksum = |from: &Namespace, server: &str| {
-        let url = format!("http://{server}/bytes/5000000");
-        let command = format!("curl -sS --fail --max-time 240 {url} | sha256sum");
-        from.run("sh", ["-c", &command])
-    };
     let server = format!("{inside}:80");
     let simulator = programs::ours("privnet-sim")?;
     let _web = firewall
         .namespace
         .start("web", simulator, ["web", &server])?;
     let host_a = world.namespace("host-a")?;
-    let sent = checksum(host_a, &address.to_string())?;
+    let sent = machine::checksum(host_a, &address.to_string())?;
     for (from, server) in [(&firewall.namespace, address.to_string()), (host_a, server)] {
-        let received = checksum(from, &server)?;
+        let received = machine::checksum(from, &server)?;
         ensure!(sent == received, "sent {sent}, received {received}");
     }
     figures.row(

@@ -14,8 +14,9 @@ mod machine;
 mod registering;
 mod report;
 mod spoke;
+mod upgrade;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -34,6 +35,10 @@ const BOOT: Duration = Duration::from_secs(420);
 struct Arguments {
     /// Where the images are
     directory: PathBuf,
+
+    /// Where the packages are, of which the hub's are installed in its image
+    #[arg(long)]
+    packages: PathBuf,
 
     /// Only one of them
     #[arg(long)]
@@ -79,7 +84,7 @@ fn run(arguments: &Arguments) -> Result<()> {
             .figures
             .as_deref()
             .context("--figures is missing")?;
-        return inside(role, &arguments.image(role), figures);
+        return inside(role, arguments, figures);
     }
     programs::require_tools(&guest::TOOLS)?;
     programs::require_tools(&["wg", "curl", "iperf3", "debugfs", "zstd", "sfdisk", "aws"])?;
@@ -97,6 +102,8 @@ fn run(arguments: &Arguments) -> Result<()> {
         figures.write(&file)?;
         let mut again = isolation::again([
             arguments.directory.clone().into_os_string(),
+            "--packages".into(),
+            arguments.packages.clone().into_os_string(),
             "--inside".into(),
             role.name().into(),
             "--figures".into(),
@@ -121,18 +128,19 @@ impl Arguments {
     }
 }
 
-fn inside(role: Role, image: &std::path::Path, file: &std::path::Path) -> Result<()> {
+fn inside(role: Role, arguments: &Arguments, file: &Path) -> Result<()> {
     isolation::on_end_signal(|code| std::process::exit(code))?;
     isolation::settle()?;
     let mut figures = Figures::read(file)?;
+    let image = arguments.image(role);
     match role {
         Role::Spoke => {
             registering::test(&mut figures)?;
             // A world is made where none was, so the logs start afresh.
             std::fs::remove_dir_all(privnet_tests::namespace::ROOT)?;
-            spoke::test(image, &mut figures)?;
+            spoke::test(&image, &mut figures)?;
         }
-        Role::Hub => hub::test(image, &mut figures)?,
+        Role::Hub => hub::test(&image, &arguments.packages, &mut figures)?,
     }
     figures.write(file)
 }
