@@ -40,7 +40,7 @@ pub(crate) fn in_time(what: &str, took: Duration) -> Result<String> {
     ))
 }
 
-/// The SHA-256 sum of 5 MB from a host's web server, fetched from there.
+/// The SHA-256 sum of 5 MB that `from` fetches from a host's web server.
 pub(crate) fn checksum(from: &Namespace, server: &str) -> Result<String> {
     let url = format!("http://{server}/bytes/5000000");
     let command = format!("curl -sS --fail --max-time 240 {url} | sha256sum");

@@ -26,8 +26,8 @@ use privnet_tests::{guest, isolation, programs};
 
 use crate::report::Figures;
 
-/// How long a guest may take to boot. Emulated, on a machine with other things to do:
-/// it takes one to two minutes.
+/// How long a guest is waited for, also where another step is why it is late. What a boot may
+/// take is less: [`machine::IN_SERVICE`].
 const BOOT: Duration = Duration::from_secs(420);
 
 /// Boots both images and tests them

@@ -289,8 +289,8 @@ impl Registering<'_> {
         );
 
         let arguments = ["terminate-instances", "--region", REGION];
-        let of_one = ["--instance-ids", instance.as_str()];
-        self.aws(&[&arguments[..], &of_one[..]].concat())?;
+        let which = ["--instance-ids", instance.as_str()];
+        self.aws(&[&arguments[..], &which[..]].concat())?;
         self.register("three", &keep)?;
         let left = ours(self)?;
         ensure!(left == BTreeSet::from([three]), "left are {left:?}");
