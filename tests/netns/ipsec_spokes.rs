@@ -12,8 +12,8 @@ use privnet_model::status::TunnelState;
 use privnet_tests::charon::Charon;
 use privnet_tests::daemon::{hub_config, hub_public_key, spoke_config};
 use privnet_tests::deployment::{
-    PATIENCE, nothing_leaked, public_address, reach_each_other, sees, tunnels,
-    wait_for_published_key, wait_until_up,
+    FLEET_SECRET, PATIENCE, fleet_secret, nothing_leaked, public_address, reach_each_other, sees,
+    tunnels, wait_for_published_key, wait_until_up,
 };
 use privnet_tests::firewall::{EAST, SECRET};
 use privnet_tests::long_ping::LongPing;
@@ -22,15 +22,6 @@ use privnet_tests::topology::{self, HUB_PUBLIC, Network, PORT, PRIVNET, SECOND_H
 use privnet_tests::world::World;
 
 use crate::ipsec::{SLOW, tunnel, watched, with_charon};
-
-const FLEET_SECRET: &str = "the fleet's secret of the tests, long enough";
-
-/// Gives an instance the fleet's secret, and the line that names it.
-fn fleet_secret(world: &World, name: &str) -> Result<String> {
-    let file = world.namespace(name)?.directory().join("fleet.secret");
-    std::fs::write(&file, FLEET_SECRET)?;
-    Ok(format!("preshared_key = {{ file = {file:?} }}\n"))
-}
 
 /// Starts a spoke of the demo network by IPsec, with its charon.
 fn start_spoke_by_ipsec(world: &mut World, name: &str, hubs: &[Ipv4Addr]) -> Result<Charon> {
