@@ -16,6 +16,7 @@
 #                      most of it the release build). TWICE=1: builds each twice and compares
 #   make test-image    boots them under QEMU in the simulated internet (15 minutes; tests/IMAGE.md), where the hub's also gets
 #                      its packages
+#   make test-image-arm64  the same with those for arm64, on x86-64 (30 minutes; tests/IMAGE-arm64.md)
 #   make packages      .deb and .rpm of hub, spoke and tunnels, into PACKAGES=DIRECTORY (ami/packages)
 #   make test-packages makes them twice, and installs, upgrades and removes them in a new Debian; needs root (5 minutes)
 #   make build         all programs, tests and benches, as the demo and the tests use them
@@ -54,7 +55,7 @@ HERE := $(CARGO_TARGET_DIR)/release
 THERE := $(CARGO_TARGET_DIR)/$(OTHER)-unknown-linux-gnu/release
 
 .PHONY: demo test test-matrix lint bench profile swarm scale fuzz images test-image packages test-packages build release
-.PHONY: programs setup
+.PHONY: programs other-programs test-image-arm64 setup
 
 demo: build
 	@exec "$(CARGO_TARGET_DIR)/debug/demo" $(if $(KEEP),--keep)
@@ -80,10 +81,12 @@ build: setup
 	cargo build $(ALL)
 
 # Linked by Debian's cross compiler.
-release: programs
+other-programs: programs
 	@ami/release-setup
 	CARGO_TARGET_$(if $(filter aarch64,$(OTHER)),AARCH64,X86_64)_UNKNOWN_LINUX_GNU_LINKER=$(OTHER)-linux-gnu-gcc \
 	$(SHIPPED) --target $(OTHER)-unknown-linux-gnu $(addprefix --bin ,$(PROGRAMS))
+
+release: other-programs
 	@ami/release $(if $(filter amd64,$(ARCH)),"$(HERE)" "$(THERE)","$(THERE)" "$(HERE)") "$(IMAGES)" "$(RELEASE)"
 
 # Only these packages: nothing that is measured needs the AWS SDK, and what is measured is as shipped.
@@ -123,6 +126,12 @@ images: programs
 
 test-image: images packages
 	"$(HERE)/image" --packages "$(PACKAGES)" "$(IMAGES)"
+
+test-image-arm64: other-programs
+	@ami/image/setup arm64
+	@ami/image/images --arch arm64 "$(THERE)" "$(IMAGES)"
+	@ami/packages/build arm64 "$(THERE)" "$(PACKAGES)"
+	"$(HERE)/image" --arch arm64 --packages "$(PACKAGES)" "$(IMAGES)"
 
 packages: programs
 	@ami/packages/setup

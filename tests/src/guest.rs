@@ -18,6 +18,7 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
+use clap::ValueEnum;
 
 use crate::imds;
 use crate::namespace::{Namespace, logs};
@@ -30,7 +31,7 @@ use crate::vpc_router::{MTU, bridge, mac};
 pub const TOOLS: [&str; 3] = ["dnsmasq", "ssh", "ssh-keygen"];
 
 /// What a guest's processor is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Architecture {
     /// x86-64.
     Amd64,
@@ -39,10 +40,19 @@ pub enum Architecture {
 }
 
 impl Architecture {
-    /// That of Debian's name for it.
-    pub fn named(name: &str) -> Option<Self> {
-        [Self::Amd64, Self::Arm64]
-            .into_iter()
+    /// This machine's.
+    pub const HERE: Self = if cfg!(target_arch = "aarch64") {
+        Self::Arm64
+    } else {
+        Self::Amd64
+    };
+
+    /// That of the image `privnet-ROLE-ARCHITECTURE.raw`.
+    pub fn of_image(image: &Path) -> Option<Self> {
+        let (_, name) = image.file_stem()?.to_str()?.rsplit_once('-')?;
+        Self::value_variants()
+            .iter()
+            .copied()
             .find(|one| one.name() == name)
     }
 
@@ -156,7 +166,8 @@ impl LoginKey {
 /// A guest's disk: a copy of an image, larger than it, as an EBS volume may be.
 #[derive(Debug)]
 pub struct Disk {
-    architecture: Architecture,
+    /// Whose programs are on it.
+    pub architecture: Architecture,
     file: PathBuf,
     variables: PathBuf,
 }
@@ -165,9 +176,7 @@ impl Disk {
     /// Copies the image, `privnet-ROLE-ARCHITECTURE.raw`, into this directory. Holes stay
     /// holes.
     pub fn copy_of(image: &Path, directory: &Path, bytes: u64) -> Result<Self> {
-        let name = image.file_stem().and_then(|name| name.to_str());
-        let architecture = name
-            .and_then(|name| Architecture::named(name.rsplit('-').next()?))
+        let architecture = Architecture::of_image(image)
             .with_context(|| format!("{}: for which architecture?", image.display()))?;
         let file = directory.join("disk.raw");
         let variables = directory.join("variables.fd");

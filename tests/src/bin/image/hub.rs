@@ -78,7 +78,8 @@ pub(crate) fn test(image: &Path, packages: &Path, figures: &mut Figures) -> Resu
     );
     ipsec(&mut world, &guest, &login, &user_data, figures)?;
     config_in_ssm(&mut world, &guest, &login, &user_data, figures)?;
-    upgrade::in_place(&world, &guest, &login, packages, figures)?;
+    let packages = upgrade::of_hub(disk.architecture, packages)?;
+    upgrade::in_place(&world, &guest, &login, &packages, figures)?;
     guest.check()?;
     let empty = tempfile::tempdir()?;
     let disk = Disk::copy_of(image, empty.path(), machine::VOLUME)?;

@@ -22,7 +22,8 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use clap::{Parser, ValueEnum};
-use privnet_tests::{guest, isolation, programs};
+use privnet_tests::guest::{self, Architecture};
+use privnet_tests::{isolation, programs};
 
 use crate::report::Figures;
 
@@ -39,6 +40,11 @@ struct Arguments {
     /// Where the packages are, of which the hub's are installed in its image
     #[arg(long)]
     packages: PathBuf,
+
+    /// Which images; what runs as a program of the test in the guest is left out where it
+    /// is not this machine's
+    #[arg(long, default_value = Architecture::HERE.name())]
+    arch: Architecture,
 
     /// Only one of them
     #[arg(long)]
@@ -87,6 +93,7 @@ fn run(arguments: &Arguments) -> Result<()> {
         return inside(role, arguments, figures);
     }
     programs::require_tools(&guest::TOOLS)?;
+    programs::require_tools(&[arguments.arch.qemu()])?;
     programs::require_tools(&["wg", "curl", "iperf3", "debugfs", "zstd", "sfdisk", "aws"])?;
     let work = tempfile::tempdir()?;
     let roles = [Role::Spoke, Role::Hub];
@@ -104,6 +111,8 @@ fn run(arguments: &Arguments) -> Result<()> {
             arguments.directory.clone().into_os_string(),
             "--packages".into(),
             arguments.packages.clone().into_os_string(),
+            "--arch".into(),
+            arguments.arch.name().into(),
             "--inside".into(),
             role.name().into(),
             "--figures".into(),
@@ -116,7 +125,7 @@ fn run(arguments: &Arguments) -> Result<()> {
         tested.push(Figures::read(&file)?);
     }
     if tested.len() == roles.len() {
-        report::write(&tested)?;
+        report::write(arguments.arch, &tested)?;
     }
     Ok(())
 }
@@ -124,7 +133,7 @@ fn run(arguments: &Arguments) -> Result<()> {
 impl Arguments {
     fn image(&self, role: Role) -> PathBuf {
         self.directory
-            .join(format!("privnet-{}-amd64.raw", role.name()))
+            .join(format!("privnet-{}-{}.raw", role.name(), self.arch.name()))
     }
 }
 
@@ -135,9 +144,11 @@ fn inside(role: Role, arguments: &Arguments, file: &Path) -> Result<()> {
     let image = arguments.image(role);
     match role {
         Role::Spoke => {
-            registering::test(&mut figures)?;
-            // A world is made where none was, so the logs start afresh.
-            std::fs::remove_dir_all(privnet_tests::namespace::ROOT)?;
+            if arguments.arch == Architecture::HERE {
+                registering::test(&mut figures)?;
+                // A world is made where none was, so the logs start afresh.
+                std::fs::remove_dir_all(privnet_tests::namespace::ROOT)?;
+            }
             spoke::test(&image, &mut figures)?;
         }
         Role::Hub => hub::test(&image, &arguments.packages, &mut figures)?,

@@ -4,6 +4,7 @@ use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
+use privnet_tests::guest::Architecture;
 use serde::{Deserialize, Serialize};
 
 /// What one image showed.
@@ -50,13 +51,18 @@ impl Figures {
     }
 }
 
-/// Writes the page.
-pub(crate) fn write(tested: &[Figures]) -> Result<()> {
-    let file = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("IMAGE.md");
-    let mut page = String::from(
-        "# The images, booted\n\n\
-         Written by `make test-image`; each line is something that it demanded, with what it saw. The guests run under\n\
+/// Writes the page: one for each architecture.
+pub(crate) fn write(architecture: Architecture, tested: &[Figures]) -> Result<()> {
+    let (page, target) = match architecture {
+        Architecture::Amd64 => ("IMAGE.md", "test-image"),
+        Architecture::Arm64 => ("IMAGE-arm64.md", "test-image-arm64"),
+    };
+    let file = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join(page);
+    let mut page = format!(
+        "# The images for {}, booted\n\n\
+         Written by `make {target}`; each line is something that it demanded, with what it saw. The guests run under\n\
          QEMU without KVM on a machine with other things to do: an instance boots several times as fast.\n",
+        architecture.name()
     );
     for figures in tested {
         let _ = write!(

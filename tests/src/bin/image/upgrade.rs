@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use privnet_tests::deployment::PATIENCE;
-use privnet_tests::guest::{Disk, Guest, LoginKey};
+use privnet_tests::guest::{Architecture, Disk, Guest, LoginKey};
 use privnet_tests::long_ping::{Answered, LongPing};
 use privnet_tests::world::World;
 
@@ -32,11 +32,10 @@ pub(crate) fn in_place(
     world: &World,
     guest: &Guest,
     login: &LoginKey,
-    packages: &Path,
+    packages: &[PathBuf],
     figures: &mut Figures,
 ) -> Result<()> {
     const PLACE: &str = "/var/tmp/packages";
-    let packages = of_hub(packages)?;
     let files: Vec<&Path> = packages.iter().map(PathBuf::as_path).collect();
     guest.copy(login, &files, PLACE)?;
     for over in ["the image's own files", "the same package"] {
@@ -112,16 +111,18 @@ pub(crate) fn by_another_instance(
 }
 
 /// The packages of the hub; `make packages` leaves one version of each there.
-fn of_hub(directory: &Path) -> Result<Vec<PathBuf>> {
+/// The packages of a hub among those of this directory.
+pub(crate) fn of_hub(architecture: Architecture, directory: &Path) -> Result<Vec<PathBuf>> {
     let entries = std::fs::read_dir(directory)
         .with_context(|| format!("{}: make packages first", directory.display()))?;
     let files: Vec<PathBuf> = entries
         .map(|entry| Ok(entry?.path()))
         .collect::<Result<_>>()?;
+    let end = format!("_{}.deb", architecture.name());
     let of = |name: &str| {
         let is_it = |file: &&PathBuf| {
             let file = file.file_name().unwrap_or_default().to_string_lossy();
-            file.starts_with(&format!("{name}_")) && file.ends_with("_amd64.deb")
+            file.starts_with(&format!("{name}_")) && file.ends_with(&end)
         };
         let mut found = files.iter().filter(is_it);
         match (found.next(), found.next()) {
