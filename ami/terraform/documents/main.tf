@@ -1,4 +1,4 @@
-# The policies and config files of hub and spokes, as texts. No provider: a test runs
+# The policies and config files of hub, spokes and discovery roles, as texts. No provider: a test runs
 # this with Terraform itself, and reads what it makes.
 
 terraform {
@@ -6,7 +6,7 @@ terraform {
 }
 
 locals {
-  tunnel = var.transport == "wireguard"
+  tunnel = var.transport != "none"
 
   # The policies are the files of ../../iam, which says what each is for, with this
   # account's own names in place of the examples'.
@@ -27,6 +27,9 @@ locals {
       local.tunnel ? { spoke = { file = "spoke", without = [] } } : {},
       length(var.address_arns) > 0 ? { address = { file = "address", without = [] } } : {},
     )
+    discovery = {
+      discovery = { file = "discovery", without = ["ListRegions"] }
+    }
   }[var.role]
 
   # Lists first become marks, so that no name in them is taken for an example's.
@@ -58,7 +61,12 @@ locals {
     "\"@roles@\"", jsonencode(var.discovery_roles[*].role_arn))
   }
 
-  config = var.role == "hub" ? templatefile("${path.module}/hub.toml.tftpl", {
+  trust = var.role == "discovery" ? replace(replace(
+    file("${path.module}/../../iam/discovery-trust-policy.json"),
+    "\"arn:aws:iam::111122223333:role/privnet-hub\"", jsonencode(var.hub_role_arn)),
+  "\"put-a-long-random-text-here\"", jsonencode(var.external_id)) : file("${path.module}/../../iam/trust-policy.json")
+
+  config = var.role == "discovery" ? "" : var.role == "hub" ? templatefile("${path.module}/hub.toml.tftpl", {
     privnet                = var.privnet
     hub_key_parameter      = var.hub_key_parameter
     regions                = var.regions
@@ -71,7 +79,7 @@ locals {
     more_config            = var.more_config
     }) : templatefile("${path.module}/spoke.toml.tftpl", {
     privnet                = var.privnet
-    tunnel                 = local.tunnel
+    transport              = var.transport
     fleet_secret_parameter = var.fleet_secret_parameter
     hub_address            = var.hub_address
     hub_public_key         = var.hub_public_key

@@ -10,10 +10,10 @@ output "policies" {
 
 output "trust" {
   description = "The trust policy of the role."
-  value       = file("${path.module}/../../iam/trust-policy.json")
+  value       = local.trust
 }
 
 output "config" {
-  description = "The config file, which is the user data as it stands."
+  description = "The config file, which is the user data as it stands; of a discovery role none."
   value       = local.config
 }

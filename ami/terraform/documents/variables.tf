@@ -1,9 +1,9 @@
 variable "role" {
-  description = "Whose documents: \"hub\" or \"spoke\"."
+  description = "Whose documents: \"hub\", \"spoke\", or \"discovery\", another account's role for the hub."
   type        = string
   validation {
-    condition     = contains(["hub", "spoke"], var.role)
-    error_message = "The role is \"hub\" or \"spoke\"."
+    condition     = contains(["hub", "spoke", "discovery"], var.role)
+    error_message = "The role is \"hub\", \"spoke\" or \"discovery\"."
   }
 }
 
@@ -30,6 +30,7 @@ variable "region" {
 variable "privnet" {
   description = "The private network, one CIDR."
   type        = string
+  default     = "10.0.0.0/8"
   validation {
     condition     = can(cidrnetmask(var.privnet)) && cidrsubnet(var.privnet, 0, 0) == var.privnet
     error_message = "The privnet is a CIDR such as 10.0.0.0/8."
@@ -39,6 +40,7 @@ variable "privnet" {
 variable "service_tag" {
   description = "The value of the spokes' tag `service`."
   type        = string
+  default     = "nat"
   validation {
     condition     = can(regex("^[A-Za-z0-9_.-]{1,64}$", var.service_tag))
     error_message = "Letters, digits, `_`, `.` and `-`, at most 64."
@@ -48,6 +50,7 @@ variable "service_tag" {
 variable "environment_tag" {
   description = "The value of the spokes' tag `env`."
   type        = string
+  default     = "prod"
   validation {
     condition     = can(regex("^[A-Za-z0-9_.-]{1,64}$", var.environment_tag))
     error_message = "Letters, digits, `_`, `.` and `-`, at most 64."
@@ -57,6 +60,7 @@ variable "environment_tag" {
 variable "fleet_secret_parameter" {
   description = "The SSM parameter (SecureString) with the fleet's secret."
   type        = string
+  default     = "/privnet/psk"
   validation {
     condition     = can(regex("^(/[A-Za-z0-9_.-]+)+$", var.fleet_secret_parameter))
     error_message = "A parameter's name such as /privnet/psk."
@@ -132,12 +136,12 @@ variable "address_config" {
 # By a word, and not by whether there is an address: that is known only when it exists,
 # and which policies there are has to be known before.
 variable "transport" {
-  description = "How spokes reach the privnet: \"wireguard\", or \"none\" for the NAT gateways of the hub's own VPC."
+  description = "How spokes reach the privnet: \"wireguard\", \"ipsec\", or \"none\" for the NAT gateways of the hub's own VPC."
   type        = string
   default     = "wireguard"
   validation {
-    condition     = contains(["wireguard", "none"], var.transport)
-    error_message = "\"wireguard\" or \"none\"."
+    condition     = contains(["wireguard", "ipsec", "none"], var.transport)
+    error_message = "\"wireguard\", \"ipsec\" or \"none\"."
   }
 }
 
@@ -148,7 +152,7 @@ variable "hub_address" {
 }
 
 variable "hub_public_key" {
-  description = "The hub's public key; not with transport \"none\"."
+  description = "The hub's public key; with transport \"wireguard\" alone."
   type        = string
   default     = ""
 }
@@ -157,4 +161,18 @@ variable "self_test_targets" {
   description = "Addresses and TCP ports on the internet that each spoke connects to."
   type        = list(string)
   default     = []
+}
+
+# Of another account's role.
+
+variable "hub_role_arn" {
+  description = "Who may assume it: the hub's role."
+  type        = string
+  default     = ""
+}
+
+variable "external_id" {
+  description = "The external id that it asks for."
+  type        = string
+  default     = ""
 }

@@ -29,6 +29,7 @@ module "hub_vpc" {
 module "hub" {
   source                  = "../hub"
   image_id                = var.hub_image_id
+  instance_type           = var.hub_instance_type
   public_subnet_id        = module.hub_vpc.public_subnet_ids[0]
   private_route_table_ids = module.hub_vpc.private_route_table_ids
   regions                 = [var.region]
@@ -38,12 +39,13 @@ module "hub_nat" {
   source                  = "../spoke"
   name                    = "hub-nat"
   image_id                = var.spoke_image_id
+  instance_type           = var.spoke_instance_type
   vpc_id                  = module.hub_vpc.vpc_id
   public_subnet_ids       = module.hub_vpc.public_subnet_ids
   private_route_table_ids = module.hub_vpc.private_route_table_ids
   transport               = "none"
   self_test_targets       = var.self_test_targets
-  addresses               = "none"
+  addresses               = var.addresses
 }
 
 module "client_vpc" {
@@ -59,16 +61,12 @@ module "client_spokes" {
   source                  = "../spoke"
   name                    = each.key
   image_id                = var.spoke_image_id
+  instance_type           = var.spoke_instance_type
   vpc_id                  = module.client_vpc[each.key].vpc_id
   public_subnet_ids       = module.client_vpc[each.key].public_subnet_ids
   private_route_table_ids = module.client_vpc[each.key].private_route_table_ids
   hub_address             = module.hub.address
   hub_public_key          = var.hub_public_key
   self_test_targets       = var.self_test_targets
-  addresses               = "none"
-}
-
-output "hub_address" {
-  description = "The hub's public address."
-  value       = module.hub.address
+  addresses               = var.addresses
 }

@@ -28,3 +28,21 @@ variable "zones" {
   type        = number
   default     = 2
 }
+
+variable "hub_instance_type" {
+  description = "The hub's size, of its AMI's architecture."
+  type        = string
+  default     = "c6in.large"
+}
+
+variable "spoke_instance_type" {
+  description = "The spokes' size, of their AMI's architecture."
+  type        = string
+  default     = "t3.small"
+}
+
+variable "addresses" {
+  description = "The spokes' Elastic IPs; the example has six spokes, and an account five addresses in a region by default."
+  type        = string
+  default     = "none"
+}

@@ -9,11 +9,21 @@ output "interface" {
 }
 
 output "role_arn" {
-  description = "Its role, for the trust policies of other accounts' discovery roles."
+  description = "Its role, for the module `discovery` in other accounts."
   value       = aws_iam_role.this.arn
 }
 
 output "group" {
   description = "Its Auto Scaling group."
   value       = aws_autoscaling_group.this.name
+}
+
+output "security_group_id" {
+  description = "Its security group, for what else shall reach it (further peers by IPsec)."
+  value       = aws_security_group.this.id
+}
+
+output "key_parameter" {
+  description = "The SSM parameter with its private key, of which `wg pubkey` makes the public one."
+  value       = var.hub_key_parameter
 }

@@ -8,6 +8,11 @@ output "cidr" {
   value       = aws_vpc.this.cidr_block
 }
 
+output "zones" {
+  description = "The availability zones with subnets, in the order of all lists here."
+  value       = local.zones
+}
+
 output "public_subnet_ids" {
   description = "The public subnets, one a zone: of the hub and the spokes."
   value       = aws_subnet.public[*].id
