@@ -57,6 +57,7 @@ resource "aws_security_group" "this" {
   }
 }
 
+# By IPsec it is the spoke who calls, and what answers is let in.
 resource "aws_vpc_security_group_ingress_rule" "tunnel" {
   count             = var.transport == "wireguard" ? 1 : 0
   security_group_id = aws_security_group.this.id
@@ -158,6 +159,16 @@ resource "aws_launch_template" "this" {
   tag_specifications {
     resource_type = "volume"
     tags          = { Name = "privnet-spoke-${var.name}" }
+  }
+  lifecycle {
+    precondition {
+      condition     = var.transport == "none" || var.hub_address != ""
+      error_message = "hub_address is needed with a tunnel."
+    }
+    precondition {
+      condition     = var.transport != "wireguard" || var.hub_public_key != ""
+      error_message = "hub_public_key is needed with transport \"wireguard\"."
+    }
   }
 }
 

@@ -44,7 +44,7 @@ variable "privnet" {
 }
 
 variable "transport" {
-  description = "How they reach it: \"wireguard\", or \"none\" for the NAT gateways of the hub's own VPC."
+  description = "How they reach it: \"wireguard\"; \"none\" for the NAT gateways of the hub's own VPC; for \"ipsec\" see ../../DEPLOY.md."
   type        = string
   default     = "wireguard"
 }
@@ -56,7 +56,7 @@ variable "hub_address" {
 }
 
 variable "hub_public_key" {
-  description = "The hub's public key, as `wg pubkey` prints it; not with transport \"none\"."
+  description = "The hub's public key, as `wg pubkey` prints it; with transport \"wireguard\" alone."
   type        = string
   default     = ""
 }
