@@ -1,13 +1,19 @@
-//! The Terraform modules of `ami/terraform`, as far as Terraform can be run without
-//! the AWS provider, which is in no registry that the tests need otherwise: their form,
-//! that they fit together, and the module that makes the policies and config files, which
-//! has no provider and is run in earnest. The arguments of the AWS resources were held
-//! against the provider's schema once, by hand (`ami/DEPLOY.md`).
+//! The Terraform modules of `ami/terraform`, by Terraform itself.
+//!
+//! The AWS provider is in no registry that the tests need otherwise. In its place is a
+//! program that has its schema and nothing else (`terraform/provider.py`). With it every
+//! module is validated, and applied by its own tests (`ami/terraform/*/tests`), in which
+//! Terraform makes up what a provider would answer. So no argument is unknown or
+//! missing, and every expression is evaluated; what the provider itself checks, and what
+//! AWS makes of it, is not known here. The module that makes the policies and config
+//! files has no provider and is run in earnest.
 
 #![expect(clippy::unwrap_used, reason = "a test that fails should panic")]
 
 use std::collections::BTreeMap;
+use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
 
 use privnet_model::config::hub::HubConfig;
 use privnet_model::config::spoke::SpokeConfig;
@@ -23,15 +29,78 @@ fn modules() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../ami/terraform")
 }
 
-/// Runs Terraform in a module, with all that it keeps elsewhere.
-fn terraform(module: &str, data: &TempDir, arguments: &[&str]) -> String {
+/// Terraform in a module, with all that it keeps elsewhere.
+fn command(module: &Path, data: &TempDir, arguments: &[&str]) -> Command {
     let mut command = programs::terraform().unwrap();
-    command.arg(modules().join(module)).args(arguments);
+    command.arg(module).args(arguments);
     command.env("TF_DATA_DIR", data.path());
     command.env("TF_IN_AUTOMATION", "1");
     command.env("TF_CLI_CONFIG_FILE", "/dev/null");
     command.env("CHECKPOINT_DISABLE", "1");
-    run(&mut command).unwrap()
+    command
+}
+
+/// Runs Terraform in a module that has no provider, or where none is asked.
+fn terraform(module: &str, data: &TempDir, arguments: &[&str]) -> String {
+    run(&mut command(&modules().join(module), data, arguments)).unwrap()
+}
+
+/// What stands in for the AWS provider, as long as this lives.
+struct Provider {
+    process: Child,
+    /// Leads Terraform to it.
+    reattach: String,
+    _directory: TempDir,
+}
+
+impl Provider {
+    fn start() -> Self {
+        let directory = TempDir::new().unwrap();
+        let socket = directory.path().join("socket");
+        let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/terraform/provider.py");
+        let mut process = Command::new(programs::moto_python().unwrap())
+            .arg(source)
+            .arg(&socket)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut ready = String::new();
+        let output = process.stdout.take().unwrap();
+        BufReader::new(output).read_line(&mut ready).unwrap();
+        assert_eq!(ready, "ready\n");
+        let reattach = json!({ "registry.terraform.io/hashicorp/aws": {
+            "Protocol": "grpc",
+            "ProtocolVersion": 5,
+            "Pid": process.id(),
+            "Test": true,
+            "Addr": { "Network": "unix", "String": socket },
+        }});
+        Self {
+            process,
+            reattach: reattach.to_string(),
+            _directory: directory,
+        }
+    }
+
+    /// Runs a command of Terraform in a module, once that is initialized.
+    fn terraform(&self, module: &Path, arguments: &[&str]) -> anyhow::Result<String> {
+        let data = TempDir::new()?;
+        let terraform = |arguments: &[&str]| {
+            let mut command = command(module, &data, arguments);
+            run(command.env("TF_REATTACH_PROVIDERS", &self.reattach))
+        };
+        terraform(&["init", "-input=false", "-no-color"])?;
+        terraform(arguments)
+    }
+}
+
+impl Drop for Provider {
+    fn drop(&mut self) {
+        // The end of its input ends it.
+        drop(self.process.stdin.take());
+        self.process.wait().unwrap();
+    }
 }
 
 /// What the module of the documents makes of these variables.
@@ -108,6 +177,66 @@ fn the_modules_are_well_formed_and_fit_together() {
     ] {
         assert!(got.contains(&format!("- {module} in ")), "{got}");
     }
+}
+
+/// The names of the modules, but for one.
+fn modules_except(without: &[&str]) -> Vec<String> {
+    let entries = std::fs::read_dir(modules()).unwrap();
+    let paths = entries.map(|entry| entry.unwrap().path());
+    let modules = paths.filter(|path| path.join("main.tf").is_file());
+    let name = |path: PathBuf| path.file_name().unwrap().to_str().unwrap().to_owned();
+    let mut names: Vec<String> = modules.map(name).collect();
+    names.retain(|name| !without.contains(&name.as_str()));
+    names.sort();
+    names
+}
+
+#[test]
+fn every_argument_of_the_modules_is_one_that_the_aws_provider_knows() {
+    let provider = Provider::start();
+    for module in modules_except(&[]) {
+        let says = provider.terraform(&modules().join(module), &["validate", "-no-color"]);
+        assert!(says.unwrap().contains("The configuration is valid."));
+    }
+
+    // And one that it does not know is found.
+    let copy = TempDir::new().unwrap();
+    for file in ["main.tf", "variables.tf", "outputs.tf"] {
+        let text = std::fs::read_to_string(modules().join("vpc").join(file)).unwrap();
+        let wrong = text.replace("enable_dns_support ", "enable_dns_suport ");
+        std::fs::write(copy.path().join(file), wrong).unwrap();
+    }
+    let says = provider.terraform(copy.path(), &["validate", "-no-color"]);
+    let says = says.unwrap_err().to_string();
+    assert!(says.contains("enable_dns_suport"), "{says}");
+}
+
+#[test]
+fn the_modules_own_tests_hold() {
+    let provider = Provider::start();
+    // That of the VPC is tested within the example.
+    for module in modules_except(&["documents", "vpc"]) {
+        let says = provider.terraform(&modules().join(&module), &["test", "-no-color"]);
+        let says = says.unwrap();
+        let held = says.contains(" passed, 0 failed.") && !says.contains("Success! 0 passed");
+        assert!(held, "{module}: {says}");
+    }
+}
+
+#[test]
+fn a_discovery_roles_documents_say_what_ami_iam_says() {
+    let given = json!({
+        "regions": ["us-west-2", "eu-west-1"],
+        "hub_role_arn": "arn:aws:iam::123456789012:role/privnet-hub-eu-west-1-hub",
+        "external_id": "a-long-random-text-of-ours",
+    });
+    let (config, trust, policies) = documents(&common("discovery", &given));
+    assert_eq!(config, "");
+    iam::says_the_same(&trust, iam::DISCOVERY_TRUST, &[]).unwrap();
+    let trust = trust.to_string();
+    assert!(trust.contains("privnet-hub-eu-west-1-hub") && trust.contains("-text-of-ours"));
+    let expected = [("discovery", iam::DISCOVERY, &["ListRegions"][..])];
+    are(&policies, &expected);
 }
 
 #[test]
@@ -191,11 +320,20 @@ fn a_spokes_documents_say_what_ami_iam_says_and_its_config_is_valid() {
     assert!(config.routes.unwrap().takeover.is_some() && config.address.is_some());
     assert_eq!(config.self_test.targets.len(), 2);
 
+    let mut changed = |more: Value| {
+        let more = more.as_object().unwrap().clone();
+        given.as_object_mut().unwrap().extend(more);
+        given.clone()
+    };
+    let given = changed(json!({ "transport": "ipsec", "hub_public_key": "" }));
+    let (config, _, policies) = documents(&common("spoke", &given));
+    are(&policies, &with);
+    let config = SpokeConfig::parse("spoke.toml", &config).unwrap();
+    assert_eq!(config.transport, Transport::Ipsec);
+    assert_eq!(config.ipsec_hubs[0].endpoint.to_string(), "198.51.100.100");
+
     let none = json!({ "transport": "none", "address_arns": [], "address_config": "" });
-    given
-        .as_object_mut()
-        .unwrap()
-        .extend(none.as_object().unwrap().clone());
+    let given = changed(none);
     let (config, _, policies) = documents(&common("spoke", &given));
     are(&policies, &both);
     let config = SpokeConfig::parse("spoke.toml", &config).unwrap();

@@ -1,0 +1,78 @@
+mock_provider "aws" {
+  source = "../mocks"
+  mock_resource "aws_iam_role" {
+    defaults = { arn = "arn:aws:iam::999988887777:role/privnet-hub-eu-west-1-hub" }
+  }
+}
+
+variables {
+  image_id                = "ami-0a1b2c3d4e5f60718"
+  public_subnet_id        = "subnet-0a1b2c3d4e5f60718"
+  private_route_table_ids = ["rtb-0a1b2c3d4e5f60718", "rtb-1a1b2c3d4e5f60718"]
+  regions                 = ["eu-west-1"]
+}
+
+run "a_hub_alone" {
+  assert {
+    condition     = join(" ", keys(aws_iam_role_policy.this)) == "doctor hub key secret"
+    error_message = "The policies of its role."
+  }
+  assert {
+    condition     = aws_autoscaling_group.this.min_size == 1 && aws_autoscaling_group.this.max_size == 1
+    error_message = "One instance: there is one interface."
+  }
+  assert {
+    condition     = join(" ", aws_autoscaling_group.this.availability_zones) == "eu-west-1a"
+    error_message = "In its interface's zone."
+  }
+  assert {
+    condition     = aws_launch_template.this.metadata_options[0].http_tokens == "required"
+    error_message = "IMDSv2 only."
+  }
+  assert {
+    condition     = base64decode(aws_launch_template.this.user_data) == module.documents.config
+    error_message = "Its user data is hub.toml."
+  }
+  assert {
+    condition     = aws_network_interface.this.source_dest_check == false
+    error_message = "It passes on what is not its own."
+  }
+  assert {
+    condition     = length(aws_route.privnet) == 2 && aws_route.privnet[1].destination_cidr_block == "10.0.0.0/8"
+    error_message = "A route to the privnet in each private table."
+  }
+  assert {
+    condition     = length(aws_vpc_security_group_ingress_rule.ipsec) == 0 && length(aws_cloudwatch_metric_alarm.this) == 0
+    error_message = "Neither IPsec nor an alarm where none is asked for."
+  }
+  assert {
+    condition = (
+      output.address == aws_eip.this.public_ip && output.interface == aws_network_interface.this.id
+      && output.role_arn == "arn:aws:iam::999988887777:role/privnet-hub-eu-west-1-hub"
+      && output.group == aws_autoscaling_group.this.name && output.security_group_id == aws_security_group.this.id
+      && output.key_parameter == "/privnet/hub/private-key"
+    )
+    error_message = "What it tells."
+  }
+}
+
+run "with_ipsec_an_alarm_and_another_account" {
+  variables {
+    instance_type   = "c7gn.large"
+    ipsec_sources   = ["203.0.113.9/32", "203.0.113.10/32"]
+    alarm_topic_arn = "arn:aws:sns:eu-west-1:999988887777:alarms"
+    discovery_roles = [{ role_arn = "arn:aws:iam::222222222222:role/privnet-discovery", external_id = "a-long-random-text-of-ours" }]
+  }
+  assert {
+    condition     = length(aws_vpc_security_group_ingress_rule.ipsec) == 4
+    error_message = "Two ports for each of two firewalls."
+  }
+  assert {
+    condition     = length(aws_cloudwatch_metric_alarm.this) == 1 && aws_launch_template.this.instance_type == "c7gn.large"
+    error_message = "Who is told, and the size."
+  }
+  assert {
+    condition     = strcontains(aws_iam_role_policy.this["hub"].policy, "arn:aws:iam::222222222222:role/privnet-discovery")
+    error_message = "It may assume the other account's role."
+  }
+}

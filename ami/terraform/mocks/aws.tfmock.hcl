@@ -1,0 +1,25 @@
+# What the modules' tests (`terraform test`, no account needed) say that AWS says.
+
+mock_data "aws_partition" {
+  defaults = { partition = "aws" }
+}
+
+mock_data "aws_region" {
+  defaults = { id = "eu-west-1", region = "eu-west-1" }
+}
+
+mock_data "aws_caller_identity" {
+  defaults = { account_id = "999988887777" }
+}
+
+mock_data "aws_availability_zones" {
+  defaults = { names = ["eu-west-1a", "eu-west-1b", "eu-west-1c"] }
+}
+
+mock_data "aws_subnet" {
+  defaults = { vpc_id = "vpc-0a1b2c3d4e5f60718", availability_zone = "eu-west-1a" }
+}
+
+mock_data "aws_vpc" {
+  defaults = { cidr_block = "10.7.0.0/16" }
+}
