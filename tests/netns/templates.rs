@@ -1,5 +1,6 @@
 //! The CloudFormation templates of `ami/cloudformation`, made in moto, and the hub
-//! that runs with what one of them gives its instance as user data.
+//! that runs with what one of them gives its instance as user data. Of `cloud.yaml`
+//! come VPCs with the demo's CIDRs, and their spokes.
 //!
 //! What moto leaves out of a template is named in `privnet_tests::cloudformation`.
 
@@ -102,13 +103,44 @@ fn hub_of_the_demo() -> Network {
     }
 }
 
+/// What the hub reads in SSM.
+fn put_secrets(ec2: &Ec2) -> Result<()> {
+    let line = format!("{}\n", *key().to_base64());
+    ec2.put_secret(&region()?, "/privnet/hub/private-key", &line)?;
+    ec2.put_secret(&region()?, "/privnet/psk", SECRET)
+}
+
+/// What spokes do themselves, and the addresses that moto forgets.
+fn publish(ec2: &Ec2, instances: &[InstanceId]) -> Result<()> {
+    let region = region()?;
+    for (number, instance) in (1..).zip(instances) {
+        ec2.give_address(&region, instance, [198, 51, 100, 200 + number].into())?;
+        let key = PrivateKey::from_random([number; 32]).public().to_string();
+        let tags = [(PUBLIC_KEY_TAG, key.as_str()), (PORT_TAG, "51820")];
+        ec2.tag(&region, instance.as_str(), &tags)?;
+    }
+    Ok(())
+}
+
+/// The hub's user data, with files of this world's hub.
+fn config_here(world: &World, user_data: &str) -> Result<String> {
+    let directory = world.namespace("hub")?.directory();
+    let directory = directory.display();
+    let config = user_data.replace(
+        "private_key = {",
+        &format!(
+            "state = \"{directory}/state.json\"\nprivate_key = {{ file = \"{directory}/key\","
+        ),
+    );
+    ensure!(config != user_data, "{user_data}");
+    Ok(config)
+}
+
 pub(crate) fn the_hub_of_a_template_finds_the_spokes_of_another() -> Result<()> {
     let mut world = World::build(&hub_of_the_demo())?;
     let (region, templates) = (region()?, Templates::read()?);
     let ec2 = world.ec2.clone();
-    let line = format!("{}\n", *key().to_base64());
-    ec2.put_secret(&region, "/privnet/hub/private-key", &line)?;
-    ec2.put_secret(&region, "/privnet/psk", SECRET)?;
+    put_secrets(&ec2)?;
 
     let hub_vpc = vpc(&templates, &ec2, "hub", "10.0.0.0/16", "1")?;
     // Without a proof: nothing runs on the instances.
@@ -124,26 +156,12 @@ pub(crate) fn the_hub_of_a_template_finds_the_spokes_of_another() -> Result<()> 
     let given = spoke_parameters(&client, &given)?;
     templates.make(&ec2, &region, ("a", "spoke"), &given)?;
 
-    // What spokes do themselves, and the addresses that moto forgets.
     let instances = ec2.instances_with(&region, "vpc-id", client.output("VpcId")?)?;
     ensure!(instances.len() == 2, "{instances:?}");
-    for (number, instance) in (1..).zip(&instances) {
-        ec2.give_address(&region, instance, [198, 51, 100, 200 + number].into())?;
-        let key = PrivateKey::from_random([number; 32]).public().to_string();
-        let tags = [(PUBLIC_KEY_TAG, key.as_str()), (PORT_TAG, "51820")];
-        ec2.tag(&region, instance.as_str(), &tags)?;
-    }
+    publish(&ec2, &instances)?;
 
     let (_, user_data) = launched_with(&ec2, &hub)?;
-    let directory = world.namespace("hub")?.directory().to_owned();
-    let directory = directory.display();
-    let config = user_data.replace(
-        "private_key = {",
-        &format!(
-            "state = \"{directory}/state.json\"\nprivate_key = {{ file = \"{directory}/key\","
-        ),
-    );
-    ensure!(config != user_data, "{user_data}");
+    let config = config_here(&world, &user_data)?;
     world.start("hub", &config)?;
     // They have no profile yet, which moto forgot.
     let listed = |world: &World, expected: TunnelState| {
@@ -198,8 +216,9 @@ fn its_key_is_that_of_ssm(status: &Status) -> Result<()> {
 }
 
 pub(crate) fn the_whole_cloud_is_made_from_one_document() -> Result<()> {
-    let world = World::build(&Network { vpcs: vec![] })?;
-    let (region, templates, ec2) = (region()?, Templates::read()?, &world.ec2);
+    let mut world = World::build(&hub_of_the_demo())?;
+    let (region, templates) = (region()?, Templates::read()?);
+    let ec2 = &world.ec2.clone();
     let public_key = key().public().to_string();
     let given = parameters([
         ("HubImageId", IMAGE),
@@ -288,7 +307,56 @@ pub(crate) fn the_whole_cloud_is_made_from_one_document() -> Result<()> {
             }
         }
     }
-    Ok(())
+    its_hub_finds_its_spokes(&mut world, &cloud)
+}
+
+/// With nothing but what the document made: user data, tags, profiles, VPCs.
+fn its_hub_finds_its_spokes(world: &mut World, cloud: &BTreeMap<String, Stack>) -> Result<()> {
+    let (region, ec2) = (region()?, world.ec2.clone());
+    put_secrets(&ec2)?;
+    // The demo's hub is that of the cloud, which has NAT gateways of its own.
+    world.terminate("nat-hub")?;
+    let home = cloud["HubVpc"].output("VpcId")?.parse()?;
+    world.change_metadata("hub", |hub| hub.vpc = home)?;
+    let mut instances = Vec::new();
+    for (stack, name) in [("ClientAVpc", "client-a"), ("ClientBVpc", "client-b")] {
+        let vpc = cloud[stack].output("VpcId")?;
+        let spokes = ec2.instances_with(&region, "vpc-id", vpc)?;
+        for instance in &spokes {
+            let profile = format!("privnet-spoke-{region}-{name}");
+            ec2.give_profile(&region, instance, &profile)?;
+        }
+        instances.extend(spokes);
+    }
+    publish(&ec2, &instances)?;
+
+    // Nothing runs on the instances that could give a proof.
+    let (_, user_data) = launched_with(&ec2, &cloud["Hub"])?;
+    let asking = user_data.replace("\"require\"", "\"ask\"");
+    ensure!(asking != user_data, "{user_data}");
+    let config = config_here(world, &asking)?;
+    world.start("hub", &config)?;
+    let expected = BTreeSet::from(["client-a-1", "client-a-2", "client-b-1", "client-b-2"]);
+    wait_until("the cloud's spokes to be listed", PATIENCE, || {
+        let status = world.daemon("hub")?.status()?;
+        let named: BTreeSet<&str> = status.tunnels.iter().map(|t| t.name.as_str()).collect();
+        ensure!(named == expected, "{named:?}");
+        let mut cidrs = BTreeSet::new();
+        for tunnel in &status.tunnels {
+            ensure!(
+                tunnel.state == TunnelState::Connecting,
+                "{:?}",
+                tunnel.reason
+            );
+            cidrs.extend(tunnel.cidrs.iter().map(ToString::to_string));
+        }
+        for vpc in &topology::demo().vpcs[1..] {
+            let cidr = vpc.cidrs[0].to_string();
+            ensure!(cidrs.contains(&cidr), "no {cidr}: {cidrs:?}");
+        }
+        Ok(Some(()))
+    })?;
+    world.check()
 }
 
 fn tag(ec2: &Ec2, instance: &InstanceId, key: &str) -> Result<String> {
@@ -400,7 +468,22 @@ pub(crate) fn every_role_may_do_what_ami_iam_says_and_its_user_data_is_valid() -
         ensure!(config.keeps_connections == (name == "one"), "{toml}");
         ensure!(config.nat.forwards.is_empty() == (addresses > 0), "{toml}");
         ensure!(stack.outputs.contains_key("EgressAddresses") == (addresses > 0));
+        let open = the_hub_may_call(ec2, name)?;
+        ensure!(open == (addresses > 0), "the hub may call {name}: {open}");
     }
+
+    // By IPsec it is they who call.
+    let by_ipsec = [tunnel[0], ("Transport", "ipsec"), ("Name", "ipsec")];
+    let given = spoke_parameters(&home, &by_ipsec)?;
+    let stack = templates.make(ec2, &region, ("ipsec", "spoke"), &given)?;
+    granted(ec2, "privnet-spoke-us-west-2-ipsec", OF_A_SPOKE, &[])?;
+    let (_, toml) = launched_with(ec2, &stack)?;
+    let config = SpokeConfig::parse("spoke.toml", &toml)?;
+    let [named] = config.ipsec_hubs.as_slice() else {
+        anyhow::bail!("{toml}");
+    };
+    ensure!(config.transport == Transport::Ipsec && named.endpoint == HUB_PUBLIC);
+    ensure!(!the_hub_may_call(ec2, "ipsec")?, "an open port");
 
     let given = parameters([
         (
@@ -423,6 +506,15 @@ pub(crate) fn every_role_may_do_what_ami_iam_says_and_its_user_data_is_valid() -
     let trust = trust.to_string();
     ensure!(trust.contains("a-long-random-text-of-ours") && trust.contains("us-west-2-hub"));
     Ok(())
+}
+
+/// Whether the spokes' security group lets the tunnels' port in from the hub.
+fn the_hub_may_call(ec2: &Ec2, spokes: &str) -> Result<bool> {
+    let (group, hub) = (
+        format!("privnet-spoke-{spokes}"),
+        format!("{HUB_PUBLIC}/32"),
+    );
+    ec2.lets_in(&region()?, &group, topology::PORT, &hub)
 }
 
 fn granted(ec2: &Ec2, role: &str, granted: &Granted, without: &[&str]) -> Result<String> {
