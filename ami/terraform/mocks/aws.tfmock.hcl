@@ -1,4 +1,4 @@
-# What the modules' tests (`terraform test`, no account needed) say that AWS says.
+# What AWS says in the tests of the modules (`terraform test`), which ask nobody.
 
 mock_data "aws_partition" {
   defaults = { partition = "aws" }
@@ -22,4 +22,22 @@ mock_data "aws_subnet" {
 
 mock_data "aws_vpc" {
   defaults = { cidr_block = "10.7.0.0/16" }
+}
+
+# What the provider holds against a form, where it is at hand.
+
+mock_resource "aws_eip" {
+  defaults = { public_ip = "198.51.100.100" }
+}
+
+mock_resource "aws_iam_role" {
+  defaults = { arn = "arn:aws:iam::999988887777:role/privnet" }
+}
+
+mock_resource "aws_iam_instance_profile" {
+  defaults = { arn = "arn:aws:iam::999988887777:instance-profile/privnet" }
+}
+
+mock_resource "aws_launch_template" {
+  defaults = { id = "lt-0a1b2c3d4e5f60718", latest_version = 1 }
 }

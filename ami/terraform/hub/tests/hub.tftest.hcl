@@ -1,8 +1,5 @@
 mock_provider "aws" {
   source = "../mocks"
-  mock_resource "aws_iam_role" {
-    defaults = { arn = "arn:aws:iam::999988887777:role/privnet-hub-eu-west-1-hub" }
-  }
 }
 
 variables {
@@ -13,6 +10,10 @@ variables {
 }
 
 run "a_hub_alone" {
+  assert {
+    condition     = aws_iam_role.this.name == "privnet-hub-eu-west-1-hub"
+    error_message = "The name by which the organization's policy and other accounts know its role."
+  }
   assert {
     condition     = join(" ", keys(aws_iam_role_policy.this)) == "doctor hub key secret"
     error_message = "The policies of its role."
@@ -48,7 +49,7 @@ run "a_hub_alone" {
   assert {
     condition = (
       output.address == aws_eip.this.public_ip && output.interface == aws_network_interface.this.id
-      && output.role_arn == "arn:aws:iam::999988887777:role/privnet-hub-eu-west-1-hub"
+      && output.role_arn == aws_iam_role.this.arn
       && output.group == aws_autoscaling_group.this.name && output.security_group_id == aws_security_group.this.id
       && output.key_parameter == "/privnet/hub/private-key"
     )
