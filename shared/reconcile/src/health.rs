@@ -9,7 +9,8 @@
 //! probes, which leaves half a second of the three to change the routes. That ten
 //! answers in a row bring it back, and twice as many each time that it fails
 //! again soon, up to five minutes, keeps one that comes and goes from taking the
-//! traffic with it.
+//! traffic with it. Where no gateway of the site answers, the first that does so three
+//! times in a row is better than none.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
@@ -34,6 +35,8 @@ const LOST: usize = 4;
 const MOST_WAITING: usize = 16;
 /// So many answers in a row bring a gateway back.
 const ANSWERS: u32 = 10;
+/// After so many it is no worse than one that was never tried.
+const BACK: u32 = 3;
 /// Five minutes of answers, the most that are asked for.
 const MOST_ANSWERS: u32 = 300;
 /// Whoever was up for so long before it failed does not flap.
@@ -43,11 +46,11 @@ const CALM: Duration = Duration::from_secs(600);
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Health {
-    /// It has not answered often enough so far to be preferred, nor failed to.
+    /// It answers, not for long enough to be preferred; or nobody knows yet.
     Untried,
     /// It answers.
     Up,
-    /// It does not answer, or does not yet do so again for long enough.
+    /// It does not answer.
     Down,
 }
 
@@ -258,6 +261,8 @@ impl Gateway {
         } else if self.health != Health::Up && self.answers >= self.asked {
             self.health = Health::Up;
             self.since = now;
+        } else if self.health == Health::Down && self.answers >= BACK {
+            self.health = Health::Untried;
         }
     }
 

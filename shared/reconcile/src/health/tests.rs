@@ -127,7 +127,7 @@ fn a_gateway_that_flaps_waits_twice_as_long_each_time_and_never_over_five_minute
         simulation.run(seconds(4.0), &[2]);
         assert_eq!(simulation.health(1), Health::Down);
         let back = simulation.now;
-        while simulation.health(1) == Health::Down {
+        while simulation.health(1) != Health::Up {
             simulation.run(seconds(1.0), &[1, 2]);
         }
         waits.push((simulation.now - back).as_secs());
@@ -141,6 +141,23 @@ fn a_gateway_that_flaps_waits_twice_as_long_each_time_and_never_over_five_minute
     simulation.run(seconds(4.0), &[2]);
     simulation.run(seconds(11.5), &[1, 2]);
     assert_eq!(simulation.health(1), Health::Up);
+}
+
+#[test]
+fn a_gateway_that_answers_again_is_soon_better_than_none() {
+    let mut simulation = Simulation::new();
+    simulation.run(seconds(15.0), &[1, 2]);
+    simulation.run(seconds(4.0), &[]);
+    // However often it failed: what it lost is the preference.
+    for _ in 0..5 {
+        simulation.run(seconds(1.9), &[1]);
+        assert_eq!(simulation.health(1), Health::Down);
+        simulation.run(seconds(2.0), &[1]);
+        assert_eq!(simulation.health(1), Health::Untried);
+        assert_eq!(simulation.health(2), Health::Down);
+        simulation.run(seconds(4.0), &[]);
+        assert_eq!(simulation.health(1), Health::Down);
+    }
 }
 
 #[test]
