@@ -11,6 +11,7 @@
 #![forbid(unsafe_code)]
 
 pub mod address_fabric;
+pub mod adoption;
 pub mod capture;
 pub mod charon;
 pub mod cloudformation;

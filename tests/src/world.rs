@@ -18,6 +18,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail, ensure};
 use privnet_model::id::{Region, VpcId};
 
+use crate::adoption::{Adopted, Member};
 use crate::capture::Capture;
 use crate::daemon::{self, Daemon};
 use crate::fault_proxy::Control;
@@ -141,6 +142,21 @@ impl World {
     pub fn add_vpc(&mut self, vpc: &Vpc) -> Result<()> {
         let ec2 = self.ec2.in_account(vpc.account);
         let id = ec2.create_vpc(&vpc.region, vpc.name, &vpc.cidrs)?;
+        let subnets = vpc
+            .subnets
+            .iter()
+            .map(|subnet| ec2.create_subnet(&vpc.region, &id, subnet.cidr, subnet.zone));
+        self.adopt(&Adopted {
+            subnets: subnets.collect::<Result<_>>()?,
+            vpc: vpc.clone(),
+            id,
+            members: BTreeMap::new(),
+        })
+    }
+
+    /// Makes real what EC2 has already of a VPC, and launches the instances that it has not.
+    pub fn adopt(&mut self, adopted: &Adopted) -> Result<()> {
+        let vpc = &adopted.vpc;
         let router = Namespace::add(vpc.name)?;
         router.sysctl(&ROUTER_SYSCTLS)?;
         let uplink = self.internet.attach_router(&router)?;
@@ -151,40 +167,52 @@ impl World {
             RunningVpc {
                 router,
                 uplink,
-                id: id.clone(),
+                id: adopted.id.clone(),
                 region: vpc.region.clone(),
             },
         );
-        for (number, subnet) in vpc.subnets.iter().enumerate() {
-            let subnet_id = ec2.create_subnet(&vpc.region, &id, subnet.cidr, subnet.zone)?;
+        for (number, (subnet, id)) in vpc.subnets.iter().zip(&adopted.subnets).enumerate() {
             for instance in &subnet.instances {
-                self.launch(vpc, number, &subnet_id, subnet, instance)?;
+                let member = match adopted.members.get(instance.name) {
+                    Some(member) => member.clone(),
+                    None => self.launch(vpc, id, instance)?,
+                };
+                self.boot(vpc, (number, id, subnet), instance, member)?;
             }
         }
         Ok(())
     }
 
-    fn launch(
-        &mut self,
-        vpc: &Vpc,
-        subnet_number: usize,
-        subnet_id: &SubnetId,
-        subnet: &Subnet,
-        instance: &Instance,
-    ) -> Result<()> {
+    fn launch(&self, vpc: &Vpc, subnet: &SubnetId, instance: &Instance) -> Result<Member> {
         let mut tags = vec![("Name", instance.name)];
         if matches!(instance.role, Role::Spoke | Role::NatHub) {
             tags.extend(SPOKE_TAGS);
         }
         let ec2 = self.ec2.in_account(vpc.account);
-        let launched = ec2.launch(&vpc.region, subnet_id, instance.address, &tags)?;
         let role = match instance.role {
             Role::Hub => Some("privnet-hub"),
             Role::Spoke | Role::NatHub => Some("privnet-spoke"),
             Role::Host => None,
         };
-        let iam_role = role
-            .map(|role| ec2.assume(role, launched.id.as_str()))
+        Ok(Member {
+            launched: ec2.launch(&vpc.region, subnet, instance.address, &tags)?,
+            role: role.map(str::to_owned),
+            user_data: None,
+        })
+    }
+
+    fn boot(
+        &mut self,
+        vpc: &Vpc,
+        (subnet_number, subnet_id, subnet): (usize, &SubnetId, &Subnet),
+        instance: &Instance,
+        member: Member,
+    ) -> Result<()> {
+        let launched = member.launched;
+        let ec2 = self.ec2.in_account(vpc.account);
+        let iam_role = member
+            .role
+            .map(|role| ec2.assume(&role, launched.id.as_str()))
             .transpose()?;
         let network = self.vpc(vpc.name)?;
         let metadata = Metadata {
@@ -203,7 +231,7 @@ impl World {
             iam_role,
             spot_notice: None,
             target_lifecycle_state: None,
-            user_data: None,
+            user_data: member.user_data,
         };
         let namespace = Namespace::add(instance.name)?;
         let metadata_file = namespace.directory().join("metadata.json");

@@ -1,15 +1,17 @@
 //! CloudFormation stacks in moto, what they made, and parameters of SSM.
 
 use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
 
 use anyhow::{Context, Result, bail, ensure};
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
+use ipnet::Ipv4Net;
 use percent_encoding::percent_decode_str;
 use privnet_model::id::{InstanceId, Region};
 use serde_json::Value;
 
-use super::{AnyNamespace, Ec2, IAM, Service, node_text, text_of};
+use super::{AnyNamespace, Ec2, IAM, Launched, Service, SubnetId, node_text, text_of};
 
 const CLOUDFORMATION: Service = ("cloudformation", "2010-05-15");
 
@@ -100,6 +102,32 @@ impl Ec2 {
             .filter(|node| node.has_tag_name_anywhere("instanceId"))
             .map(|node| Ok(node.text().unwrap_or_default().parse()?))
             .collect()
+    }
+
+    /// What EC2 says of an instance that is there already, and its private address.
+    pub fn instance(&self, region: &Region, instance: &InstanceId) -> Result<(Launched, Ipv4Addr)> {
+        let form = [("InstanceId.1", instance.as_str())];
+        let answer = self.call(region, "DescribeInstances", &form)?;
+        let launched = Launched {
+            id: instance.clone(),
+            interface: text_of(&answer, "networkInterfaceId")?,
+            launch_time: text_of(&answer, "launchTime")?,
+        };
+        Ok((launched, text_of(&answer, "privateIpAddress")?.parse()?))
+    }
+
+    /// The private address of an interface.
+    pub fn address_of(&self, region: &Region, interface: &str) -> Result<Ipv4Addr> {
+        let form = [("NetworkInterfaceId.1", interface)];
+        let answer = self.call(region, "DescribeNetworkInterfaces", &form)?;
+        Ok(text_of(&answer, "privateIpAddress")?.parse()?)
+    }
+
+    /// The CIDR of a subnet.
+    pub fn cidr_of(&self, region: &Region, subnet: &SubnetId) -> Result<Ipv4Net> {
+        let form = [("SubnetId.1", subnet.0.as_str())];
+        let answer = self.call(region, "DescribeSubnets", &form)?;
+        Ok(text_of(&answer, "cidrBlock")?.parse()?)
     }
 
     /// The routes of a table, but for the VPC's own: each destination, and what it
