@@ -193,6 +193,7 @@ const TESTS: &[Test] = tests![
     takeover::who_is_told_that_it_will_go_hands_over_before,
     templates::the_hub_of_a_template_finds_the_spokes_of_another,
     templates::the_whole_cloud_is_made_from_one_document,
+    templates::the_demo_runs_on_what_the_templates_made,
     templates::every_role_may_do_what_ami_iam_says_and_its_user_data_is_valid,
     upgrades::a_hub_that_is_upgraded_is_missed_for_less_than_three_seconds,
     upgrades::a_spoke_that_is_upgraded_in_place_goes_on_with_nat,

@@ -1,6 +1,7 @@
 //! The CloudFormation templates of `ami/cloudformation`, made in moto, and the hub
 //! that runs with what one of them gives its instance as user data. Of `cloud.yaml`
-//! come VPCs with the demo's CIDRs, and their spokes.
+//! come VPCs with the demo's CIDRs, and their spokes. The demo itself, hosts, gateways and
+//! hub, runs in VPCs of the templates and with their user data.
 //!
 //! What moto leaves out of a template is named in `privnet_tests::cloudformation`.
 
@@ -14,13 +15,15 @@ use privnet_model::inventory::{PORT_TAG, PUBLIC_KEY_TAG, Transport};
 use privnet_model::ipsec::IKE_PORTS;
 use privnet_model::key::PrivateKey;
 use privnet_model::status::{Status, TunnelState};
+use privnet_tests::adoption::Adopted;
 use privnet_tests::cloudformation::Templates;
-use privnet_tests::deployment::{PATIENCE, tunnels};
+use privnet_tests::deployment::{self, PATIENCE, tunnels};
 use privnet_tests::iam;
 use privnet_tests::moto::{Ec2, Stack};
 use privnet_tests::process::wait_until;
-use privnet_tests::topology::{self, ACCOUNT, HUB_PUBLIC, Network};
+use privnet_tests::topology::{self, ACCOUNT, HUB_PUBLIC, Network, Role, WEB};
 use privnet_tests::world::World;
+use serde_json::json;
 
 const HUB_KEY: [u8; 32] = [7; 32];
 const IMAGE: &str = "ami-12c6146b";
@@ -357,6 +360,140 @@ fn its_hub_finds_its_spokes(world: &mut World, cloud: &BTreeMap<String, Stack>) 
         Ok(Some(()))
     })?;
     world.check()
+}
+
+/// The demo's gateways, in the order of its VPCs.
+const GATEWAYS: [&str; 3] = ["nat-hub", "spoke-a", "spoke-b"];
+
+pub(crate) fn the_demo_runs_on_what_the_templates_made() -> Result<()> {
+    let mut world = World::build(&Network { vpcs: vec![] })?;
+    let (templates, ec2) = (Templates::read()?, world.ec2.clone());
+    put_secrets(&ec2)?;
+    ec2.put_secret(&"eu-west-1".parse()?, "/privnet/psk", SECRET)?;
+    let vpcs = the_demos_stacks(&templates, &ec2)?;
+    for (vpc, _) in &vpcs {
+        world.adopt(vpc)?;
+    }
+    for name in GATEWAYS {
+        start_as_launched(&mut world, name)?;
+    }
+    for name in ["spoke-a", "spoke-b"] {
+        deployment::wait_for_published_key(&mut world, name)?;
+    }
+    start_as_launched(&mut world, "hub")?;
+
+    // By the names that the template gives the instances.
+    let status = deployment::wait_until_up(&world, &["a-1", "b-1"], PATIENCE)?;
+    ensure!(status.tunnels.len() == 2, "{:?}", status.tunnels);
+    for (name, vpc) in [("a-1", "vpc-a"), ("b-1", "vpc-b")] {
+        let tunnel = status.tunnels.iter().find(|tunnel| tunnel.name == name);
+        let found = tunnel.and_then(|tunnel| tunnel.vpc.as_ref());
+        let (_, expected) = world.vpc_id(vpc)?;
+        ensure!(found == Some(expected), "{name} is in {found:?}");
+    }
+    its_key_is_that_of_ssm(&status)?;
+
+    for (one, other) in [("host-a", "host-b"), ("host-hub", "host-a")] {
+        deployment::reach_each_other(&world, one, other)?;
+        deployment::ping_without_loss(&world, one, other, 100)?;
+    }
+    for (host, gateway) in [
+        ("host-hub", "nat-hub"),
+        ("host-a", "spoke-a"),
+        ("host-b", "spoke-b"),
+    ] {
+        let public = deployment::public_address(&world, gateway)?;
+        deployment::sees(&world, host, WEB, public)?;
+    }
+
+    // What the drawing says of the private subnets' routes is in the stacks' tables, of which
+    // only the hub's stack makes one.
+    let hub = &world.host("hub")?.metadata.interface;
+    for ((vpc, table), gateway) in vpcs.iter().zip(GATEWAYS) {
+        let own = &world.host(gateway)?.metadata.interface;
+        let privnet = if gateway == "nat-hub" { hub } else { own };
+        let expected = [("0.0.0.0/0", own), ("10.0.0.0/8", privnet)];
+        let expected = expected.map(|(to, interface)| (to.to_owned(), interface.clone()));
+        let expected = BTreeSet::from(expected);
+        let what = format!("{gateway} to serve {table}");
+        wait_until(&what, PATIENCE * 3, || {
+            let routes = ec2.routes_of(&vpc.vpc.region, table)?;
+            let routes: BTreeSet<_> = routes.into_iter().collect();
+            ensure!(routes == expected, "{routes:?}");
+            Ok(Some(()))
+        })?;
+    }
+    deployment::nothing_leaked(&world)?;
+    world.check()
+}
+
+/// The demo's VPCs, each with its private route table: made step by step as in
+/// `ami/DEPLOY.md`, in their regions. Without the second CIDR that one has in the demo,
+/// which no template makes.
+fn the_demos_stacks(templates: &Templates, ec2: &Ec2) -> Result<Vec<(Adopted, String)>> {
+    let own_zone = json!({
+        "Key": "privnet:az",
+        "Value": { "Fn::GetAtt": ["PrivateSubnet1", "AvailabilityZone"] },
+    });
+    let tags = &templates.get("vpc")?["Resources"]["PrivateTable1"]["Properties"]["Tags"];
+    let tags = tags.as_array().context("the tables have no tags")?;
+    ensure!(tags.contains(&own_zone), "{tags:?}");
+
+    let (address, public_key) = (HUB_PUBLIC.to_string(), key().public().to_string());
+    let targets = format!("{WEB}:80");
+    let mut made = Vec::new();
+    let drawn = topology::demo().vpcs.into_iter().zip(["hub", "a", "b"]);
+    for ((mut drawn, name), gateway) in drawn.zip(GATEWAYS) {
+        drawn.cidrs.truncate(1);
+        drawn.subnets.truncate(2);
+        let (region, cidr) = (drawn.region.clone(), drawn.cidrs[0].to_string());
+        let given = parameters([("Name", name), ("VpcCidr", &cidr), ("Zones", "1")]);
+        let stack = format!("{name}-vpc");
+        let network = templates.make(ec2, &region, (&stack, "vpc"), &given)?;
+        let mut vpc = Adopted::new(ec2, drawn, &network)?;
+
+        // Without Elastic IPs it keeps the public address that it is launched with.
+        let mut more = vec![("SelfTestTargets", targets.as_str()), ("Addresses", "none")];
+        let stack = if name == "hub" {
+            let given = hub_parameters(&network, &[])?;
+            let hub = templates.make(ec2, &region, ("hub", "hub"), &given)?;
+            vpc.gateway(ec2, "hub", &hub)?;
+            more.push(("Transport", "none"));
+            "hub-nat"
+        } else {
+            // Not the stack's output: moto takes Elastic IPs out of 127.0.0.0/8.
+            more.push(("HubAddress", address.as_str()));
+            more.push(("HubPublicKey", public_key.as_str()));
+            name
+        };
+        more.push(("Name", stack));
+        let given = spoke_parameters(&network, &more)?;
+        let spokes = templates.make(ec2, &region, (stack, "spoke"), &given)?;
+        vpc.gateway(ec2, gateway, &spokes)?;
+
+        // The tag from above, which moto forgets.
+        let table = network.output("PrivateRouteTableIds")?;
+        let zone = network.output("PublicSubnetZone")?;
+        ec2.tag(&region, table, &[("privnet:az", zone)])?;
+        made.push((vpc, table.to_owned()));
+    }
+    Ok(made)
+}
+
+/// Starts a daemon with the user data of its stack. Only its files are elsewhere: the key,
+/// and the hub's state.
+fn start_as_launched(world: &mut World, name: &str) -> Result<()> {
+    let host = world.host(name)?;
+    let user_data = host.metadata.user_data.as_deref();
+    let user_data = user_data.with_context(|| format!("{name} has no user data"))?;
+    let config = if host.instance.role == Role::Hub {
+        config_here(world, user_data)?
+    } else {
+        let key = host.namespace.directory().join("spoke.key");
+        let key = key.display();
+        format!("private_key = {{ file = \"{key}\" }}\n{user_data}")
+    };
+    world.start(name, &config).map(drop)
 }
 
 fn tag(ec2: &Ec2, instance: &InstanceId, key: &str) -> Result<String> {
