@@ -1,7 +1,8 @@
 //! `privnet-hub doctor`: gathers what AWS, the metadata service, the host and the daemon
 //! say, and has it judged.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use futures_util::future::join_all;
 use ipnet::{IpNet, Ipv4Net};
@@ -11,13 +12,16 @@ use privnet_model::config::hub::{
     DiscoveryConfig, HubConfig, IkeCredentials, SecretSource, SiteConfig, SiteLink,
 };
 use privnet_model::doctor::{Area, Finding, Verdict, quoted_tag};
+use privnet_model::id::RouteTableId;
 use privnet_model::instance::{InstanceDescription, Traffic, UDP};
 use privnet_model::inventory::{Identity, Transport};
 use privnet_model::ipsec::IKE_PORTS;
-use privnet_model::status::{Role, Status, Tunnel};
+use privnet_model::status::{Role, Status, Tunnel, TunnelState};
+use privnet_model::vpc::RouteTable;
+use privnet_reconcile::doctor::hub_route::{self, HubTables};
 use privnet_reconcile::doctor::instance::{self, AddressNeed};
 use privnet_reconcile::doctor::network_acl::{self, Opening, Sample};
-use privnet_reconcile::doctor::permission::{self, Need};
+use privnet_reconcile::doctor::permission::{self, Asked, Need};
 use privnet_reconcile::doctor::security_group::{self, Direction, Passage};
 use privnet_reconcile::doctor::{Known, metadata};
 use privnet_runtime::doctor::{self, AFTERWARDS, Examination, PATIENCE, Subject};
@@ -30,6 +34,8 @@ const SOMEWHERE: IpAddr = IpAddr::V4(Ipv4Addr::new(203, 0, 113, 80));
 /// Rules that a security group may have unless the quota was raised (VPC user guide,
 /// "Amazon VPC quotas": 60), less some for others.
 const MOST_RULES: usize = 50;
+/// Of a thousand spokes the ways to the first tell enough.
+const MOST_PATHS: usize = 10;
 
 /// Looks at everything.
 pub(crate) async fn examine(config: HubConfig) -> Examination {
@@ -40,15 +46,13 @@ pub(crate) async fn examine(config: HubConfig) -> Examination {
     let status = asked.daemon.status().ok();
     let clock = AwsClock::default();
     let subject = subject(&config, status);
-    let endpoints = config.sites.iter().filter_map(|site| match &site.link {
-        SiteLink::Wireguard(link) => link.endpoint,
-        SiteLink::Ipsec(_) => None,
-    });
-    let endpoints = endpoints.map(|endpoint| doctor::path_mtu(endpoint, config.mtu));
+    let paths = endpoints(&config, status)
+        .into_iter()
+        .map(|endpoint| doctor::path_mtu(endpoint, config.mtu));
     let (host, aws, paths, keeper) = tokio::join!(
         doctor::look(&subject, &config.admin_socket, &nearby.identity, &asked),
         aws(&config, &nearby.identity, status, &clock),
-        join_all(endpoints),
+        join_all(paths),
         doctor::time_keeper(),
     );
     let mut findings = host;
@@ -62,6 +66,24 @@ pub(crate) async fn examine(config: HubConfig) -> Examination {
         instance: identity.map(|identity| identity.instance),
         findings,
     }
+}
+
+/// The far ends of WireGuard tunnels: all that the config names, and the first that the
+/// daemon has found, those that are up before the others.
+fn endpoints(config: &HubConfig, status: Option<&Status>) -> Vec<SocketAddr> {
+    let sites = config.sites.iter().filter_map(|site| match &site.link {
+        SiteLink::Wireguard(link) => link.endpoint,
+        SiteLink::Ipsec(_) => None,
+    });
+    let tunnels = status.into_iter().flat_map(|status| &status.tunnels);
+    let (up, rest): (Vec<&Tunnel>, Vec<&Tunnel>) = tunnels
+        .filter(|tunnel| tunnel.transport == Transport::Wireguard)
+        .partition(|tunnel| tunnel.state == TunnelState::Up);
+    let found = up.into_iter().chain(rest);
+    let found = found.filter_map(|tunnel| tunnel.endpoint).take(MOST_PATHS);
+    let mut seen = BTreeSet::new();
+    let each = sites.chain(found);
+    each.filter(|endpoint| seen.insert(*endpoint)).collect()
 }
 
 fn subject(config: &HubConfig, status: Option<&Status>) -> Subject {
@@ -233,7 +255,10 @@ async fn outside(
     status: Option<&Status>,
 ) -> Vec<Finding> {
     let vpc = Vpc::new(context, &identity.region, &identity.vpc, PATIENCE);
-    let instance = asked(PATIENCE, vpc.instance(&identity.instance)).await;
+    let (instance, tables) = tokio::join!(
+        asked(PATIENCE, vpc.instance(&identity.instance)),
+        asked(PATIENCE, vpc.route_tables()),
+    );
     let described = match &instance {
         Ok(described) => described,
         Err(_) => {
@@ -256,7 +281,33 @@ async fn outside(
     );
     findings.extend(groups);
     findings.extend(acl);
+    findings.extend(routes(config, described, &tables, status));
     findings
+}
+
+/// Whether the hosts of the hub's own VPC are led to the hub.
+fn routes(
+    config: &HubConfig,
+    described: &InstanceDescription,
+    tables: &Asked<BTreeMap<RouteTableId, RouteTable>>,
+    status: Option<&Status>,
+) -> Option<Finding> {
+    let Ok(tables) = tables else {
+        let action = "ec2:DescribeRouteTables, ec2:DescribeSubnets";
+        return permission::extra("route tables", action, tables);
+    };
+    let tunnels = status.into_iter().flat_map(|status| &status.tunnels);
+    // Nothing goes through those, whatever they say is theirs.
+    let tunnels = tunnels.filter(|tunnel| tunnel.state != TunnelState::Rejected);
+    let behind = tunnels.flat_map(|tunnel| tunnel.cidrs.iter().copied());
+    let behind: Vec<IpNet> = behind.collect();
+    Some(hub_route::led_to_hub(HubTables {
+        tables,
+        own: &described.interface,
+        subnet: &described.subnet,
+        privnet: &config.privnet,
+        behind: &behind,
+    }))
 }
 
 /// What the tunnels of these spokes need.

@@ -11,6 +11,7 @@ pub mod daemon;
 pub mod elastic_ip;
 pub mod firewall;
 pub mod host;
+pub mod hub_route;
 pub mod instance;
 pub mod metadata;
 pub mod network_acl;
