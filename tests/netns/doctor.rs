@@ -11,10 +11,11 @@ use anyhow::{Context, Result, ensure};
 use nix::sys::signal::Signal;
 use privnet_model::doctor::{Checkup, Finding, Verdict};
 use privnet_tests::daemon::{self, config_file, hub_public_key, spoke_config};
-use privnet_tests::deployment::{PATIENCE, start_hub, start_spoke, wait_until_up};
+use privnet_tests::deployment::{PATIENCE, public_address, start_hub, start_spoke, wait_until_up};
 use privnet_tests::fault_proxy::{Fault, FaultKind};
+use privnet_tests::moto::text_of;
 use privnet_tests::process::wait_until;
-use privnet_tests::topology::{self, HUB_PUBLIC, PORT, WEB};
+use privnet_tests::topology::{self, HUB_PUBLIC, PORT, PRIVNET, WEB};
 use privnet_tests::vpc_fabric::{Fabric, Follower};
 use privnet_tests::world::World;
 
@@ -34,10 +35,9 @@ fn healthy() -> Result<(World, Fabric)> {
         let (region, id) = world.vpc_id(vpc)?;
         let group = world.ec2.default_group(region, id)?;
         world.ec2.let_in(region, &group, cidr)?;
-        if vpc == "vpc-hub" {
-            world.ec2.open_udp(region, &group, PORT)?;
-        }
+        world.ec2.open_udp(region, &group, PORT)?;
     }
+    lead_to_hub(&world)?;
     let hub = &world.host("hub")?.metadata;
     world
         .ec2
@@ -61,9 +61,64 @@ fn healthy() -> Result<(World, Fabric)> {
     Ok((world, fabric))
 }
 
+/// Gives the private subnet of the hub's VPC the table in EC2 that it has in the topology:
+/// it leads the private network to the hub.
+fn lead_to_hub(world: &World) -> Result<()> {
+    let (region, vpc) = world.vpc_id("vpc-hub")?;
+    let table = world
+        .ec2
+        .call(region, "CreateRouteTable", &[("VpcId", vpc.as_str())])?;
+    let table = text_of(&table, "routeTableId")?;
+    let subnet = &world.host("host-hub")?.metadata.subnet;
+    let associate = [
+        ("RouteTableId", table.as_str()),
+        ("SubnetId", subnet.as_str()),
+    ];
+    world.ec2.call(region, "AssociateRouteTable", &associate)?;
+    let route = [
+        ("RouteTableId", table.as_str()),
+        ("DestinationCidrBlock", PRIVNET),
+        (
+            "NetworkInterfaceId",
+            world.host("hub")?.metadata.interface.as_str(),
+        ),
+    ];
+    world.ec2.call(region, "CreateRoute", &route).map(drop)
+}
+
+/// Leads the privnet of a table to a NAT gateway, as infrastructure code might, and tells
+/// which.
+fn lead_elsewhere(world: &World, host: &str, table: &str) -> Result<String> {
+    let metadata = &world.host(host)?.metadata;
+    let region = &metadata.region;
+    let gateway = [
+        ("SubnetId", metadata.subnet.as_str()),
+        ("ConnectivityType", "private"),
+    ];
+    let gateway = world.ec2.call(region, "CreateNatGateway", &gateway)?;
+    let gateway = text_of(&gateway, "natGatewayId")?;
+    let theirs = [
+        ("RouteTableId", table),
+        ("DestinationCidrBlock", PRIVNET),
+        ("NatGatewayId", gateway.as_str()),
+    ];
+    world.ec2.call(region, "ReplaceRoute", &theirs)?;
+    Ok(gateway)
+}
+
 /// What the doctor of a host prints, by these arguments, its exit code, and how long it
 /// took.
 fn doctor(world: &World, host: &str, arguments: &[&str]) -> Result<(i32, String, Duration)> {
+    doctor_in(world, host, arguments, &[])
+}
+
+/// The same with more in its environment.
+fn doctor_in(
+    world: &World,
+    host: &str,
+    arguments: &[&str],
+    environment: &[(&str, &str)],
+) -> Result<(i32, String, Duration)> {
     let program = match host {
         "hub" => "privnet-hub",
         _ => "privnet-spoke",
@@ -71,6 +126,7 @@ fn doctor(world: &World, host: &str, arguments: &[&str]) -> Result<(i32, String,
     let host = world.host(host)?;
     let mut command: Command = daemon::command(&host.namespace, program)?;
     command.arg("doctor").args(arguments).arg(config_file(host));
+    command.envs(environment.iter().copied());
     let started = Instant::now();
     let output = command.output().context("doctor cannot be run")?;
     let code = output.status.code().context("doctor was killed")?;
@@ -80,7 +136,11 @@ fn doctor(world: &World, host: &str, arguments: &[&str]) -> Result<(i32, String,
 }
 
 fn checkup(world: &World, host: &str) -> Result<Checkup> {
-    let (code, text, took) = doctor(world, host, &["--json"])?;
+    checkup_in(world, host, &[])
+}
+
+fn checkup_in(world: &World, host: &str, environment: &[(&str, &str)]) -> Result<Checkup> {
+    let (code, text, took) = doctor_in(world, host, &["--json"], environment)?;
     ensure!(took < LONGEST, "{took:?}");
     let checkup: Checkup = serde_json::from_str(&text).with_context(|| text.clone())?;
     ensure!(code == i32::from(!checkup.is_well()), "exit code {code}");
@@ -129,6 +189,8 @@ pub(crate) fn a_healthy_spoke_is_well_and_everything_that_breaks_is_named() -> R
     let checkup = is_well(&world, "spoke-a")?;
     for check in [
         "running",
+        "kernel",
+        "offloads",
         "TUN",
         "nftables rules",
         "sysctls",
@@ -141,7 +203,9 @@ pub(crate) fn a_healthy_spoke_is_well_and_everything_that_breaks_is_named() -> R
         "published tags",
         "permission",
         "route",
+        "route tables",
         "security group, from the VPC",
+        "security group, from the hub",
         "network ACL",
         "tunnel",
         "tunnel MTU",
@@ -180,6 +244,9 @@ pub(crate) fn a_healthy_spoke_is_well_and_everything_that_breaks_is_named() -> R
     world.ec2.check_sources(region, &metadata.interface, true)?;
     let group = world.ec2.default_group(region, &metadata.vpc)?;
     world.ec2.keep_out(region, &group, "10.1.0.0/16")?;
+    world.ec2.close_udp(region, &group, PORT)?;
+    let table = fabric.table_of("host-a")?.to_owned();
+    let gateway = lead_elsewhere(&world, "spoke-a", &table)?;
     world.faults.set(&[
         Fault::of_action("CreateTags", FaultKind::Denied),
         Fault::of_action("DescribeNetworkAcls", FaultKind::Denied),
@@ -225,6 +292,18 @@ pub(crate) fn a_healthy_spoke_is_well_and_everything_that_breaks_is_named() -> R
             &format!("--group-id {group}"),
         ),
         (
+            Verdict::Warning,
+            "security group, from the hub",
+            "UDP 51820",
+            "IpProtocol=17,FromPort=51820,ToPort=51820,IpRanges=[{CidrIp=198.51.100.100/32}]",
+        ),
+        (
+            Verdict::Wrong,
+            "route",
+            &format!("{PRIVNET} in {table} leads to NAT gateway {gateway}"),
+            "have what made it",
+        ),
+        (
             Verdict::Wrong,
             "permission",
             "ec2:CreateTags",
@@ -242,6 +321,17 @@ pub(crate) fn a_healthy_spoke_is_well_and_everything_that_breaks_is_named() -> R
     let (code, text, _) = doctor(&world, "spoke-a", &[])?;
     ensure!(code == 1, "{code}: {text}");
     ensure!(text.contains(&format!("→ chmod 0600 {key}\n")), "{text}");
+
+    // Where EC2's name has no address; no name that ends so ever has (RFC 6761).
+    let nameless = [("AWS_ENDPOINT_URL", "http://ec2.invalid:5000")];
+    let nameless = checkup_in(&world, "spoke-a", &nameless)?;
+    tells(
+        &nameless,
+        Verdict::Wrong,
+        "DNS",
+        "ec2.invalid",
+        "resolvectl status",
+    )?;
 
     // And when nobody answers at all.
     world.faults.set(&[Fault::everywhere(FaultKind::Hang)])?;
@@ -316,8 +406,10 @@ pub(crate) fn a_healthy_hub_is_well_and_everything_that_breaks_is_named() -> Res
         "permission",
         "public address",
         "source/dest check",
+        "route tables",
         "security group, tunnels",
         "tunnel",
+        "path MTU",
         "role",
         "disk",
     ] {
@@ -327,13 +419,57 @@ pub(crate) fn a_healthy_hub_is_well_and_everything_that_breaks_is_named() -> Res
             .any(|finding| finding.check == check);
         ensure!(found, "nobody looked at {check}");
     }
+    // To each spoke, though no config file of the hub names their endpoints.
+    let ways = checkup.findings.iter();
+    let ways = ways.filter(|finding| finding.check == "path MTU");
+    let ways: Vec<&str> = ways.map(|finding| finding.found.as_str()).collect();
+    for spoke in ["spoke-a", "spoke-b"] {
+        let endpoint = format!("to {}:{PORT}", public_address(&world, spoke)?);
+        let tried = ways.iter().any(|way| way.contains(&endpoint));
+        ensure!(tried, "{endpoint}: {ways:?}");
+    }
+
+    // The hosts beside the hub are led nowhere; who may not look does not know.
+    let metadata = world.host("hub")?.metadata.clone();
+    let subnet = world.host("host-hub")?.metadata.subnet.clone();
+    let of_subnet = [
+        ("Filter.1.Name", "association.subnet-id"),
+        ("Filter.1.Value.1", subnet.as_str()),
+    ];
+    let table = world
+        .ec2
+        .call(&metadata.region, "DescribeRouteTables", &of_subnet)?;
+    let table = text_of(&table, "routeTableId")?;
+    let route = [
+        ("RouteTableId", table.as_str()),
+        ("DestinationCidrBlock", PRIVNET),
+    ];
+    world.ec2.call(&metadata.region, "DeleteRoute", &route)?;
+    tells(
+        &self::checkup(&world, "hub")?,
+        Verdict::Warning,
+        "route tables",
+        "none of this VPC leads the private network to this hub",
+        &format!(
+            "--route-table-id {table} --destination-cidr-block {PRIVNET} --network-interface-id {}",
+            metadata.interface
+        ),
+    )?;
+    let denied = Fault::of_action("DescribeRouteTables", FaultKind::Denied);
+    world.faults.set(&[denied])?;
+    tells(
+        &self::checkup(&world, "hub")?,
+        Verdict::NotChecked,
+        "route tables",
+        "DescribeRouteTables",
+        "doctor-policy.json",
+    )?;
 
     world.faults.set(&[
         Fault::of_action("DescribeSubnets", FaultKind::Denied),
         Fault::in_region("eu-west-1", FaultKind::Hang),
     ])?;
     let hub = world.host("hub")?;
-    let metadata = hub.metadata.clone();
     let (region, interface) = (&metadata.region, &metadata.interface);
     world.ec2.check_sources(region, interface, true)?;
     let group = world.ec2.default_group(region, &hub.metadata.vpc)?;

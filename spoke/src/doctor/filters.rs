@@ -4,6 +4,7 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use ipnet::{IpNet, Ipv4Net};
 use privnet_ec2::doctor::asked;
+use privnet_model::config::spoke::HubPeerConfig;
 use privnet_model::doctor::Finding;
 use privnet_model::instance::{InstanceDescription, TCP, Traffic, UDP};
 use privnet_model::inventory::Transport;
@@ -21,6 +22,10 @@ const SOMEWHERE: IpAddr = IpAddr::V4(Ipv4Addr::new(203, 0, 113, 80));
 const EVERYWHERE: IpNet = IpNet::V4(Ipv4Net::new_assert(Ipv4Addr::UNSPECIFIED, 0));
 /// A port that a kernel chooses for a connection.
 const CHOSEN: u16 = 40_000;
+
+fn at_hub(hub: &HubPeerConfig) -> IpNet {
+    IpNet::from(hub.endpoint.ip())
+}
 
 impl Surroundings<'_> {
     /// What the security groups let through.
@@ -70,7 +75,7 @@ impl Surroundings<'_> {
             ));
         }
         for hub in &self.config.hubs {
-            let at = [IpNet::from(hub.endpoint.ip())];
+            let at = [at_hub(hub)];
             findings.push(security_group::passes(
                 &groups,
                 &Passage {
@@ -81,6 +86,24 @@ impl Surroundings<'_> {
                     with: &at,
                     siblings: false,
                     vital: true,
+                },
+            ));
+        }
+        let hubs: Vec<IpNet> = self.config.hubs.iter().map(at_hub).collect();
+        if !hubs.is_empty() {
+            // A group lets answers in, so this spoke's keepalives hide that the hub's own
+            // packets are dropped until the spoke speaks.
+            findings.push(security_group::passes(
+                &groups,
+                &Passage {
+                    check: "security group, from the hub",
+                    consequence: "the hub cannot start the tunnel, and only this spoke's \
+                                  keepalives hold it open",
+                    direction: Direction::In,
+                    traffic: Traffic::port(UDP, self.config.listen_port),
+                    with: &hubs,
+                    siblings: false,
+                    vital: false,
                 },
             ));
         }
