@@ -67,6 +67,10 @@ pub enum Trouble {
     PortsUsedUp {
         /// How many.
         connections: u64,
+        /// The destination with the most connections when the last of them failed, if
+        /// they had been counted: most likely the one whose ports were used up. The
+        /// kernel does not tell.
+        busiest: Option<DestinationUse>,
     },
     /// Nine tenths of the source ports towards a destination are in use.
     PortsNearlyUsedUp {
@@ -99,12 +103,25 @@ impl fmt::Display for Trouble {
                  last within {minutes} minutes; raise nat.connections, lower nat.idle_timeout, or \
                  take a larger instance"
             ),
-            Self::PortsUsedUp { connections } => write!(
-                f,
-                "{connections} new connections failed because their source port was taken, the \
-                 last within {minutes} minutes: the ports towards a destination are used up; \
-                 spread them over more destinations or spokes, or widen nat.ports"
-            ),
+            Self::PortsUsedUp {
+                connections,
+                busiest,
+            } => {
+                write!(
+                    f,
+                    "{connections} new connections failed because their source port was taken, \
+                     the last within {minutes} minutes: the ports towards a destination are used \
+                     up"
+                )?;
+                if let Some(one) = busiest {
+                    write!(
+                        f,
+                        " (the busiest was {} {} with {} of {} ports)",
+                        one.protocol, one.destination, one.connections, one.ports
+                    )?;
+                }
+                f.write_str("; spread them over more destinations or spokes, or widen nat.ports")
+            }
             Self::PortsNearlyUsedUp { destination } => write!(
                 f,
                 "{} of {} source ports towards {} {} are in use: when all are, new connections \
@@ -182,6 +199,8 @@ pub struct Watch {
     last: Option<ConnectionUse>,
     full: Growth,
     ports: Growth,
+    /// The busiest destination when a connection failed last for want of a port.
+    used_up: Option<DestinationUse>,
     busiest: Vec<DestinationUse>,
 }
 
@@ -220,6 +239,9 @@ impl Watch {
             let dropped = is.dropped.saturating_sub(was.dropped);
             self.full.add(dropped.saturating_sub(not_inserted), now);
             self.ports.add(not_inserted, now);
+            if not_inserted > 0 {
+                self.used_up = self.busiest.first().copied();
+            }
         }
         self.last = Some(is);
     }
@@ -253,7 +275,10 @@ impl Watch {
         [
             nearly_full,
             full.map(|packets| Trouble::Full { packets }),
-            ports.map(|connections| Trouble::PortsUsedUp { connections }),
+            ports.map(|connections| Trouble::PortsUsedUp {
+                connections,
+                busiest: self.used_up,
+            }),
             busy.map(|one| Trouble::PortsNearlyUsedUp { destination: *one }),
         ]
         .into_iter()
@@ -390,10 +415,43 @@ mod tests {
         watch.sample(now, used(1, 0, 0));
         watch.sample(now, used(1, 3, 3));
         let troubles = watch.troubles(now);
-        assert_eq!(troubles, [Trouble::PortsUsedUp { connections: 3 }]);
+        let expected = Trouble::PortsUsedUp {
+            connections: 3,
+            busiest: None,
+        };
+        assert_eq!(troubles, [expected]);
         assert!(!troubles[0].is_like(&Trouble::Full { packets: 3 }));
         // Counters that start again (another kernel's count) are no trouble.
         watch.sample(now, used(1, 0, 0));
         assert_eq!(watch.troubles(now), troubles);
+    }
+
+    #[test]
+    fn where_ports_are_used_up_the_busiest_destination_of_that_moment_is_told() {
+        let mut watch = Watch::default();
+        let now = start();
+        let counted = |port: u16, connections| {
+            let mut destinations = Destinations::default();
+            for _ in 0..connections {
+                destinations.add(Protocol::Tcp, SocketAddr::from(([192, 0, 2, 1], port)));
+            }
+            destinations.busiest(PortRange::new(2000, 2007))
+        };
+        watch.counted(counted(443, 7));
+        watch.sample(now, used(7, 0, 0));
+        watch.sample(now, used(7, 2, 2));
+        // What comes later is another matter.
+        watch.counted(counted(80, 3));
+        watch.sample(now, used(3, 2, 2));
+        let [trouble] = watch.troubles(now)[..] else {
+            panic!("{:?}", watch.troubles(now));
+        };
+        assert_eq!(
+            trouble.to_string(),
+            "2 new connections failed because their source port was taken, the last within 10 \
+             minutes: the ports towards a destination are used up (the busiest was tcp \
+             192.0.2.1:443 with 7 of 8 ports); spread them over more destinations or spokes, or \
+             widen nat.ports"
+        );
     }
 }

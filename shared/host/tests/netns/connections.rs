@@ -90,7 +90,13 @@ pub(crate) fn ports_used_up() {
     assert!(connects("private", "192.0.2.80:7").is_none());
     let troubles = look();
     assert!(
-        matches!(troubles[..], [Trouble::PortsUsedUp { connections: 1.. }]),
+        matches!(
+            troubles[..],
+            [Trouble::PortsUsedUp {
+                connections: 1..,
+                ..
+            }]
+        ),
         "{troubles:?}"
     );
     let busiest = || {
