@@ -7,7 +7,7 @@ use std::time::Instant;
 use anyhow::{Context, Result, ensure};
 use privnet_model::status::AddressStatus;
 use privnet_tests::address_fabric::{AddressFabric, allocate};
-use privnet_tests::deployment::{PATIENCE, public_address, reach_each_other, sees};
+use privnet_tests::deployment::{PATIENCE, public_address, reach_each_other, sees, wait_until_up};
 use privnet_tests::fault_proxy::{Fault, FaultKind};
 use privnet_tests::process::wait_until;
 use privnet_tests::topology::WEB;
@@ -196,6 +196,22 @@ pub(crate) fn what_is_in_the_way_is_named_and_everything_else_works() -> Result<
     // The routes are served all the same.
     let own = public_address(&world.running.world, "spoke-d1")?;
     sees(&world.running.world, "host-d1", WEB, own)?;
+
+    // Whoever may not look knows of none, and keeps what it has.
+    let denied = Fault::of_action("DescribeAddresses", FaultKind::Denied);
+    world.running.world.faults.set(&[denied])?;
+    for spoke in SPOKES {
+        world.wait_for_problem(spoke, "the role needs ec2:DescribeAddresses")?;
+        world.wait_for_problem(spoke, "address-policy.json")?;
+    }
+    world.running.wait_until_all_is_well()?;
+    wait_until_up(&world.running.world, &SPOKES, PATIENCE)?;
+    for host in ["host-d1", "host-d2"] {
+        let spoke = world.running.fabric.egress_of(host);
+        let spoke = spoke.context("a host that is led nowhere")?;
+        let public = public_address(&world.running.world, spoke)?;
+        sees(&world.running.world, host, WEB, public)?;
+    }
 
     let denied = Fault::of_action("AssociateAddress", FaultKind::Denied);
     world.running.world.faults.set(&[denied])?;

@@ -108,7 +108,11 @@ fn lead_elsewhere(world: &World, host: &str, table: &str) -> Result<String> {
 
 /// What the doctor of a host prints, by these arguments, its exit code, and how long it
 /// took.
-fn doctor(world: &World, host: &str, arguments: &[&str]) -> Result<(i32, String, Duration)> {
+pub(crate) fn doctor(
+    world: &World,
+    host: &str,
+    arguments: &[&str],
+) -> Result<(i32, String, Duration)> {
     doctor_in(world, host, arguments, &[])
 }
 

@@ -5,13 +5,21 @@
 //! `privnet_tests::topology::demo`).
 
 use anyhow::{Context, Result, ensure};
+use nix::sys::signal::Signal;
 use privnet_model::status::Status;
-use privnet_tests::deployment::{PATIENCE, start_hub, start_spokes, wait_until_up};
+use privnet_tests::daemon::{hub_public_key, spoke_config};
+use privnet_tests::deployment::{
+    FLEET_SECRET, PATIENCE, fleet_secret, nothing_leaked, public_address, reach_each_other, sees,
+    sibling_config, start_hub, start_spokes, wait_for_published_key, wait_until_up,
+};
+use privnet_tests::fault_proxy::{Fault, FaultKind};
 use privnet_tests::iam;
 use privnet_tests::imds::IamRole;
 use privnet_tests::process::{run, wait_until};
-use privnet_tests::topology::{self, OTHER_ACCOUNT};
+use privnet_tests::topology::{self, HUB_PUBLIC, OTHER_ACCOUNT, PORT, WEB};
 use privnet_tests::world::World;
+
+use crate::doctor::doctor;
 
 const SPOKES: [&str; 2] = ["spoke-a", "spoke-b"];
 
@@ -105,6 +113,87 @@ pub(crate) fn each_role_is_refused_what_it_has_no_use_for() -> Result<()> {
         ensure!(refused(&answer), "spoke {action}: {answer}");
     }
     Ok(())
+}
+
+/// The fleet's secret in the Parameter Store.
+const PARAMETER: &str = "/privnet/psk";
+
+pub(crate) fn a_spoke_that_may_not_read_the_fleets_secret_says_so_and_does_the_rest() -> Result<()>
+{
+    let mut world = World::build(&topology::demo())?;
+    let region = world.host("spoke-a")?.metadata.region.clone();
+    world.ec2.put_secret(&region, PARAMETER, FLEET_SECRET)?;
+    let denied = [Fault::of_action("GetParameter", FaultKind::Denied)];
+    world.faults.set(&denied)?;
+    let key = hub_public_key(world.host("hub")?)?;
+    let config = |world: &World, name: &str| -> Result<String> {
+        Ok(spoke_config(
+            world.host(name)?,
+            &format!("{HUB_PUBLIC}:{PORT}"),
+            &key,
+        ))
+    };
+    // The others have it in a file, so that only one role lacks something.
+    let by_file = fleet_secret(&world, "spoke-b")? + &config(&world, "spoke-b")?;
+    world.start("spoke-b", &by_file)?;
+    let by_ssm = format!(
+        "preshared_key = {{ ssm = {PARAMETER:?} }}\n{}",
+        config(&world, "spoke-a")?
+    );
+    world.start("spoke-a", &by_ssm)?;
+    secret_problem(&world, true)?;
+    let (code, told, _) = doctor(&world, "spoke-a", &[])?;
+    ensure!(
+        code == 1 && told.contains("fleet secret") && told.contains("secret-policy.json"),
+        "{code}: {told}"
+    );
+
+    // Its key is published, its hosts have their internet, the other spoke its tunnel;
+    // and what would go through its own goes nowhere.
+    for spoke in SPOKES {
+        wait_for_published_key(&mut world, spoke)?;
+    }
+    let hub = sibling_config(&world, "hub", "", "")?;
+    world.start("hub", &hub)?;
+    wait_until_up(&world, &["spoke-b"], PATIENCE)?;
+    let public = public_address(&world, "spoke-a")?;
+    sees(&world, "host-a", WEB, public)?;
+    reach_each_other(&world, "host-hub", "host-b")?;
+    let host_b = world.host("host-b")?.instance.address;
+    let answered = world.namespace("host-a")?.ping(host_b, 3)?;
+    ensure!(answered == 0, "{answered} of 3 pings were answered");
+    let status = world.daemon("spoke-a")?.status()?;
+    ensure!(status.nat.is_some_and(|nat| nat.active), "no NAT");
+
+    world.faults.clear()?;
+    let spoke = &world.daemon("spoke-a")?.process;
+    spoke.signal(Signal::SIGHUP)?;
+    wait_until_up(&world, &SPOKES, PATIENCE)?;
+    reach_each_other(&world, "host-a", "host-b")?;
+    secret_problem(&world, false)?;
+
+    // From then on it has a copy, and a permission that is taken away costs no tunnel.
+    world.faults.set(&denied)?;
+    world.crash("spoke-a")?;
+    world.start_again("spoke-a")?;
+    secret_problem(&world, true)?;
+    reach_each_other(&world, "host-a", "host-b")?;
+    sees(&world, "host-a", WEB, public)?;
+    nothing_leaked(&world)?;
+    world.check()
+}
+
+/// Waits until spoke-a says that it may not read the fleet's secret, or no longer does.
+fn secret_problem(world: &World, expected: bool) -> Result<()> {
+    wait_until("a word about the secret", PATIENCE, || {
+        let problems = world.daemon("spoke-a")?.status()?.problems;
+        let mut told = problems.iter();
+        let told = told.any(|problem| {
+            problem.contains("the role needs ssm:GetParameter") && problem.contains(PARAMETER)
+        });
+        ensure!(told == expected, "{problems:?}");
+        Ok(Some(()))
+    })
 }
 
 /// IamRole of each of our roles.

@@ -154,6 +154,7 @@ const TESTS: &[Test] = tests![
     hub_faults::instances_that_lack_something_are_listed_with_the_reason,
     iam::the_hubs_policy_is_enough_for_the_hub_and_another_is_refused,
     iam::each_role_is_refused_what_it_has_no_use_for,
+    iam::a_spoke_that_may_not_read_the_fleets_secret_says_so_and_does_the_rest,
     offload_matrix::every_offload_on_and_off_with_one_worker,
     offload_matrix::every_offload_on_and_off_with_two_workers,
     offload_matrix::every_offload_on_and_off_with_four_workers,

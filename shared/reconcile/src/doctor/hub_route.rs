@@ -189,6 +189,8 @@ mod tests {
     use super::*;
 
     const OWN: &str = "eni-00000001";
+    /// What is behind the tunnels of a daemon that does not answer.
+    const UNKNOWN: &[&str] = &[];
 
     fn to(interface: &str) -> RouteTarget {
         RouteTarget::Interface {
@@ -248,14 +250,14 @@ mod tests {
     fn a_vpc_whose_hosts_are_led_to_the_hub_is_well() {
         let whole = route("10.0.0.0/8", to(OWN));
         let spokes = ["10.1.0.0/16", "10.2.0.0/16"];
-        for behind in [&[][..], &spokes] {
+        for behind in [UNKNOWN, &spokes] {
             let tables = vec![public(), table(2, vec![whole.clone()])];
             let finding = judged(tables, behind);
             assert_eq!(finding.verdict, Verdict::Ok, "{finding:?}");
             assert!(finding.found.contains("10.0.0.0/8 in rtb-00000002"));
         }
         let each = spokes.map(|cidr| route(cidr, to(OWN))).to_vec();
-        for behind in [&[][..], &spokes] {
+        for behind in [UNKNOWN, &spokes] {
             let finding = judged(vec![public(), table(2, each.clone())], behind);
             assert_eq!(finding.verdict, Verdict::Ok, "{finding:?}");
         }
@@ -267,7 +269,7 @@ mod tests {
     #[test]
     fn one_in_which_nothing_leads_there_is_a_warning_with_the_command() {
         let nat = route("0.0.0.0/0", RouteTarget::NatGateway("nat-1".to_owned()));
-        for behind in [&[][..], &["10.1.0.0/16", "10.2.0.0/16"]] {
+        for behind in [UNKNOWN, &["10.1.0.0/16", "10.2.0.0/16"]] {
             let finding = judged(vec![public(), table(2, vec![nat.clone()])], behind);
             assert_eq!(finding.verdict, Verdict::Warning, "{finding:?}");
             assert_eq!(finding.remedy, [CREATE]);
