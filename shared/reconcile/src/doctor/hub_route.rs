@@ -1,7 +1,8 @@
 //! The route tables of a hub's own VPC: whether the VPC's hosts are led to the hub.
 //!
 //! The hub makes no routes, and one that only relays between spokes needs none: whether
-//! some are missing is for the operator to say, so that is a warning at most.
+//! some are missing is for the operator to say, so that is a warning. Only a route that is
+//! there and leads nowhere is wrong.
 
 use std::collections::BTreeMap;
 
