@@ -3,6 +3,7 @@
 
 use std::time::{Duration, SystemTime};
 
+use privnet_model::config::hub::{SiteConfig, SiteLink};
 use privnet_model::doctor::{Area, Finding};
 use privnet_model::id::Region;
 use privnet_model::inventory::Identity;
@@ -181,6 +182,26 @@ pub async fn hub_key(
         }
         _ => finding,
     }
+}
+
+/// Whether a static site's preshared key can be had from there, for a site that has it in
+/// this parameter. It is read, and forgotten.
+pub async fn site_key(
+    context: &SdkContext,
+    region: &Region,
+    site: &SiteConfig,
+    name: &str,
+    patience: Duration,
+) -> Finding {
+    let store = ParameterStore::new(context, region);
+    let read = async {
+        match &site.link {
+            SiteLink::Wireguard(_) => store.preshared_key(name).await.map(drop),
+            SiteLink::Ipsec(_) => store.ike_secret(name).await.map(drop),
+        }
+    };
+    let check = format!("preshared key of {}", site.name);
+    parameter(&check, "site-secret-policy.json", name, read, patience).await
 }
 
 async fn parameter(

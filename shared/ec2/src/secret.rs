@@ -1,5 +1,5 @@
-//! The fleet's secret, the hub's key and an instance's configuration, where they are
-//! parameters of SSM's Parameter Store.
+//! The fleet's secret, the hub's key, static sites' keys and an instance's configuration,
+//! where they are parameters of SSM's Parameter Store.
 //!
 //! One GetParameter; what is secret has to be a SecureString. It is asked for once
 //! and not retried: who asks keeps what was known before, and comes again.
@@ -10,7 +10,8 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use privnet_model::id::Region;
-use privnet_model::key::{KeyError, PrivateKey};
+use privnet_model::ipsec::{IkeSecret, IkeSecretError};
+use privnet_model::key::{KeyError, PresharedKey, PrivateKey};
 use privnet_model::secret::{FleetSecret, SecretError};
 use serde::Deserialize;
 use tokio::sync::OnceCell;
@@ -117,6 +118,10 @@ pub enum SecretFetchReason {
     NoSecret(SecretError),
     /// The parameter holds no private key.
     NoKey(KeyError),
+    /// The parameter holds no preshared key for WireGuard.
+    NoPresharedKey(KeyError),
+    /// The parameter holds no preshared key for IPsec.
+    NoIkeSecret(IkeSecretError),
     /// The answer makes no sense.
     Unreadable,
 }
@@ -130,7 +135,9 @@ impl SecretFetchReason {
             | Self::NotSecure { .. }
             | Self::NotText { .. }
             | Self::NoSecret(_)
-            | Self::NoKey(_) => false,
+            | Self::NoKey(_)
+            | Self::NoPresharedKey(_)
+            | Self::NoIkeSecret(_) => false,
             Self::Call(
                 CallError::NoCredentials { .. }
                 | CallError::Unreachable { .. }
@@ -192,6 +199,28 @@ impl ParameterStore {
     /// There is none, or it cannot be had now. The text never holds any of it.
     pub async fn private_key(&self, name: &str) -> Result<PrivateKey, SecretFetchError> {
         let parse = |value: &str| value.trim_end().parse().map_err(SecretFetchReason::NoKey);
+        let value = self.fetch(name).await.and_then(Found::secret);
+        let key = value.and_then(|value| parse(&value));
+        key.map_err(|reason| self.error(name, reason))
+    }
+
+    /// WireGuard's preshared key under this name, as `wg genpsk` writes it, within 10 s.
+    ///
+    /// # Errors
+    /// There is none, or it cannot be had now. The text never holds any of it.
+    pub async fn preshared_key(&self, name: &str) -> Result<PresharedKey, SecretFetchError> {
+        let parse = |value: &str| value.parse().map_err(SecretFetchReason::NoPresharedKey);
+        let value = self.fetch(name).await.and_then(Found::secret);
+        let key = value.and_then(|value| parse(&value));
+        key.map_err(|reason| self.error(name, reason))
+    }
+
+    /// The preshared key of an IPsec tunnel under this name, one line, within 10 s.
+    ///
+    /// # Errors
+    /// There is none, or it cannot be had now. The text never holds any of it.
+    pub async fn ike_secret(&self, name: &str) -> Result<IkeSecret, SecretFetchError> {
+        let parse = |value: &str| IkeSecret::new(value).map_err(SecretFetchReason::NoIkeSecret);
         let value = self.fetch(name).await.and_then(Found::secret);
         let key = value.and_then(|value| parse(&value));
         key.map_err(|reason| self.error(name, reason))
@@ -350,6 +379,13 @@ impl fmt::Display for SecretFetchError {
                 f,
                 "it holds no private key, as `wg genkey` writes one: {error}"
             ),
+            SecretFetchReason::NoPresharedKey(error) => write!(
+                f,
+                "it holds no preshared key, as `wg genpsk` writes one: {error}"
+            ),
+            SecretFetchReason::NoIkeSecret(error) => {
+                write!(f, "it holds no preshared key for IPsec: {error}")
+            }
             SecretFetchReason::Unreadable => f.write_str("the answer makes no sense"),
         }
     }

@@ -24,5 +24,6 @@ pub mod offload;
 pub mod peer;
 pub mod policy;
 pub mod secret;
+pub mod site_key;
 pub mod status;
 pub mod vpc;

@@ -7,6 +7,7 @@
 //! would cut off every peer that knows the old one. No error and no log line
 //! shows what a key file holds.
 
+use std::collections::BTreeMap;
 use std::fs::{self, DirBuilder, File};
 use std::io::{self, Read};
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
@@ -16,6 +17,7 @@ use std::str::FromStr;
 use privnet_model::ipsec::{CertificateKey, IkeSecret, IkeSecretError};
 use privnet_model::key::{KeyError, PresharedKey, PrivateKey};
 use privnet_model::secret::{FleetSecret, SecretError};
+use privnet_model::site_key::SiteKey;
 use rand::TryRng;
 use rand::rngs::SysRng;
 use tracing::{info, warn};
@@ -29,6 +31,8 @@ const MAX_KEY_BYTES: usize = 1024;
 const MAX_PEM_BYTES: usize = 60_000;
 /// Two lines of at most 4096 bytes each, and some white space.
 const MAX_SECRET_BYTES: usize = 8400;
+/// A hundred of the longest, which have 600 bytes; of those that tools make, 600.
+const MAX_SITE_KEYS_BYTES: usize = 60_000;
 
 /// Why there is no key.
 #[derive(Debug, thiserror::Error)]
@@ -298,6 +302,40 @@ pub fn keep_fleet_secret(path: &Path, secret: &FleetSecret) -> Result<(), KeyFil
     })
 }
 
+/// Where copies of sites' keys stand that are kept elsewhere: beside the private key.
+pub fn site_keys_copy(private_key: &Path) -> PathBuf {
+    private_key.with_extension("site-keys")
+}
+
+/// The sites' keys of which this file has copies, by the sites' names. What cannot be
+/// read is no loss: it is only a copy.
+pub fn read_site_keys(path: &Path) -> BTreeMap<String, SiteKey> {
+    let content = read(path, MAX_SITE_KEYS_BYTES).ok().flatten();
+    let text = content.as_ref().and_then(|it| std::str::from_utf8(it).ok());
+    let lines = text.unwrap_or_default().lines();
+    lines.filter_map(SiteKey::from_line).collect()
+}
+
+/// Keeps copies of these keys in this file, and of no others, so that a restart does not
+/// need the place where they are from.
+///
+/// # Errors
+/// The file cannot be written.
+pub fn keep_site_keys(path: &Path, keys: &BTreeMap<String, SiteKey>) -> Result<(), KeyFileError> {
+    if read_site_keys(path) == *keys {
+        return Ok(());
+    }
+    let lines: Vec<_> = keys.iter().map(|(site, key)| key.to_line(site)).collect();
+    let bytes: usize = lines.iter().map(|line| line.len()).sum();
+    let mut text = Zeroizing::new(String::with_capacity(bytes));
+    lines.iter().for_each(|line| text.push_str(line));
+    atomic_file::replace(path, text.as_bytes()).map_err(|source| KeyFileError::Create {
+        path: path.to_owned(),
+        step: "written",
+        source,
+    })
+}
+
 fn read_key<K>(path: &Path, made_anew: bool) -> Result<Option<K>, KeyFileError>
 where
     K: FromStr<Err = KeyError>,
@@ -518,6 +556,29 @@ mod tests {
         )
         .unwrap();
         assert_eq!(read_preshared_key(&path).unwrap().as_bytes(), &[7; 32]);
+    }
+
+    #[test]
+    fn copies_of_sites_keys_are_those_of_the_sites_that_there_are() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = site_keys_copy(&directory.path().join("hub.key"));
+        assert!(path.ends_with("hub.site-keys"));
+        let mut keys = BTreeMap::new();
+        keep_site_keys(&path, &keys).unwrap();
+        assert!(!path.exists(), "no key, no file");
+        let ike = IkeSecret::new("correct horse battery").unwrap();
+        let preshared = PresharedKey::from_bytes([7; 32]);
+        keys.insert("dc-east".to_owned(), SiteKey::Ipsec(ike));
+        keys.insert("dc-west".to_owned(), SiteKey::Wireguard(preshared));
+        keep_site_keys(&path, &keys).unwrap();
+        assert_eq!(read_site_keys(&path), keys);
+        assert_eq!(mode_of(&path), 0o600);
+        keys.remove("dc-east");
+        keep_site_keys(&path, &keys).unwrap();
+        assert_eq!(read_site_keys(&path), keys);
+        assert!(!fs::read_to_string(&path).unwrap().contains("horse"));
+        fs::write(&path, [0xff, 0xfe]).unwrap();
+        assert!(read_site_keys(&path).is_empty());
     }
 
     #[test]

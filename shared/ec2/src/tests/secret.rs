@@ -4,14 +4,17 @@
 use std::time::{Duration, SystemTime};
 
 use privnet_model::doctor::Verdict;
-use privnet_model::key::PrivateKey;
+use privnet_model::ipsec::IkeSecret;
+use privnet_model::key::{PresharedKey, PrivateKey};
 
 use super::answers::region;
 use super::moto::Moto;
 use super::server::{Reply, Server};
 use crate::doctor::hub_key;
 use crate::signed::{Request, Service};
-use crate::{CallError, ParameterStore, SdkContext, SecretFetchReason, TextError};
+use crate::{
+    CallError, ParameterStore, SdkContext, SecretFetchError, SecretFetchReason, TextError,
+};
 
 const SECRET: &str = "correct horse battery staple, and some more";
 const BEFORE: &str = "what the fleet had in common before today";
@@ -105,6 +108,59 @@ async fn a_private_key_comes_as_it_was_put_and_nothing_else_passes_for_one() {
             "{shown}"
         );
     }
+}
+
+#[tokio::test]
+async fn a_sites_key_comes_as_it_was_put_and_nothing_else_passes_for_one() {
+    let moto = Moto::start().await;
+    let store = ParameterStore::new(&moto.context, &region("eu-west-1"));
+    let key = PrivateKey::from_random([7; 32]);
+    let line = format!("{}\n", *key.to_base64());
+    for (name, kind, value) in [
+        ("/privnet/site/wg", "SecureString", line.as_str()),
+        ("/privnet/site/ike", "SecureString", "hunter2 horse\n"),
+        ("/privnet/site/weak", "SecureString", "hunter2"),
+        ("/privnet/site/open", "String", SECRET),
+    ] {
+        put(&moto.context, name, kind, value).await;
+    }
+    let found = store.preshared_key("/privnet/site/wg").await.unwrap();
+    let expected: PresharedKey = line.parse().unwrap();
+    assert_eq!(found, expected);
+    let found = store.ike_secret("/privnet/site/ike").await.unwrap();
+    assert_eq!(found, IkeSecret::new("hunter2 horse").unwrap());
+    let by_wireguard = [
+        ("/privnet/site/none", "there is none"),
+        (
+            "/privnet/site/open",
+            "it is a String, expected a SecureString",
+        ),
+        (
+            "/privnet/site/ike",
+            "it holds no preshared key, as `wg genpsk`",
+        ),
+    ];
+    for (name, said) in by_wireguard {
+        refused(name, said, &store.preshared_key(name).await.unwrap_err());
+    }
+    let by_ipsec = [
+        ("/privnet/site/none", "there is none"),
+        (
+            "/privnet/site/open",
+            "it is a String, expected a SecureString",
+        ),
+        ("/privnet/site/weak", "it holds no preshared key for IPsec"),
+    ];
+    for (name, said) in by_ipsec {
+        refused(name, said, &store.ike_secret(name).await.unwrap_err());
+    }
+}
+
+fn refused(name: &str, said: &str, error: &SecretFetchError) {
+    let shown = format!("{error} {error:?}");
+    assert!(shown.contains(said) && shown.contains(name), "{shown}");
+    let secret = ["hunter2", "horse"].iter().any(|it| shown.contains(it));
+    assert!(!secret, "{shown}");
 }
 
 #[tokio::test]
