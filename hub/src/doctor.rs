@@ -6,7 +6,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use futures_util::future::join_all;
 use ipnet::{IpNet, Ipv4Net};
-use privnet_ec2::doctor::{Nearby, asked, fleet_secret, hub_key, permitted};
+use privnet_ec2::doctor::{Nearby, asked, fleet_secret, hub_key, permitted, site_key};
 use privnet_ec2::{AwsClock, Discovery, Ec2Error, PartitionExamination, Reason, SdkContext, Vpc};
 use privnet_model::config::hub::{
     DiscoveryConfig, HubConfig, IkeCredentials, SecretSource, SiteConfig, SiteLink,
@@ -89,16 +89,22 @@ fn endpoints(config: &HubConfig, status: Option<&Status>) -> Vec<SocketAddr> {
 fn subject(config: &HubConfig, status: Option<&Status>) -> Subject {
     let sites = config.sites.iter();
     let keys = sites.filter_map(|site| {
-        let (what, path) = match &site.link {
-            SiteLink::Wireguard(link) => ("preshared key", link.preshared_key.clone()?),
+        let source = match &site.link {
+            SiteLink::Wireguard(link) => link.preshared_key.as_ref()?,
             SiteLink::Ipsec(link) => match &link.credentials {
-                IkeCredentials::PresharedKey(path) => ("preshared key", path.clone()),
+                IkeCredentials::PresharedKey(source) => source,
                 IkeCredentials::Certificate { private_key, .. } => {
-                    ("certificate's private key", private_key.clone())
+                    let what = format!("certificate's private key of {}", site.name);
+                    return Some((what, private_key.clone()));
                 }
             },
         };
-        Some((format!("{what} of {}", site.name), path))
+        match source {
+            SecretSource::File(path) => {
+                Some((format!("preshared key of {}", site.name), path.clone()))
+            }
+            SecretSource::Ssm(_) => None,
+        }
     });
     let by_ipsec = |site: &SiteConfig| matches!(site.link, SiteLink::Ipsec(_));
     let uses_charon =
@@ -145,18 +151,26 @@ async fn aws(
         let in_use = interface.map(|interface| interface.public_key);
         Some(hub_key(&context, &identity.region, name, in_use, PATIENCE).await)
     };
-    let (dns, examined, outside, secret, key) = tokio::join!(
+    let in_ssm = config
+        .sites
+        .iter()
+        .filter_map(|site| Some((site, site.link.parameter()?)));
+    let site_keys =
+        in_ssm.map(|(site, name)| site_key(&context, &identity.region, site, name, PATIENCE));
+    let (dns, examined, outside, secret, key, site_keys) = tokio::join!(
         doctor::dns(&endpoint),
         discovery.examine(AFTERWARDS),
         outside(config, identity, &context, status),
         secret,
         key,
+        join_all(site_keys),
     );
     let mut findings = vec![dns];
     let partition = |examined| partition(examined, &config.discovery);
     findings.extend(examined.iter().flat_map(partition));
     findings.extend(secret);
     findings.extend(key);
+    findings.extend(site_keys);
     // One that did not answer may have some.
     if examined.iter().all(|it| it.spokes.is_ok()) {
         let found = examined.iter().flat_map(|it| &it.spokes).sum();

@@ -35,6 +35,7 @@ use tracing::{debug, info, warn};
 
 use self::own_key::OwnKey;
 use self::reload::load_readable_sites;
+use self::site_keys::SiteKeys;
 use crate::cache::{Cache, Cached};
 use crate::callers::Callers;
 use crate::doctor;
@@ -51,6 +52,7 @@ mod own_key;
 mod reload;
 mod report;
 mod rotation;
+mod site_keys;
 
 /// The state file is not written more often than this because of who is alive.
 const SAVE_PAUSE: Duration = Duration::from_secs(10);
@@ -71,6 +73,7 @@ pub struct Hub {
     imds: Imds,
     discovery: Discovery,
     sites: Vec<Site>,
+    site_keys: SiteKeys,
     inventory: Inventory,
     fleet: Fleet,
     router: Router,
@@ -155,7 +158,7 @@ impl Daemon for Hub {
         events: &mut Events,
     ) -> Result<Option<Self>> {
         let own_key = own_key::in_file(&config)?;
-        let sites = load_readable_sites(&config.sites);
+        let mut sites = load_readable_sites(&config.sites);
         let cache = Cache::at(&config.state);
         let cached = cache.load();
         let imds = Imds::from_env()?;
@@ -206,8 +209,11 @@ impl Daemon for Hub {
         let memory = memory.unwrap_or_default();
         let inventory = memory.inventory();
         let remembered = cached.map(|cached| cached.endpoints()).unwrap_or_default();
-        let mut preshared = Preshared::default();
         let store = ParameterStore::from_env(&router.identity().region);
+        let copy = key_file::site_keys_copy(&config.private_key);
+        let mut site_keys = SiteKeys::new(store.clone(), copy);
+        site_keys.configure(&mut sites, &[]);
+        let mut preshared = Preshared::default();
         let copy = key_file::fleet_secret_copy(&config.private_key);
         preshared.configure(config.trust.preshared_key.as_ref(), &copy, store.reader());
         let mut hub = Self {
@@ -222,6 +228,7 @@ impl Daemon for Hub {
             imds,
             discovery,
             sites,
+            site_keys,
             inventory: Inventory::default(),
             fleet: Fleet::default(),
             router,
@@ -272,6 +279,11 @@ impl Daemon for Hub {
                 }
                 judged = self.enrolment.judged() => self.judged(judged).await,
                 () = self.preshared.changed() => {
+                    self.decide_anew();
+                    self.reconcile().await;
+                }
+                () = self.site_keys.changed() => {
+                    self.site_keys.put_into(&mut self.sites);
                     self.decide_anew();
                     self.reconcile().await;
                 }

@@ -223,7 +223,8 @@ impl Hub {
                     .filter_map(|tunnel| tunnel.ipsec.clone())
                     .map(|planned| (planned.tunnel.name.clone(), planned))
                     .collect(),
-                keeps_others: self.preshared.is_missing(),
+                // Nor is any taken down before it is known what it should be.
+                keeps_others: self.preshared.is_missing() || self.site_keys.are_awaited(),
                 ..Wanted::default()
             },
             behind_ipsec: behind_ipsec(fleet),

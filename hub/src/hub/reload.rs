@@ -2,7 +2,7 @@
 
 use anyhow::{Context, Result};
 use privnet_ec2::{Discovery, ParameterStore};
-use privnet_model::config::hub::{HubConfig, IkeCredentials, SiteConfig, SiteLink};
+use privnet_model::config::hub::{HubConfig, IkeCredentials, SecretSource, SiteConfig, SiteLink};
 use privnet_model::config::ipsec::IpsecConfig;
 use privnet_model::ipsec::{Authentication, IkeCredential};
 use privnet_reconcile::fleet::{Site, SiteSecret};
@@ -10,7 +10,7 @@ use privnet_runtime::poll_clock::PollClock;
 use privnet_runtime::{key_file, service};
 use tracing::{error, info, warn};
 
-use super::Hub;
+use super::{Hub, site_keys};
 use crate::restart::needs_restart;
 
 impl Hub {
@@ -44,7 +44,8 @@ impl Hub {
                     sites: config.sites,
                     ..self.config.clone()
                 };
-                self.sites = sites;
+                let before = std::mem::replace(&mut self.sites, sites);
+                self.site_keys.configure(&mut self.sites, &before);
                 self.decide_anew();
                 self.reconcile().await;
                 info!("config read again");
@@ -97,15 +98,20 @@ fn load_sites(sites: &[SiteConfig]) -> Result<Vec<Site>> {
         .collect()
 }
 
+/// What is in the files that it names; of what is in SSM, [`site_keys`] knows more.
 fn load_secret(link: &SiteLink) -> Result<SiteSecret> {
     Ok(match link {
-        SiteLink::Wireguard(link) => {
-            let key = link.preshared_key.as_deref();
-            let key = key.map(key_file::read_preshared_key).transpose();
-            SiteSecret::Wireguard(key.context("preshared_key")?)
-        }
+        SiteLink::Wireguard(link) => match &link.preshared_key {
+            None => SiteSecret::Wireguard(None),
+            Some(SecretSource::File(path)) => {
+                let key = key_file::read_preshared_key(path);
+                SiteSecret::Wireguard(Some(key.context("preshared_key")?))
+            }
+            Some(SecretSource::Ssm(name)) => site_keys::unread(name),
+        },
         SiteLink::Ipsec(link) => match &link.credentials {
-            IkeCredentials::PresharedKey(path) => {
+            IkeCredentials::PresharedKey(SecretSource::Ssm(name)) => site_keys::unread(name),
+            IkeCredentials::PresharedKey(SecretSource::File(path)) => {
                 let secret = key_file::read_ike_secret(path).context("preshared_key")?;
                 SiteSecret::Ipsec {
                     authentication: Authentication::PresharedKey,

@@ -35,6 +35,7 @@ impl Hub {
                 .chain(self.policy_problem.clone())
                 .chain(self.inventory.held_removals.map(|held| held.to_string()))
                 .chain(self.preshared.problem())
+                .chain(self.site_keys.problems())
                 .collect(),
         }
     }

@@ -103,11 +103,11 @@ pub struct PlannedIpsec {
 pub struct Site {
     /// Its section of the config.
     pub config: SiteConfig,
-    /// What is in the files that it names.
+    /// What is in the files and in the parameter of SSM that it names.
     pub secret: SiteSecret,
 }
 
-/// What a static site's section names by files.
+/// What a static site's section names, and does not hold.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum SiteSecret {
     /// WireGuard's preshared key, when it has one.
@@ -119,7 +119,8 @@ pub enum SiteSecret {
         /// Our part of that.
         credential: IkeCredential,
     },
-    /// A file cannot be read: the site has no tunnel, the others have theirs.
+    /// A file or a parameter cannot be read, or was not so far: the site has no tunnel,
+    /// the others have theirs.
     Unreadable {
         /// Which, and why.
         problem: String,

@@ -269,8 +269,8 @@ pub struct WireguardSite {
     pub endpoint: Option<SocketAddr>,
     /// Its key, unique among the sites.
     pub public_key: PublicKey,
-    /// The file of a preshared key, as base64.
-    pub preshared_key: Option<PathBuf>,
+    /// Where a preshared key is, as base64.
+    pub preshared_key: Option<SecretSource>,
     /// Persistent keepalive; `None` is off.
     pub keepalive: Option<Duration>,
 }
@@ -299,8 +299,8 @@ pub struct IpsecSite {
 /// Where what proves who the ends are is.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum IkeCredentials {
-    /// The file of a preshared key: one line of text.
-    PresharedKey(PathBuf),
+    /// A preshared key: one line of text.
+    PresharedKey(SecretSource),
     /// Files of X.509 certificates and of our private key, in PEM.
     Certificate {
         /// Our certificate.
@@ -310,6 +310,23 @@ pub enum IkeCredentials {
         /// The authority that must have signed the peer's certificate.
         authority: PathBuf,
     },
+}
+
+impl SiteLink {
+    /// The SSM parameter of its preshared key, where that is in one.
+    pub fn parameter(&self) -> Option<&str> {
+        let source = match self {
+            Self::Wireguard(link) => link.preshared_key.as_ref(),
+            Self::Ipsec(link) => match &link.credentials {
+                IkeCredentials::PresharedKey(source) => Some(source),
+                IkeCredentials::Certificate { .. } => None,
+            },
+        };
+        match source? {
+            SecretSource::Ssm(name) => Some(name),
+            SecretSource::File(_) => None,
+        }
+    }
 }
 
 impl HubConfig {

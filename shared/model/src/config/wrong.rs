@@ -549,6 +549,7 @@ fn private_material_in_the_wrong_place_is_never_shown() {
         "preshared_key = { ssm = '{}' }",
         "[[site]]\npreshared_key = '{}'",
         "[[site]]\npreshared_key = { file = '{}' }",
+        "[[site]]\npreshared_key = { ssm = '{}' }",
         "private_key.file = '{}'",
         "[private_key]\nfile = {}",
     ] {
@@ -622,6 +623,10 @@ fn an_ipsec_site_is_told_by_address_and_credentials() {
     let key = "preshared_key = { file = '/etc/privnet/a.psk' }";
     assert_eq!(site(&format!("endpoint = '192.0.2.1'\n{key}")), [""; 0]);
     assert_eq!(
+        site("endpoint = '192.0.2.1'\npreshared_key = { file = '/a', ssm = '/b' }"),
+        ["hub.toml:11: site[0].preshared_key: both `file` and `ssm`; expected one of the two"]
+    );
+    assert_eq!(
         site(&format!("endpoint = '192.0.2.1:500'\n{key}")),
         [
             "hub.toml:10: site[0].endpoint = '192.0.2.1:500': an address with a port; expected an address without a port, such as 203.0.113.9: IKE uses UDP 500 and 4500"
@@ -630,7 +635,7 @@ fn an_ipsec_site_is_told_by_address_and_credentials() {
     assert_eq!(
         site("endpoint = '192.0.2.1'\npublic_key = 'x'"),
         [
-            "hub.toml:6: site[0].preshared_key: missing; expected { file = \"/an/absolute/path\" }, or `certificate`, `certificate_key` and `authority`",
+            "hub.toml:6: site[0].preshared_key: missing; expected { file = \"/an/absolute/path\" } or { ssm = \"/a/parameter\" }, or `certificate`, `certificate_key` and `authority`",
             "hub.toml:11: site[0].public_key: unknown key",
         ]
     );

@@ -86,7 +86,7 @@ fn read_site(site: &mut Section<'_>) -> SiteDraft {
 fn read_wireguard(site: &mut Section<'_>, draft: &mut SiteDraft) {
     let endpoint = site.optional("endpoint", &value::ENDPOINT);
     let public_key = site.required("public_key", &value::PUBLIC_KEY);
-    let preshared_key = value::key_file(site, "preshared_key");
+    let preshared_key = value::secret_source(site, "preshared_key");
     let keepalive = site.optional("keepalive", &value::KEEPALIVE);
     // Who waits to be called has no address to keep a path open to.
     let default = endpoint.is_some().then_some(value::DEFAULT_KEEPALIVE);
@@ -94,7 +94,7 @@ fn read_wireguard(site: &mut Section<'_>, draft: &mut SiteDraft) {
         SiteLink::Wireguard(WireguardSite {
             endpoint: endpoint.as_ref().map(|endpoint| endpoint.value),
             public_key: public_key.value,
-            preshared_key: preshared_key.map(|path| path.value),
+            preshared_key,
             keepalive: keepalive.map_or(default, |found| found.value),
         })
     });
@@ -169,7 +169,7 @@ fn read_ipsec(site: &mut Section<'_>, draft: &mut SiteDraft) {
 }
 
 fn read_credentials(site: &mut Section<'_>) -> Option<IkeCredentials> {
-    let preshared_key = value::key_file(site, "preshared_key");
+    let preshared_key = value::secret_source(site, "preshared_key");
     let certificate = site.optional("certificate", &value::PATH);
     let private_key = value::key_file(site, "certificate_key");
     let authority = site.optional("authority", &value::PATH);
@@ -185,8 +185,8 @@ fn read_credentials(site: &mut Section<'_>) -> Option<IkeCredentials> {
             );
         }
         (false, false) => {
-            let expected = "{ file = \"/an/absolute/path\" }, or `certificate`, `certificate_key` \
-                            and `authority`";
+            let expected = "{ file = \"/an/absolute/path\" } or { ssm = \"/a/parameter\" }, or \
+                            `certificate`, `certificate_key` and `authority`";
             site.missing("preshared_key", expected);
         }
         (false, true) => {
@@ -197,7 +197,7 @@ fn read_credentials(site: &mut Section<'_>) -> Option<IkeCredentials> {
         (true, false) => {}
     }
     match preshared_key {
-        Some(path) => Some(IkeCredentials::PresharedKey(path.value)),
+        Some(source) => Some(IkeCredentials::PresharedKey(source)),
         None => Some(IkeCredentials::Certificate {
             certificate: certificate?.value,
             private_key: private_key?.value,

@@ -1,0 +1,426 @@
+//! The preshared keys of static sites that are parameters of SSM: each is asked for at the
+//! start and when the config file is read again, and again for as long as it cannot be had.
+//!
+//! None waits for another, and nothing waits for them. A question that fails changes
+//! nothing: what was known before stays in force, also over a restart, by a copy beside
+//! the hub's private key. Nothing here ever writes to SSM.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::pin::Pin;
+use std::time::Duration;
+
+use privnet_ec2::ParameterStore;
+use privnet_model::config::hub::SiteLink;
+use privnet_model::ipsec::{Authentication, IkeCredential};
+use privnet_model::site_key::SiteKey;
+use privnet_reconcile::fleet::{Site, SiteSecret};
+use privnet_runtime::key_file;
+use tokio::task::JoinSet;
+use tokio::time::{sleep, timeout};
+use tracing::{info, warn};
+
+/// After a question that failed, before the next; doubled at each.
+const FIRST_PAUSE: Duration = Duration::from_secs(1);
+const LONGEST_PAUSE: Duration = Duration::from_secs(60);
+/// For one question.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// What is known of them. All is by the site's name.
+pub(super) struct SiteKeys {
+    fetch: Fetch,
+    copy: PathBuf,
+    wanted: BTreeMap<String, Wanted>,
+    known: BTreeMap<String, SiteKey>,
+    /// Why the last question brought nothing.
+    problems: BTreeMap<String, String>,
+    asking: JoinSet<Answer>,
+}
+
+type Fetch = Box<dyn Fn(Wanted) -> Fetched + Send + Sync>;
+/// A key, or in one sentence why there is none.
+type Fetched = Pin<Box<dyn Future<Output = Result<SiteKey, String>> + Send>>;
+
+/// A key that a site's section names.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Wanted {
+    parameter: String,
+    kind: Kind,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Wireguard,
+    Ipsec,
+}
+
+struct Answer {
+    site: String,
+    key: Result<SiteKey, String>,
+    /// Before it was asked for.
+    pause: Duration,
+}
+
+impl SiteKeys {
+    /// Those of this store; what it said last is in the file `copy`.
+    pub(super) fn new(store: ParameterStore, copy: PathBuf) -> Self {
+        Self::by(
+            Box::new(move |wanted: Wanted| -> Fetched {
+                let store = store.clone();
+                Box::pin(async move { fetch(&store, &wanted).await })
+            }),
+            copy,
+        )
+    }
+
+    fn by(fetch: Fetch, copy: PathBuf) -> Self {
+        Self {
+            fetch,
+            wanted: BTreeMap::new(),
+            known: key_file::read_site_keys(&copy),
+            copy,
+            problems: BTreeMap::new(),
+            asking: JoinSet::new(),
+        }
+    }
+
+    /// Asks for the keys of these sites, also for those that are known, and gives the
+    /// sites what is known of them. `before` are the sites so far: until a key was read
+    /// from its parameter, the one that its site has is in force. Within a Tokio runtime
+    /// only.
+    pub(super) fn configure(&mut self, sites: &mut [Site], before: &[Site]) {
+        let wanted = sites.iter().filter_map(|site| {
+            let wanted = Wanted::of(&site.config.link)?;
+            Some((site.config.name.clone(), wanted))
+        });
+        let wanted: BTreeMap<String, Wanted> = wanted.collect();
+        for site in before {
+            if let Some(key) = key_of(&site.secret) {
+                self.known.entry(site.config.name.clone()).or_insert(key);
+            }
+        }
+        self.known.retain(|site, key| {
+            let wanted = wanted.get(site);
+            wanted.is_some_and(|wanted| wanted.kind == kind_of(key))
+        });
+        let asked_before = std::mem::replace(&mut self.wanted, wanted);
+        self.problems
+            .retain(|site, _| self.wanted.get(site) == asked_before.get(site));
+        // Those under way end with the set that they are in.
+        self.asking = JoinSet::new();
+        let names: Vec<String> = self.wanted.keys().cloned().collect();
+        for site in names {
+            self.ask(site, Duration::ZERO);
+        }
+        self.keep();
+        self.put_into(sites);
+    }
+
+    /// Gives the sites what is known of their keys.
+    pub(super) fn put_into(&self, sites: &mut [Site]) {
+        for site in sites {
+            let name = &site.config.name;
+            if let Some(wanted) = self.wanted.get(name) {
+                site.secret = self.secret(name, wanted);
+            }
+        }
+    }
+
+    fn secret(&self, site: &str, wanted: &Wanted) -> SiteSecret {
+        match (self.known.get(site), self.problems.get(site)) {
+            (Some(SiteKey::Wireguard(key)), _) => SiteSecret::Wireguard(Some(key.clone())),
+            (Some(SiteKey::Ipsec(key)), _) => SiteSecret::Ipsec {
+                authentication: Authentication::PresharedKey,
+                credential: IkeCredential::PresharedKey(key.clone()),
+            },
+            (None, Some(problem)) => SiteSecret::Unreadable {
+                problem: problem.clone(),
+            },
+            (None, None) => unread(&wanted.parameter),
+        }
+    }
+
+    /// Done when something is to be given to the sites that was not. Cancel-safe.
+    pub(super) async fn changed(&mut self) {
+        loop {
+            match self.asking.join_next().await {
+                Some(Ok(answer)) => {
+                    if self.take(answer) {
+                        return;
+                    }
+                }
+                Some(Err(error)) => warn!(%error, "a question to SSM broke off"),
+                None => return std::future::pending().await,
+            }
+        }
+    }
+
+    /// Whether SSM has yet to say anything of a key that is not known.
+    pub(super) fn are_awaited(&self) -> bool {
+        let unheard =
+            |site: &String| !self.known.contains_key(site) && !self.problems.contains_key(site);
+        self.wanted.keys().any(unheard)
+    }
+
+    /// Why keys could not be read again that are known from before. (Of one that is not
+    /// known its site's tunnel tells it.)
+    pub(super) fn problems(&self) -> impl Iterator<Item = String> {
+        let problems = self.problems.iter();
+        problems
+            .filter(|(site, _)| self.known.contains_key(*site))
+            .map(|(site, problem)| {
+                format!("site {site}: {problem}; the key from before stays in force")
+            })
+    }
+
+    fn ask(&mut self, site: String, pause: Duration) {
+        let Some(wanted) = self.wanted.get(&site) else {
+            return;
+        };
+        let parameter = wanted.parameter.clone();
+        let fetched = (self.fetch)(wanted.clone());
+        self.asking.spawn(async move {
+            sleep(pause).await;
+            let key = timeout(PATIENCE, fetched).await.unwrap_or_else(|_| {
+                Err(format!(
+                    "SSM parameter {parameter}: no answer within {PATIENCE:?}"
+                ))
+            });
+            Answer { site, key, pause }
+        });
+    }
+
+    /// Whether that is anything new.
+    fn take(&mut self, answer: Answer) -> bool {
+        let Answer { site, key, pause } = answer;
+        match key {
+            Ok(key) => {
+                self.problems.remove(&site);
+                if self.known.get(&site) == Some(&key) {
+                    return false;
+                }
+                info!(site, "the site's preshared key is known");
+                self.known.insert(site, key);
+                self.keep();
+                true
+            }
+            Err(problem) => {
+                let problem = format!("preshared_key: {problem}");
+                let is_new = self.problems.get(&site) != Some(&problem);
+                if is_new {
+                    let known_before = self.known.contains_key(&site);
+                    warn!(
+                        site,
+                        problem, known_before, "the site's preshared key cannot be read"
+                    );
+                    self.problems.insert(site.clone(), problem);
+                }
+                self.ask(site, (pause * 2).clamp(FIRST_PAUSE, LONGEST_PAUSE));
+                is_new
+            }
+        }
+    }
+
+    fn keep(&self) {
+        if let Err(error) = key_file::keep_site_keys(&self.copy, &self.known) {
+            warn!("{:#}", anyhow::Error::from(error));
+        }
+    }
+}
+
+impl Wanted {
+    fn of(link: &SiteLink) -> Option<Self> {
+        Some(Self {
+            parameter: link.parameter()?.to_owned(),
+            kind: match link {
+                SiteLink::Wireguard(_) => Kind::Wireguard,
+                SiteLink::Ipsec(_) => Kind::Ipsec,
+            },
+        })
+    }
+}
+
+/// What a site has whose key SSM was not asked for yet, or has not told.
+pub(super) fn unread(parameter: &str) -> SiteSecret {
+    SiteSecret::Unreadable {
+        problem: format!("preshared_key: SSM parameter {parameter}: no answer yet"),
+    }
+}
+
+fn kind_of(key: &SiteKey) -> Kind {
+    match key {
+        SiteKey::Wireguard(_) => Kind::Wireguard,
+        SiteKey::Ipsec(_) => Kind::Ipsec,
+    }
+}
+
+fn key_of(secret: &SiteSecret) -> Option<SiteKey> {
+    match secret {
+        SiteSecret::Wireguard(key) => key.clone().map(SiteKey::Wireguard),
+        SiteSecret::Ipsec {
+            credential: IkeCredential::PresharedKey(key),
+            ..
+        } => Some(SiteKey::Ipsec(key.clone())),
+        SiteSecret::Ipsec {
+            credential: IkeCredential::PrivateKey(_),
+            ..
+        }
+        | SiteSecret::Unreadable { .. } => None,
+    }
+}
+
+async fn fetch(store: &ParameterStore, wanted: &Wanted) -> Result<SiteKey, String> {
+    let name = &wanted.parameter;
+    let key = match wanted.kind {
+        Kind::Wireguard => store.preshared_key(name).await.map(SiteKey::Wireguard),
+        Kind::Ipsec => store.ike_secret(name).await.map(SiteKey::Ipsec),
+    };
+    key.map_err(|error| error.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "a test that fails should panic")]
+    use std::path::Path;
+    use std::sync::{Arc, Mutex};
+
+    use privnet_model::config::hub::HubConfig;
+
+    use super::*;
+
+    /// What SSM says of every parameter.
+    type Store = Arc<Mutex<Result<SiteKey, String>>>;
+
+    fn store(problem: &str) -> Store {
+        Arc::new(Mutex::new(Err(problem.to_owned())))
+    }
+
+    fn says(store: &Store, answer: Result<SiteKey, String>) {
+        *store.lock().unwrap() = answer;
+    }
+
+    fn keys(store: &Store, copy: &Path) -> SiteKeys {
+        let store = store.clone();
+        let fetch = move |_: Wanted| -> Fetched {
+            let answer = store.clone();
+            Box::pin(async move { answer.lock().unwrap().clone() })
+        };
+        SiteKeys::by(Box::new(fetch), copy.to_owned())
+    }
+
+    fn key(text: &str) -> SiteKey {
+        SiteKey::from_line(&format!("ipsec dc {text}")).unwrap().1
+    }
+
+    /// A site by IPsec, of which nothing is read.
+    fn site(preshared_key: &str) -> Site {
+        let text = format!(
+            "privnet = '10.0.0.0/8'\n[discovery]\nregions = ['eu-west-1']\ntags.service = 'nat'\n\
+             [[site]]\nname = 'dc'\ncidrs = ['10.200.0.0/16']\ntransport = 'ipsec'\n\
+             endpoint = '192.0.2.1'\npreshared_key = {preshared_key}"
+        );
+        let mut config = HubConfig::parse("hub.toml", &text).unwrap();
+        Site {
+            config: config.sites.remove(0),
+            secret: unread("/dc"),
+        }
+    }
+
+    fn in_ssm() -> [Site; 1] {
+        [site("{ ssm = '/dc' }")]
+    }
+
+    async fn changed(keys: &mut SiteKeys) {
+        let within = timeout(Duration::from_secs(10), keys.changed());
+        within.await.unwrap();
+    }
+
+    fn problem(site: &Site) -> &str {
+        match &site.secret {
+            SiteSecret::Unreadable { problem } => problem,
+            SiteSecret::Wireguard(_) | SiteSecret::Ipsec { .. } => "",
+        }
+    }
+
+    #[tokio::test]
+    async fn a_key_that_cannot_be_read_is_asked_for_until_it_can() {
+        let directory = tempfile::tempdir().unwrap();
+        let copy = directory.path().join("hub.site-keys");
+        let ssm = store("there is none");
+        let mut keys = keys(&ssm, &copy);
+        let mut sites = in_ssm();
+        keys.configure(&mut sites, &[]);
+        assert!(problem(&sites[0]).contains("/dc: no answer yet"));
+        assert!(keys.are_awaited());
+
+        changed(&mut keys).await;
+        keys.put_into(&mut sites);
+        assert_eq!(problem(&sites[0]), "preshared_key: there is none");
+        assert!(!keys.are_awaited());
+        assert_eq!(keys.problems().count(), 0, "the tunnel's reason tells it");
+
+        says(&ssm, Ok(key("correct horse")));
+        changed(&mut keys).await;
+        keys.put_into(&mut sites);
+        assert_eq!(key_of(&sites[0].secret), Some(key("correct horse")));
+    }
+
+    #[tokio::test]
+    async fn what_was_known_stays_in_force_over_a_failure_and_a_restart() {
+        let directory = tempfile::tempdir().unwrap();
+        let copy = directory.path().join("hub.site-keys");
+        let ssm = store("down");
+        says(&ssm, Ok(key("correct horse")));
+        let mut before = keys(&ssm, &copy);
+        let mut sites = in_ssm();
+        before.configure(&mut sites, &[]);
+        changed(&mut before).await;
+
+        says(&ssm, Err("down".to_owned()));
+        let mut after = keys(&ssm, &copy);
+        let mut sites = in_ssm();
+        after.configure(&mut sites, &[]);
+        assert_eq!(key_of(&sites[0].secret), Some(key("correct horse")));
+        changed(&mut after).await;
+        after.put_into(&mut sites);
+        assert_eq!(key_of(&sites[0].secret), Some(key("correct horse")));
+        let told: Vec<String> = after.problems().collect();
+        assert!(told[0].contains("dc") && told[0].contains("down"));
+        assert!(!told[0].contains("horse"));
+
+        // A key that was changed is taken when the config file is read again.
+        says(&ssm, Ok(key("another horse")));
+        let before = sites.clone();
+        after.configure(&mut sites, &before);
+        changed(&mut after).await;
+        after.put_into(&mut sites);
+        assert_eq!(key_of(&sites[0].secret), Some(key("another horse")));
+        assert_eq!(after.problems().count(), 0);
+
+        // Nor is there a copy of one that no site has any more.
+        after.configure(&mut [], &sites);
+        assert!(key_file::read_site_keys(&copy).is_empty());
+    }
+
+    #[tokio::test]
+    async fn a_key_that_moves_from_a_file_to_ssm_stays_until_it_is_read_there() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut keys = keys(&store("down"), &directory.path().join("copy"));
+        let mut in_file = [site("{ file = '/dc.psk' }")];
+        let secret = SiteSecret::Ipsec {
+            authentication: Authentication::PresharedKey,
+            credential: match key("correct horse") {
+                SiteKey::Ipsec(key) => IkeCredential::PresharedKey(key),
+                SiteKey::Wireguard(_) => panic!("it is IPsec's"),
+            },
+        };
+        in_file[0].secret = secret.clone();
+        let before = in_file.clone();
+        keys.configure(&mut in_file, &[]);
+        assert_eq!(in_file, before, "SSM has nothing to do with it");
+        assert!(!keys.are_awaited());
+        let mut sites = in_ssm();
+        keys.configure(&mut sites, &before);
+        assert_eq!(sites[0].secret, secret);
+    }
+}
