@@ -33,6 +33,8 @@ pub const REMEDY: &str = include_str!("../../ami/iam/remedy-policy.json");
 pub const SECRET: &str = include_str!("../../ami/iam/secret-policy.json");
 /// What the hub needs in addition to read its private key there.
 pub const HUB_KEY: &str = include_str!("../../ami/iam/hub-key-policy.json");
+/// What the hub needs in addition to read its static sites' keys there.
+pub const SITE_SECRET: &str = include_str!("../../ami/iam/site-secret-policy.json");
 /// What both need in addition to read their configuration there.
 pub const CONFIG: &str = include_str!("../../ami/iam/config-policy.json");
 /// What hub and spokes need in addition for all that `doctor` looks at.
@@ -126,6 +128,7 @@ pub fn all_actions() -> Result<BTreeSet<String>> {
         ADDRESS,
         REMEDY,
         SECRET,
+        SITE_SECRET,
         CONFIG,
         DOCTOR,
         DISCOVERY,

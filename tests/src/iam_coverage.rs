@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use crate::iam;
 
 /// Each policy, and the files that ask for what it allows.
-const ASKED_BY: [(&str, &str, &[&str]); 11] = [
+const ASKED_BY: [(&str, &str, &[&str]); 12] = [
     (
         "hub-policy.json",
         iam::HUB,
@@ -48,6 +48,7 @@ const ASKED_BY: [(&str, &str, &[&str]); 11] = [
     ),
     ("secret-policy.json", iam::SECRET, &["secret.rs"]),
     ("hub-key-policy.json", iam::HUB_KEY, &["secret.rs"]),
+    ("site-secret-policy.json", iam::SITE_SECRET, &["secret.rs"]),
     ("config-policy.json", iam::CONFIG, &["secret.rs"]),
 ];
 

@@ -16,6 +16,7 @@ const SPOKE: &str = include_str!("../../../../ami/spoke.toml");
 const SPOKE_POLICY: &str = include_str!("../../../../ami/iam/spoke-policy.json");
 const HUB_KEY_POLICY: &str = include_str!("../../../../ami/iam/hub-key-policy.json");
 const SECRET_POLICY: &str = include_str!("../../../../ami/iam/secret-policy.json");
+const SITE_SECRET_POLICY: &str = include_str!("../../../../ami/iam/site-secret-policy.json");
 const CONFIG_POLICY: &str = include_str!("../../../../ami/iam/config-policy.json");
 const INSTALLING: &str = include_str!("../../../../ami/README.md");
 
@@ -63,13 +64,14 @@ fn written(text: &str) -> BTreeSet<String> {
 fn known<T>(text: &str, read: impl FnOnce(&mut Section<'_>) -> Option<T>) -> BTreeSet<String> {
     let (result, known) = parse_noting_keys("example.toml", text, read);
     assert!(result.is_ok(), "{}", result.err().unwrap());
-    // A secret is in one of two places, so an example shows one of them.
+    // A secret is in one of two places, so an example may show one of them alone.
     let written = written(text);
     let other = |path: &str| match path.strip_suffix(".file") {
         Some(secret) => Some(format!("{secret}.ssm")),
         None => Some(format!("{}.file", path.strip_suffix(".ssm")?)),
     };
-    let shown = |path: &&String| !other(path).is_some_and(|other| written.contains(&other));
+    let instead = |path: &str| other(path).is_some_and(|other| written.contains(&other));
+    let shown = |path: &&String| written.contains(*path) || !instead(path);
     // So are an address and the pool that it may be of.
     let mut shown: BTreeSet<String> = known.iter().filter(shown).cloned().collect();
     shown.remove("address.tag");
@@ -188,9 +190,17 @@ fn who_reads_a_parameter_reads_the_examples_and_no_other() {
     assert!(HUB.contains(&told), "{told}");
     let told = format!("config = {{ ssm = \"{}\" }}", parameter_of(CONFIG_POLICY));
     assert!(INSTALLING.contains(&told), "{told}");
+    let sites = parameter_of(SITE_SECRET_POLICY);
+    let sites = sites.strip_suffix('*').unwrap();
+    assert!(!name.starts_with(sites) && !told.contains(sites));
+    let full = hub::HubConfig::parse("hub.toml", &commented_in(HUB)).unwrap();
+    let named = full.sites.iter().filter_map(|site| site.link.parameter());
+    let named: Vec<&str> = named.collect();
+    assert_eq!(named.len(), 1, "the example shows one in SSM: {named:?}");
+    assert!(named[0].starts_with(sites), "{named:?}");
 }
 
-/// The one parameter that a policy lets be read and decrypted.
+/// The one parameter that a policy lets be read and decrypted, or the pattern of several.
 fn parameter_of(policy: &str) -> String {
     let policy: serde_json::Value = serde_json::from_str(policy).unwrap();
     let [read, decrypt] = policy["Statement"].as_array().unwrap().as_slice() else {
