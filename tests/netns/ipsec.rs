@@ -214,6 +214,42 @@ pub(crate) fn a_firewall_and_wireguard_spokes_reach_each_other() -> Result<()> {
     world.check()
 }
 
+pub(crate) fn a_key_in_ssm_is_taken_when_it_is_there() -> Result<()> {
+    const PARAMETER: &str = "/privnet/site/dc-east";
+    let (mut world, charon, firewall) = start(&EAST)?;
+    let in_file = site(&world, "dc-east", EAST.cidr, &calls(&EAST))?;
+    let key = world.namespace("hub")?.directory().join("site.psk");
+    std::fs::remove_file(&key)?;
+    let in_ssm = in_file.replace(&format!("file = {key:?}"), &format!("ssm = {PARAMETER:?}"));
+    ensure!(in_ssm.contains("ssm ="), "{in_ssm}");
+    world.start("hub", &(with_charon(&world, &charon)? + &in_ssm))?;
+    wait_until_up(&world, &["spoke-a", "spoke-b"], PATIENCE)?;
+    reason(&world, "dc-east", "there is none")?;
+    let why = not_connected(&world, &["why", "dc-east"])?;
+    ensure!(why.contains(PARAMETER), "{why}");
+
+    let region = world.host("hub")?.metadata.region.clone();
+    world
+        .ec2
+        .put_secret(&region, PARAMETER, &format!("{SECRET}\n"))?;
+    // What was asked for in vain is asked for again within a minute.
+    wait_until_up(&world, &["dc-east"], 2 * SLOW)?;
+    both_ways(&world, &firewall, &EAST)?;
+
+    // A restart takes over what runs, as it does with a file: nothing is lost over it.
+    let spi = || -> Result<Vec<String>> { Ok(spis(&charon.swanctl(&["--list-sas"])?)) };
+    let before = spi()?;
+    ensure!(!before.is_empty(), "no SPI is listed");
+    world.crash("hub")?;
+    world.start_again("hub")?;
+    wait_until_up(&world, &["dc-east"], PATIENCE)?;
+    both_ways(&world, &firewall, &EAST)?;
+    let after = spi()?;
+    ensure!(after == before, "{before:?} became {after:?}");
+    nothing_leaked(&world)?;
+    world.check()
+}
+
 /// As in the images, where the kernel has it. Where it has not, nothing is called up
 /// that carries nothing, the operator is told why, and what is advised then helps.
 pub(crate) fn the_kernel_does_esp_or_its_lack_is_explained() -> Result<()> {

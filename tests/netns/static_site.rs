@@ -11,19 +11,26 @@ use std::fs::Permissions;
 use std::net::Ipv4Addr;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use nix::sys::signal::Signal;
 use privnet_model::key::PrivateKey;
 use privnet_model::status::Origin;
 use privnet_tests::daemon::{config_file, hub_config, hub_public_key};
-use privnet_tests::deployment::{PATIENCE, nothing_leaked, sees, start_spokes, wait_until_up};
+use privnet_tests::deployment::{
+    PATIENCE, nothing_leaked, sees, start_spokes, tunnels, wait_until_up,
+};
+use privnet_tests::fault_proxy::{Fault, FaultKind};
 use privnet_tests::process::{Process, wait_until};
 use privnet_tests::programs;
 use privnet_tests::topology::{self, HUB_PUBLIC, PORT};
 use privnet_tests::world::World;
 
 const SITE: Ipv4Addr = Ipv4Addr::new(10, 200, 0, 1);
+const PARAMETER: &str = "/privnet/site/dc-east";
+/// What was asked for in vain is asked for again within a minute.
+const ASKED_AGAIN: Duration = Duration::from_secs(120);
 
 pub(crate) fn a_data_centre_that_calls_the_hub_reaches_every_spoke() -> Result<()> {
     let mut world = World::build(&topology::demo())?;
@@ -88,6 +95,63 @@ pub(crate) fn a_site_comes_and_goes_with_the_config_file_and_a_hangup() -> Resul
     world.check()
 }
 
+/// As an instance has it that was launched in another's place: no file is brought to it.
+pub(crate) fn a_key_in_ssm_is_taken_when_it_is_there_and_kept_when_ssm_is_away() -> Result<()> {
+    let mut world = World::build(&topology::demo())?;
+    let keys = Keys::new();
+    let _router = keys.start_router(&world)?;
+    start_spokes(&mut world)?;
+    let config = keys.config(&world, &format!("{{ ssm = {PARAMETER:?} }}"))?;
+    world.start("hub", &config)?;
+    // The others do not wait for it.
+    wait_until_up(&world, &["spoke-a", "spoke-b"], PATIENCE)?;
+    wait_until("a word about the parameter", PATIENCE, || {
+        let listed = tunnels(&world, &["list"])?;
+        let said = listed.split_whitespace().collect::<Vec<_>>().join(" ");
+        Ok((said.contains(PARAMETER) && said.contains("there is none")).then_some(()))
+    })?;
+    let answered = world.namespace("host-a")?.ping(SITE, 1)?;
+    ensure!(answered == 0, "the site is reached without its key");
+
+    let key = keys.preshared.to_base64();
+    let region = world.host("hub")?.metadata.region.clone();
+    world
+        .ec2
+        .put_secret(&region, PARAMETER, &format!("{}\n", *key))?;
+    wait_until_up(&world, &["dc-east"], ASKED_AGAIN)?;
+    both_ways(&world)?;
+    let log = world.daemon("hub")?.process.log();
+    ensure!(!log.contains(key.as_str()), "the key is in the log");
+
+    // A restart does not need SSM.
+    world.stop("hub")?;
+    let away = Fault::of_action("GetParameter", FaultKind::Unavailable);
+    world.faults.set(&[away])?;
+    world.start_again("hub")?;
+    both_ways(&world)?;
+    wait_until("a word about SSM", PATIENCE, || {
+        let problems = world.daemon("hub")?.status()?.problems;
+        let told = |it: &String| it.contains("dc-east") && it.contains("SSM did not give it");
+        Ok(problems.iter().any(told).then_some(()))
+    })?;
+    world.faults.clear()?;
+    wait_until("no word about SSM", ASKED_AGAIN, || {
+        let problems = world.daemon("hub")?.status()?.problems;
+        let told = |it: &String| it.contains("dc-east");
+        Ok((!problems.iter().any(told)).then_some(()))
+    })?;
+
+    // And an instance that has nothing of this one's has the key from there.
+    world.stop("hub")?;
+    let copy = world.namespace("hub")?.directory().join("hub.site-keys");
+    std::fs::remove_file(&copy).with_context(|| copy.display().to_string())?;
+    world.start_again("hub")?;
+    both_ways(&world)?;
+    ensure!(copy.exists());
+    nothing_leaked(&world)?;
+    world.check()
+}
+
 fn reload(world: &World, config: &str) -> Result<()> {
     std::fs::write(config_file(world.host("hub")?), config)?;
     world.daemon("hub")?.process.signal(Signal::SIGHUP)
@@ -137,17 +201,21 @@ impl Keys {
     fn hub_config(&self, world: &World) -> Result<String> {
         let hub = world.host("hub")?;
         let preshared = secret(&hub.namespace.directory(), "dc-east.psk", &self.preshared)?;
+        self.config(world, &format!("{{ file = {preshared:?} }}"))
+    }
+
+    fn config(&self, world: &World, preshared: &str) -> Result<String> {
+        let hub = world.host("hub")?;
         Ok(format!(
             r#"{}
 [[site]]
 name          = "dc-east"
 cidrs         = ["10.200.0.0/16"]
 public_key    = "{}"
-preshared_key = {{ file = "{}" }}
+preshared_key = {preshared}
 "#,
             hub_config(hub),
             self.site.public(),
-            preshared.display()
         ))
     }
 
