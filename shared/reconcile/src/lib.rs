@@ -10,6 +10,7 @@ pub mod address;
 pub mod alive;
 pub mod connections;
 pub mod conntrack;
+pub mod denials;
 pub mod doctor;
 pub mod explain;
 pub mod fleet;

@@ -2,6 +2,10 @@
 //! tunnels, and between them and the own VPC. What goes into or comes out of a
 //! WireGuard tunnel meets the data plane's table, of which this is a part.
 //!
+//! Each rule of the policy that denies something has a chain of its own, which counts
+//! what it drops: one line to read back for a rule, whatever pairs it decides. The
+//! counters are no part of the seal, because the table is listed for it without state.
+//!
 //! Written as chains of single rules, longest prefix first, like the sets of
 //! addresses elsewhere in the table ([`super::cidr`] tells why).
 
@@ -23,8 +27,8 @@ pub struct Verdicts {
     /// The addresses of each class among those that the kernel forwards, the longest
     /// prefix first.
     prefixes: Vec<(IpNet, u16)>,
-    /// Pairs of classes that may not talk.
-    denied: BTreeSet<(u16, u16)>,
+    /// Pairs of classes that may not talk, with the number of the rule that says so.
+    denied: BTreeMap<(u16, u16), u16>,
 }
 
 impl Verdicts {
@@ -53,8 +57,11 @@ impl Verdicts {
         let pairs = classes
             .iter()
             .flat_map(|a| classes.iter().map(|b| (*a, *b)));
-        let denied: BTreeSet<(u16, u16)> = pairs
-            .filter(|(a, b)| matches!(table.verdict(*a, *b), Verdict::Deny(_)))
+        let denied: BTreeMap<(u16, u16), u16> = pairs
+            .filter_map(|(a, b)| match table.verdict(a, b) {
+                Verdict::Deny(rule) => Some(((a, b), rule)),
+                Verdict::Allow => None,
+            })
             .collect();
         if denied.is_empty() {
             return None;
@@ -71,14 +78,18 @@ impl Verdicts {
 
     pub(super) fn chains(&self) -> String {
         let mut text = String::new();
-        let strict = |class: u16| self.denied.iter().any(|(from, _)| *from == class);
+        let rules: BTreeSet<u16> = self.denied.values().copied().collect();
+        for rule in rules {
+            let _ = writeln!(text, "\tchain {} {{\n\t\tcounter drop\n\t}}", chain(rule));
+        }
+        let strict = |class: u16| self.denied.keys().any(|(from, _)| *from == class);
         let classes: BTreeSet<u16> = self.prefixes.iter().map(|(_, class)| *class).collect();
         for from in classes.iter().filter(|class| strict(**class)) {
             let _ = writeln!(text, "\tchain from_{from} {{");
             for (net, to) in &self.prefixes {
-                let verdict = match self.denied.contains(&(*from, *to)) {
-                    true => "drop",
-                    false => "accept",
+                let verdict = match self.denied.get(&(*from, *to)) {
+                    Some(rule) => format!("goto {}", chain(*rule)),
+                    None => "accept".to_owned(),
                 };
                 let _ = writeln!(text, "\t\t{} daddr {net} {verdict}", family(net));
             }
@@ -119,6 +130,28 @@ impl Verdicts {
     }
 }
 
+/// What each rule of the policy denied, by its number from 0, in nft's listing of the
+/// table with its counters (`nft list table inet privnet`).
+pub fn denied(listing: &str) -> BTreeMap<u16, u64> {
+    let chains = listing.split("\tchain ").filter_map(|chain| {
+        let (number, rules) = chain.strip_prefix(DENIED)?.split_once(' ')?;
+        let number = number.parse::<u32>().ok()?.checked_sub(1)?;
+        let (_, counted) = rules.split_once("counter packets ")?;
+        let packets = counted.split(' ').next()?;
+        Some((u16::try_from(number).ok()?, packets.parse().ok()?))
+    });
+    chains.collect()
+}
+
+/// What the chains are called that deny and count.
+const DENIED: &str = "denied_";
+
+/// Where the rule of this number has its packets dropped; by its number from 1, as
+/// `tunnels show` and the metrics have it.
+fn chain(rule: u16) -> String {
+    format!("{DENIED}{}", u32::from(rule) + 1)
+}
+
 const ANYWHERE: [IpNet; 2] = [
     IpNet::V4(Ipv4Net::new_assert(Ipv4Addr::UNSPECIFIED, 0)),
     IpNet::V6(Ipv6Net::new_assert(Ipv6Addr::UNSPECIFIED, 0)),
@@ -141,15 +174,16 @@ mod tests {
     }
 
     /// Class 1 is production, 2 a lab within it, 3 a partner: the lab and the partner may
-    /// not talk.
+    /// not talk, nor partners to each other.
     fn table(denied: bool) -> PolicyTable {
         let prefixes = vec![
             (net("10.0.0.0/16"), 1),
             (net("10.200.7.0/24"), 2),
             (net("10.201.0.0/16"), 3),
         ];
-        PolicyTable::new(prefixes, 4, 1, |from, to| match (denied, from, to) {
+        PolicyTable::new(prefixes, 4, 2, |from, to| match (denied, from, to) {
             (true, 2, 3) | (true, 3, 2) => Verdict::Deny(0),
+            (true, 3, 3) => Verdict::Deny(1),
             _ => Verdict::Allow,
         })
     }
@@ -169,19 +203,25 @@ mod tests {
     #[test]
     fn the_longest_prefix_decides_on_both_sides() {
         let text = verdicts(true).unwrap().chains();
-        let expected = "\tchain from_2 {
+        let expected = "\tchain denied_1 {
+\t\tcounter drop
+\t}
+\tchain denied_2 {
+\t\tcounter drop
+\t}
+\tchain from_2 {
 \t\tip daddr 10.200.7.0/24 accept
 \t\tip daddr 10.0.0.0/16 accept
 \t\tip daddr 10.200.0.0/16 accept
-\t\tip daddr 10.201.0.0/16 drop
+\t\tip daddr 10.201.0.0/16 goto denied_1
 \t\tip daddr 0.0.0.0/0 accept
 \t\tip6 daddr ::/0 accept
 \t}
 \tchain from_3 {
-\t\tip daddr 10.200.7.0/24 drop
+\t\tip daddr 10.200.7.0/24 goto denied_1
 \t\tip daddr 10.0.0.0/16 accept
 \t\tip daddr 10.200.0.0/16 accept
-\t\tip daddr 10.201.0.0/16 accept
+\t\tip daddr 10.201.0.0/16 goto denied_2
 \t\tip daddr 0.0.0.0/0 accept
 \t\tip6 daddr ::/0 accept
 \t}
@@ -210,5 +250,51 @@ mod tests {
 \t}
 ";
         assert_eq!(text, expected);
+    }
+
+    /// As nft 1.0.6 lists it.
+    #[test]
+    fn what_each_rule_denied_is_read_from_the_listing() {
+        let listing = "table inet privnet {
+\tset seal_1_2 {
+\t\ttype mark
+\t}
+
+\tchain postrouting {
+\t\ttype nat hook postrouting priority srcnat; policy accept;
+\t\toifname \"ens5\" ip saddr 10.9.0.0/16 counter packets 9 bytes 540 masquerade
+\t}
+
+\tchain denied_1 {
+\t\tcounter packets 2 bytes 168 drop
+\t}
+
+\tchain denied_65536 {
+\t\tcounter packets 18446744073709551615 bytes 0 drop
+\t}
+
+\tchain from_3 {
+\t\tip daddr 10.200.7.0/24 goto denied_1
+\t}
+}
+";
+        assert_eq!(denied(listing), [(0, 2), (u16::MAX, u64::MAX)].into());
+    }
+
+    #[test]
+    fn what_is_no_count_of_a_rule_counts_nothing() {
+        for chain in [
+            "denied_0 {\n\t\tcounter packets 2 bytes 168 drop",
+            "denied_65537 {\n\t\tcounter packets 2 bytes 168 drop",
+            "denied_x {\n\t\tcounter packets 2 bytes 168 drop",
+            "denied_1 {\n\t\tcounter packets many bytes 168 drop",
+            "denied_1 {\n\t\tcounter drop",
+            "denied_1 {",
+            "from_1 {\n\t\tcounter packets 2 bytes 168 drop",
+        ] {
+            let listing = format!("table inet privnet {{\n\tchain {chain}\n\t}}\n}}\n");
+            assert_eq!(denied(&listing), BTreeMap::new(), "{chain}");
+        }
+        assert_eq!(denied(""), BTreeMap::new());
     }
 }
