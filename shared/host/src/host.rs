@@ -224,6 +224,12 @@ impl Host {
         sysctl::fetch(keys).await
     }
 
+    /// What each rule of the policy denied in our table since that was loaded, by the
+    /// number of the rule (from 0).
+    pub async fn denied(&self) -> Result<BTreeMap<u16, u64>, HostError> {
+        nftables::denied().await
+    }
+
     /// What the kernel holds of our table.
     pub async fn ruleset(&self) -> Result<Option<LoadedRuleset>, HostError> {
         nftables::fetch().await

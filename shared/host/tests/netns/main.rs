@@ -89,6 +89,10 @@ const CASES: &[Case] = &[
     ),
     case("foreign_tables_stay", rules::foreign_tables),
     case(
+        "what_the_policy_denies_is_counted_and_unseals_nothing",
+        rules::denied,
+    ),
+    case(
         "the_internet_sees_the_routers_address_and_the_privnet_the_hosts_own",
         traffic::masquerade,
     ),

@@ -1,8 +1,13 @@
 //! Our nftables table in the kernel.
 
+use std::collections::BTreeMap;
+use std::net::UdpSocket;
+
+use ipnet::IpNet;
 use privnet_host::{Host, HostError, Scope};
+use privnet_model::policy::{PolicyTable, Verdict};
 use privnet_reconcile::host::{ActualHost, DesiredHost, HostPlan};
-use privnet_reconcile::ruleset::{Egress, LoadedRuleset, Ruleset, TunnelClamp};
+use privnet_reconcile::ruleset::{Egress, LoadedRuleset, Ruleset, TunnelClamp, Verdicts};
 
 use crate::world::{apply, fetch, name, plan, reconcile, sh, wait, words};
 
@@ -123,6 +128,44 @@ END");
         "{:?}",
         words(&plan(&DesiredHost::new()))
     );
+}
+
+pub(crate) fn denied() {
+    let nets: [IpNet; 2] = ["127.0.0.1/32", "127.0.0.2/32"].map(|net| net.parse().unwrap());
+    let table = PolicyTable::new(vec![(nets[0], 1), (nets[1], 2)], 3, 2, |from, to| {
+        match (from, to) {
+            (1, 2) | (2, 1) => Verdict::Deny(1),
+            _ => Verdict::Allow,
+        }
+    });
+    let denies = |interface: &str| DesiredHost {
+        ruleset: Some(Ruleset {
+            verdicts: Verdicts::among(nets, &table, name(interface).into(), None),
+            ..Ruleset::default()
+        }),
+        ..DesiredHost::new()
+    };
+    let counted = || wait(Host::new().denied()).unwrap();
+    assert_eq!(counted(), BTreeMap::new());
+    let desired = denies("lo");
+    assert_eq!(reconcile(&desired), [LOAD]);
+    assert_eq!(counted(), [(1, 0)].into());
+
+    let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+    for _ in 0..3 {
+        assert!(socket.send_to(b"denied", "127.0.0.2:9").is_err());
+    }
+    socket.send_to(b"not denied", "127.0.0.3:9").unwrap();
+    assert_eq!(counted(), [(1, 3)].into());
+    // The rules are as they were loaded, whatever they have counted.
+    assert!(plan(&desired).is_empty(), "{:?}", words(&plan(&desired)));
+    assert_eq!(counted(), [(1, 3)].into());
+
+    // Others count from nothing.
+    assert_eq!(reconcile(&denies("tunnel")), [LOAD]);
+    assert_eq!(counted(), [(1, 0)].into());
+    reconcile(&DesiredHost::new());
+    assert_eq!(counted(), BTreeMap::new());
 }
 
 pub(crate) fn without_nft() {
