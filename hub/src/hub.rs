@@ -294,6 +294,7 @@ impl Daemon for Hub {
                     }
                     Event::Signal(Signal::Reload) => self.reload().await,
                     Event::Status(answer) => {
+                        self.router.count_denied().await;
                         let _ = answer.send(self.status());
                     }
                     Event::Refresh(request, answer) => self.poll.wait(request, answer),

@@ -613,6 +613,29 @@ pub(crate) fn the_policy_holds_between_ipsec_sites() -> Result<()> {
         why.contains("deny between site:dc-east and site:branch"),
         "{why}"
     );
+    // Two pings each time: the first two rules in nftables, the third in the data plane.
+    let denied = || -> Result<Vec<u64>> {
+        let status = world.daemon("hub")?.status()?;
+        Ok(status.policy.iter().map(|rule| rule.denied).collect())
+    };
+    let before = denied()?;
+    let expected = [4, 6, 4];
+    let counted = before.iter().zip(expected).all(|(is, least)| *is >= least);
+    ensure!(before.len() == 3 && counted, "{before:?}");
+    let shown = tunnels(&world, &["show"])?;
+    let words = shown.split_whitespace().collect::<Vec<_>>().join(" ");
+    ensure!(words.matches(" packets denied").count() == 3, "{shown}");
+    // One rule more: nftables and the data plane begin to count anew, the sums go on.
+    let config = config + &rule("site:dc-east", "site:spoke-b");
+    std::fs::write(config_file(world.host("hub")?), config)?;
+    world.daemon("hub")?.process.signal(Signal::SIGHUP)?;
+    wait_until("the fourth rule to be in force", PATIENCE, || {
+        Ok((denied()?.len() == 4).then_some(()))
+    })?;
+    ensure!(branch.namespace.ping(EAST.inside()?, 2)? == 0);
+    let after = denied()?;
+    let goes_on = before.iter().zip(&after).all(|(was, is)| is >= was);
+    ensure!(goes_on && after[0] >= before[0] + 2, "{before:?} {after:?}");
     nothing_leaked(&world)?;
     world.check()
 }

@@ -120,14 +120,15 @@ impl Hub {
                 self.policy = policy;
                 Ok(())
             }
-            Ok(policy) => self.router.set_policy(policy.table()).map(|()| {
-                self.policy = policy;
-            }),
+            Ok(policy) => {
+                let set = self.router.set_policy(policy.table(), policy.rules());
+                set.map(|()| self.policy = policy)
+            }
             Err(error) => Err(error.into()),
         };
         let problem = enforced.err().map(|error| {
             // The first one there is: nothing is known to be allowed.
-            let closed = !self.policy_known && self.router.set_policy(&closed()).is_ok();
+            let closed = !self.policy_known && self.router.set_policy(&closed(), &[]).is_ok();
             let instead = match closed {
                 true => "nothing may pass between sites",
                 false => "the policy before stays in force",

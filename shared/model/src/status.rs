@@ -233,7 +233,8 @@ pub struct InterfaceStatus {
 pub struct RuleStatus {
     /// What it says.
     pub rule: String,
-    /// Packets that it denied since the daemon started, or since the policy changed.
+    /// Packets that it denied since the daemon started, or since it was another rule, in
+    /// the data plane and in nftables.
     pub denied: u64,
 }
 

@@ -6,6 +6,7 @@
 //! put right at the next look. A step that fails is told and tried again; it
 //! keeps no other from being made.
 
+mod denied;
 mod esp;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -34,6 +35,7 @@ use privnet_model::status::{
     TunnelState,
 };
 use privnet_reconcile::conntrack::{CountClock, Destinations, Trouble, Watch};
+use privnet_reconcile::denials::Denials;
 use privnet_reconcile::fleet::PlannedTunnel;
 use privnet_reconcile::gateway::{self, GatewayInput, TunnelInput};
 use privnet_reconcile::host::{HostChange, HostPlan};
@@ -113,6 +115,7 @@ pub struct Router {
     /// Whether the nftables rules were in place as wanted at the last look.
     ruled: bool,
     policy: PolicyTable,
+    denials: Denials,
     applied_endpoints: BTreeMap<PublicKey, SocketAddr>,
     desired: Desired,
     nat_active: bool,
@@ -177,6 +180,7 @@ impl Router {
             interfaces: BTreeSet::new(),
             ruled: false,
             policy: PolicyTable::default(),
+            denials: Denials::default(),
             applied_endpoints: BTreeMap::new(),
             desired: Desired::default(),
             nat_active: false,
@@ -235,12 +239,16 @@ impl Router {
         }
     }
 
-    /// Who may talk to whom through the tunnels.
+    /// Who may talk to whom through the tunnels, and the rules of it in words, by number.
     ///
     /// # Errors
     /// The data plane is gone.
-    pub fn set_policy(&mut self, table: &PolicyTable) -> Result<()> {
-        self.policy = table.clone();
+    pub fn set_policy(&mut self, table: &PolicyTable, rules: &[String]) -> Result<()> {
+        if self.policy != *table {
+            let by_data_plane = self.denied_by_data_plane();
+            self.denials.renewed(rules, &by_data_plane);
+            self.policy = table.clone();
+        }
         let Some(tunnel) = &self.tunnel else {
             return Ok(());
         };
@@ -248,12 +256,6 @@ impl Router {
             .device
             .set_policy(table.clone())
             .context("setting the policy")
-    }
-
-    /// Packets that the policy denied, by the number of the rule.
-    pub fn denied(&self) -> Vec<u64> {
-        let device = self.tunnel.as_ref().map(|tunnel| &tunnel.device);
-        device.map(|device| device.denied()).unwrap_or_default()
     }
 
     /// Another private key of our own. Sessions live on until new ones have taken
@@ -342,9 +344,19 @@ impl Router {
         let mut nat_failed = unseen.is_some() && !self.nat_active;
         let read = unseen.is_none();
         failures.extend(unseen);
+        if read {
+            // What is loaded anew counts from nothing.
+            self.count_denied().await;
+        }
         let (changes, mut failed) = self.apply(&plan).await;
         let loads = |change: &HostChange| matches!(change, HostChange::LoadRuleset(_));
         self.ruled = read && !failed.iter().any(|(change, _)| loads(change));
+        if self.ruled {
+            if plan.changes().iter().any(loads) {
+                self.denials.loaded();
+            }
+            self.denials.are_in_force();
+        }
         let made = |change: &HostChange| match change {
             HostChange::SetInterface(interface) => Some(interface.if_id),
             _ => None,
