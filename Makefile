@@ -15,7 +15,7 @@
 #   make images        the disk images of hub and spoke, into IMAGES=DIRECTORY; needs root (ami/image; 15 minutes,
 #                      most of it the release build). TWICE=1: builds each twice and compares
 #   make test-image    boots them under QEMU in the simulated internet (15 minutes; tests/IMAGE.md), where the hub's also gets
-#                      its packages
+#                      its packages. TWICE=1: the page says whether a second build was the same
 #   make test-image-arm64  the same with those for arm64, on x86-64 (30 minutes; tests/IMAGE-arm64.md)
 #   make packages      .deb and .rpm of hub, spoke and tunnels, into PACKAGES=DIRECTORY (ami/packages)
 #   make test-packages makes them twice, and installs, upgrades and removes them in a new Debian; needs root (5 minutes)
@@ -129,7 +129,7 @@ test-image: images packages
 
 test-image-arm64: other-programs
 	@ami/image/setup arm64
-	@ami/image/images --arch arm64 "$(THERE)" "$(IMAGES)"
+	@ami/image/images $(if $(TWICE),--twice) --arch arm64 "$(THERE)" "$(IMAGES)"
 	@ami/packages/build arm64 "$(THERE)" "$(PACKAGES)"
 	"$(HERE)/image" --arch arm64 --packages "$(PACKAGES)" "$(IMAGES)"
 

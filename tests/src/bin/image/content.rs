@@ -1,5 +1,6 @@
 //! An image as a file: how large it is, and that nothing is in it that must not be.
 
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
@@ -12,6 +13,10 @@ use crate::report::Figures;
 /// What an image may have at most, in MiB.
 const LARGEST: u64 = 700;
 const LARGEST_COMPRESSED: u64 = 250;
+
+/// What `ami/image/images --twice` leaves beside the images: the checksums of those that
+/// were the same bytes when they were built again.
+const REPRODUCED: &str = "REPRODUCED";
 
 pub(crate) fn examine(image: &Path, figures: &mut Figures) -> Result<()> {
     let bytes = std::fs::metadata(image)
@@ -42,7 +47,28 @@ pub(crate) fn examine(image: &Path, figures: &mut Figures) -> Result<()> {
         .lines()
         .count();
     figures.row("Debian packages", count);
+    let again = match reproduced(image)? {
+        Some(sum) => format!("the same bytes (SHA-256 {sum})"),
+        None => "not tried of this one (make test-image TWICE=1)".to_owned(),
+    };
+    figures.row("built a second time, from the packages on", again);
     Ok(())
+}
+
+/// The checksum of an image that was built twice.
+fn reproduced(image: &Path) -> Result<Option<String>> {
+    let list = image.with_file_name(REPRODUCED);
+    let known = match std::fs::read_to_string(&list) {
+        Ok(known) => known,
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(error).with_context(|| list.display().to_string()),
+    };
+    let said = run(Command::new(programs::tool("sha256sum")?).arg(image))?;
+    let sum = said.split_whitespace().next().context("no checksum")?;
+    let name = image.file_name().and_then(|name| name.to_str());
+    let line = [sum, name.context("an image without a name")?];
+    let known = known.lines().any(|known| known.split_whitespace().eq(line));
+    Ok(known.then(|| sum.to_owned()))
 }
 
 fn compressed(image: &Path) -> Result<u64> {
