@@ -15,6 +15,9 @@ pub(crate) const VOLUME: u64 = 2 << 30;
 /// what it takes, and the machine may have other things to do.
 pub(crate) const IN_SERVICE: Duration = Duration::from_secs(120);
 
+/// The kernel's drivers for EC2's network cards and volumes.
+const EC2_DRIVERS: [&str; 2] = ["ena", "nvme"];
+
 /// How far the journal may grow, and what it leaves free, in bytes: as `journald.conf.d` of
 /// the image has it (200M, 500M).
 const JOURNAL: [&str; 2] = ["DISK_KEEP_FREE=524288000", "MAX_USE=209715200"];
@@ -178,6 +181,12 @@ pub(crate) fn inspect(
     );
     figures.row("automatic security updates, not asked for", "off");
     figures.row("running kernel", on("uname -r")?);
+    // What EC2 has for a network card and a disk, and QEMU has not. `modinfo` knows modules
+    // and what is built in.
+    for driver in EC2_DRIVERS {
+        equals(&format!("modinfo -F name {driver}"), driver)?;
+    }
+    figures.row("drivers for EC2 in that kernel", EC2_DRIVERS.join(", "));
     figures.row(
         "memory in use",
         on("free -m | awk '/^Mem/ { print $3 \" MB of \" $2 }'")?,
