@@ -3,11 +3,14 @@
 //! Where moto knows less of CloudFormation than AWS, the template is changed here,
 //! on its way to moto, and never in `ami`: `Fn::Cidr`, the zones of "this region",
 //! a subnet's zone (all three worked out here), and the outputs of nested stacks,
-//! which is why the stacks of `cloud.yaml` are made one by one. What moto then
+//! which is why the stacks of `cloud.yaml` are made one by one; the rules of a template are
+//! asked here, too. What moto then
 //! leaves out without a word: the tags of route tables, Elastic IPs and interfaces,
 //! which subnet has which route table, which address and groups an interface has, its
 //! source/destination check, a launch template's interfaces, profile and metadata
 //! options. Of these only what the templates say can be tested.
+
+mod rules;
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -67,6 +70,8 @@ impl Templates {
             let given = parameters.contains_key(name) || parameter.get("Default").is_some();
             ensure!(given, "stack {stack}: parameter {name} is missing");
         }
+        let refusals = rules::refusals(template, parameters)?;
+        ensure!(refusals.is_empty(), "stack {stack}: {refusals:?}");
         let gaps = Gaps {
             template,
             region,
