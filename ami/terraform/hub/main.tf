@@ -1,6 +1,7 @@
 # The hub: one instance, replaced by its Auto Scaling group when it fails, that always
 # has the same interface, private and public address and key. So no route and no spoke
-# has to change when another instance takes its place.
+# has to change when another instance takes its place. With `hubs` 2 there is a second such
+# hub beside it (second.tf).
 
 terraform {
   required_version = ">= 1.5"

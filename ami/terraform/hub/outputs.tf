@@ -27,3 +27,13 @@ output "key_parameter" {
   description = "The SSM parameter with its private key, of which `wg pubkey` makes the public one."
   value       = var.hub_key_parameter
 }
+
+output "second" {
+  description = "The second hub's address, interface, group and key parameter; without one null."
+  value = var.hubs < 2 ? null : {
+    address       = aws_eip.second[0].public_ip
+    interface     = aws_network_interface.second[0].id
+    group         = aws_autoscaling_group.second[0].name
+    key_parameter = var.second_hub_key_parameter
+  }
+}

@@ -24,6 +24,28 @@ variable "public_subnet_id" {
   type        = string
 }
 
+variable "hubs" {
+  description = "How many hubs: a second one is for spokes by IPsec, and for those by WireGuard that name it instead."
+  type        = number
+  default     = 1
+  validation {
+    condition     = contains([1, 2], var.hubs)
+    error_message = "1 or 2."
+  }
+}
+
+variable "second_public_subnet_id" {
+  description = "With two hubs: a public subnet for the second, in another zone of the same VPC."
+  type        = string
+  default     = ""
+}
+
+variable "second_hub_key_parameter" {
+  description = "The SSM parameter (SecureString) with the second hub's private key, which is not the first's."
+  type        = string
+  default     = "/privnet/hub-2/private-key"
+}
+
 variable "private_route_table_ids" {
   description = "The private route tables of that VPC, which get a route to the privnet."
   type        = list(string)
@@ -89,7 +111,7 @@ variable "discovery_roles" {
 }
 
 variable "more_config" {
-  description = "More of hub.toml: [[site]] and [[policy]] sections."
+  description = "More of hub.toml, of both where there are two: [[site]] and [[policy]] sections."
   type        = string
   default     = ""
 }

@@ -76,6 +76,9 @@ fn kind(name: &str) -> Option<&'static str> {
         Some("ID")
     } else if role.is_some_and(|rest| rest.is_empty() || rest.starts_with('-')) {
         Some("HUB")
+    } else if name == "hub-2" {
+        // A second hub's parameters are beside the first's.
+        Some("hub")
     } else if name.contains("-long-random-text-") {
         Some("EXTERNAL ID")
     } else {

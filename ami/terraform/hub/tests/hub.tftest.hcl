@@ -47,6 +47,10 @@ run "a_hub_alone" {
     error_message = "Neither IPsec nor an alarm where none is asked for."
   }
   assert {
+    condition     = length(aws_autoscaling_group.second) == 0 && output.second == null
+    error_message = "No second hub where none is asked for."
+  }
+  assert {
     condition = (
       output.address == aws_eip.this.public_ip && output.interface == aws_network_interface.this.id
       && output.role_arn == aws_iam_role.this.arn
@@ -55,6 +59,56 @@ run "a_hub_alone" {
     )
     error_message = "What it tells."
   }
+}
+
+run "a_second_hub_beside_it" {
+  variables {
+    hubs                    = 2
+    second_public_subnet_id = "subnet-1a1b2c3d4e5f60718"
+    alarm_topic_arn         = "arn:aws:sns:eu-west-1:999988887777:alarms"
+    more_config             = "[ipsec]"
+  }
+  assert {
+    condition     = aws_autoscaling_group.second[0].max_size == 1 && aws_network_interface.second[0].subnet_id == "subnet-1a1b2c3d4e5f60718"
+    error_message = "A group of one, in its own subnet."
+  }
+  assert {
+    condition     = aws_launch_template.second[0].network_interfaces[0].network_interface_id == aws_network_interface.second[0].id
+    error_message = "With its own interface."
+  }
+  assert {
+    condition     = base64decode(aws_launch_template.second[0].user_data) == replace(module.documents.config, "/privnet/hub/private-key", "/privnet/hub-2/private-key")
+    error_message = "Its config is the first's, but for the key."
+  }
+  assert {
+    condition = (
+      strcontains(aws_iam_role_policy.second_key[0].policy, "parameter/privnet/hub-2/private-key")
+      && !strcontains(aws_iam_role_policy.this["key"].policy, "hub-2")
+    )
+    error_message = "The role may read its key, too."
+  }
+  assert {
+    condition     = length(aws_route.privnet) == 2 && alltrue([for route in aws_route.privnet : route.network_interface_id == aws_network_interface.this.id])
+    error_message = "The VPC's routes stay at the first."
+  }
+  assert {
+    condition = (
+      output.second.address == aws_eip.second[0].public_ip && output.second.interface == aws_network_interface.second[0].id
+      && output.second.group == aws_autoscaling_group.second[0].name && output.second.key_parameter == "/privnet/hub-2/private-key"
+      && length(aws_cloudwatch_metric_alarm.second) == 1
+    )
+    error_message = "What it tells, and who is told."
+  }
+}
+
+run "a_second_hub_has_its_own_subnet_and_key" {
+  command = plan
+  variables {
+    hubs                     = 2
+    second_public_subnet_id  = "subnet-0a1b2c3d4e5f60718"
+    second_hub_key_parameter = "/privnet/hub/private-key"
+  }
+  expect_failures = [aws_network_interface.second, aws_iam_role_policy.second_key]
 }
 
 run "with_ipsec_an_alarm_and_another_account" {
