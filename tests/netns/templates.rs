@@ -9,8 +9,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::{Context, Result, ensure};
 use privnet_model::config::hub::HubConfig;
-use privnet_model::config::spoke::SpokeConfig;
-use privnet_model::id::{InstanceId, Region};
+use privnet_model::config::spoke::{SpokeConfig, TableSelection};
+use privnet_model::id::{InstanceId, Region, RouteTableId};
 use privnet_model::inventory::{PORT_TAG, PUBLIC_KEY_TAG, Transport};
 use privnet_model::ipsec::IKE_PORTS;
 use privnet_model::key::PrivateKey;
@@ -21,7 +21,9 @@ use privnet_tests::deployment::{self, PATIENCE, tunnels};
 use privnet_tests::iam;
 use privnet_tests::moto::{Ec2, Stack};
 use privnet_tests::process::wait_until;
-use privnet_tests::topology::{self, ACCOUNT, HUB_PUBLIC, Network, Role, WEB};
+use privnet_tests::topology::{
+    self, ACCOUNT, HUB_PUBLIC, Network, Role, SECOND_HUB_PUBLIC, WEB,
+};
 use privnet_tests::world::World;
 use serde_json::json;
 
@@ -87,11 +89,15 @@ fn spoke_parameters(vpc: &Stack, more: &[(&str, &str)]) -> Result<Parameters> {
 
 /// What a stack gives its instances: as XML, and the user data.
 fn launched_with(ec2: &Ec2, stack: &Stack) -> Result<(String, String)> {
-    let region = region()?;
-    let group = stack
+    let groups = stack
         .output("HubGroup")
         .or_else(|_| stack.output("SpokeGroups"))?;
-    let group = group.split(',').next().unwrap_or_default();
+    launched_by(ec2, groups.split(',').next().unwrap_or_default())
+}
+
+/// What a group of one gives its instance.
+fn launched_by(ec2: &Ec2, group: &str) -> Result<(String, String)> {
+    let region = region()?;
     let launched = ec2.instances_with(&region, "tag:aws:autoscaling:groupName", group)?;
     let [instance] = launched.as_slice() else {
         anyhow::bail!("{group} has {launched:?}");
@@ -509,6 +515,7 @@ type Granted = [(&'static str, &'static str, &'static [&'static str])];
 const OF_THE_HUB: &Granted = &[
     ("hub", iam::HUB, &["ListRegions", "PollOtherAccounts"]),
     ("key", iam::HUB_KEY, &[]),
+    ("second-key", iam::HUB_KEY, &[]),
     ("secret", iam::SECRET, &[]),
     ("doctor", iam::DOCTOR, &[]),
     ("other-accounts", iam::HUB, &["ListRegions", "FindSpokes"]),
@@ -531,7 +538,7 @@ pub(crate) fn every_role_may_do_what_ami_iam_says_and_its_user_data_is_valid() -
     let policy = "[[policy]]\naction = \"deny\"\nbetween = [\"any\"]\nand = [\"tag:env=dev\"]";
 
     for (name, more, without) in [
-        ("plain", &[][..], &["other-accounts"][..]),
+        ("plain", &[][..], &["other-accounts", "second-key"][..]),
         (
             "full",
             &[
@@ -540,7 +547,20 @@ pub(crate) fn every_role_may_do_what_ami_iam_says_and_its_user_data_is_valid() -
                 ("MoreConfig", policy),
                 ("IpsecSources", "203.0.113.9/32"),
             ],
-            &[],
+            &["second-key"],
+        ),
+        (
+            "two",
+            &[
+                ("Hubs", "2"),
+                ("SecondPublicSubnetId", home.output("SecondPublicSubnetId")?),
+                (
+                    "SecondPublicSubnetZone",
+                    home.output("SecondPublicSubnetZone")?,
+                ),
+                ("MoreConfig", "[ipsec]"),
+            ],
+            &["other-accounts"],
         ),
     ] {
         let mut given = hub_parameters(&home, more)?;
@@ -560,6 +580,25 @@ pub(crate) fn every_role_may_do_what_ami_iam_says_and_its_user_data_is_valid() -
             ensure!(open == full, "UDP {port} of {group}: {open}");
         }
         ensure!(config.discovery.accounts.is_empty() != full, "{toml}");
+        let second = stack.outputs.contains_key("SecondHubAddress");
+        ensure!(second == (name == "two"), "{:?}", stack.outputs);
+        if second {
+            its_second_hub_is_as_the_first(ec2, &stack, &home)?;
+        }
+    }
+    // Its key is not the first's, and it has a place of its own.
+    let one_key = [
+        ("Name", "bad"),
+        ("Hubs", "2"),
+        ("SecondHubKeyParameter", "/privnet/hub/private-key"),
+    ];
+    let given = hub_parameters(&home, &one_key)?;
+    let Err(refused) = templates.make(ec2, &region, ("bad", "hub"), &given) else {
+        anyhow::bail!("two hubs with one key, and nowhere");
+    };
+    let refused = refused.to_string();
+    for said in ["the first hub's key", "SecondPublicSubnetId is needed"] {
+        ensure!(refused.contains(said), "{refused}");
     }
 
     let forward = "[[nat.forward]]\nproto = \"tcp\"\nport = 8443\nto = \"10.7.0.10:443\"\n\
@@ -609,18 +648,7 @@ pub(crate) fn every_role_may_do_what_ami_iam_says_and_its_user_data_is_valid() -
         ensure!(open == (addresses > 0), "the hub may call {name}: {open}");
     }
 
-    // By IPsec it is they who call.
-    let by_ipsec = [tunnel[0], ("Transport", "ipsec"), ("Name", "ipsec")];
-    let given = spoke_parameters(&home, &by_ipsec)?;
-    let stack = templates.make(ec2, &region, ("ipsec", "spoke"), &given)?;
-    granted(ec2, "privnet-spoke-us-west-2-ipsec", OF_A_SPOKE, &[])?;
-    let (_, toml) = launched_with(ec2, &stack)?;
-    let config = SpokeConfig::parse("spoke.toml", &toml)?;
-    let [named] = config.ipsec_hubs.as_slice() else {
-        anyhow::bail!("{toml}");
-    };
-    ensure!(config.transport == Transport::Ipsec && named.endpoint == HUB_PUBLIC);
-    ensure!(!the_hub_may_call(ec2, "ipsec")?, "an open port");
+    by_ipsec_one_spoke_serves_all_zones(ec2, &templates, &home)?;
 
     let given = parameters([
         (
@@ -642,6 +670,98 @@ pub(crate) fn every_role_may_do_what_ami_iam_says_and_its_user_data_is_valid() -
     )?;
     let trust = trust.to_string();
     ensure!(trust.contains("a-long-random-text-of-ours") && trust.contains("us-west-2-hub"));
+    Ok(())
+}
+
+/// By IPsec it is the spoke who calls, and there is no other without the tunnel.
+fn by_ipsec_one_spoke_serves_all_zones(
+    ec2: &Ec2,
+    templates: &Templates,
+    home: &Stack,
+) -> Result<()> {
+    let region = region()?;
+    let (hub, public_key) = (HUB_PUBLIC.to_string(), key().public().to_string());
+    let (hub, public_key) = (("HubAddress", &*hub), ("HubPublicKey", &*public_key));
+    let tables = home.output("PrivateRouteTableIds")?;
+    let by_ipsec = [
+        hub,
+        ("Transport", "ipsec"),
+        ("Name", "ipsec"),
+        ("Zones", "1"),
+        ("PrivateRouteTableIds", tables),
+    ];
+    let mut given = spoke_parameters(home, &by_ipsec)?;
+    let stack = templates.make(ec2, &region, ("ipsec", "spoke"), &given)?;
+    granted(ec2, "privnet-spoke-us-west-2-ipsec", OF_A_SPOKE, &[])?;
+    let (_, toml) = launched_with(ec2, &stack)?;
+    let config = SpokeConfig::parse("spoke.toml", &toml)?;
+    let [named] = config.ipsec_hubs.as_slice() else {
+        anyhow::bail!("{toml}");
+    };
+    ensure!(config.transport == Transport::Ipsec && named.endpoint == HUB_PUBLIC);
+    ensure!(!the_hub_may_call(ec2, "ipsec")?, "an open port");
+    // One spoke, to which the tables of all zones lead.
+    let routes = config.routes.context("no routes")?;
+    let tables: Result<BTreeSet<RouteTableId>, _> = tables.split(',').map(str::parse).collect();
+    let tables = tables?;
+    ensure!(routes.tables == TableSelection::Listed(tables), "{toml}");
+
+    // Of two hubs the first one first.
+    let second = SECOND_HUB_PUBLIC.to_string();
+    given.insert("Name".to_owned(), "hubs".to_owned());
+    given.insert("SecondHubAddress".to_owned(), second.clone());
+    let stack = templates.make(ec2, &region, ("hubs", "spoke"), &given)?;
+    let (_, toml) = launched_with(ec2, &stack)?;
+    let config = SpokeConfig::parse("spoke.toml", &toml)?;
+    let hubs: Vec<_> = config.ipsec_hubs.iter().map(|hub| hub.endpoint).collect();
+    ensure!(hubs == [HUB_PUBLIC, SECOND_HUB_PUBLIC], "{toml}");
+
+    // No spoke without the tunnel, and by WireGuard no second hub.
+    given.insert("Name".to_owned(), "bad".to_owned());
+    given.insert("Zones".to_owned(), "3".to_owned());
+    let second = ("SecondHubAddress", second.as_str());
+    let by_wireguard = spoke_parameters(home, &[hub, public_key, second, ("Name", "bad")])?;
+    for (given, said) in [
+        (given, "a VPC has one tunnel by IPsec"),
+        (by_wireguard, "a spoke by WireGuard has one hub"),
+    ] {
+        let Err(refused) = templates.make(ec2, &region, ("bad", "spoke"), &given) else {
+            anyhow::bail!("it was made, although {said}");
+        };
+        let refused = refused.to_string();
+        ensure!(refused.contains(said), "{refused}");
+    }
+    Ok(())
+}
+
+/// All that differs is the interface, the zone and the key. The VPC's routes stay at the
+/// first.
+fn its_second_hub_is_as_the_first(ec2: &Ec2, stack: &Stack, home: &Stack) -> Result<()> {
+    let (_, first) = launched_by(ec2, stack.output("HubGroup")?)?;
+    let (launch, second) = launched_by(ec2, stack.output("SecondHubGroup")?)?;
+    let key = stack.output("SecondHubKeyParameter")?;
+    ensure!(
+        second == first.replace(stack.output("HubKeyParameter")?, key),
+        "{second}"
+    );
+    let config = HubConfig::parse("hub.toml", &second)?;
+    ensure!(
+        config.private_key_parameter.as_deref() == Some(key),
+        "{second}"
+    );
+    let interface = stack.output("SecondHubInterface")?;
+    for said in [interface, "<httpTokens>required</httpTokens>"] {
+        ensure!(launch.contains(said), "no {said}: {launch}");
+    }
+    ensure!(stack.output("SecondHubAddress")? != stack.output("HubAddress")?);
+    let privnet = vec![(
+        "10.0.0.0/8".to_owned(),
+        stack.output("HubInterface")?.to_owned(),
+    )];
+    for table in home.output("PrivateRouteTableIds")?.split(',') {
+        let routes = ec2.routes_of(&region()?, table)?;
+        ensure!(routes == privnet, "{table}: {routes:?}");
+    }
     Ok(())
 }
 

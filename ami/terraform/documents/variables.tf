@@ -121,6 +121,12 @@ variable "route_table_arns" {
   default     = []
 }
 
+variable "route_table_ids" {
+  description = "The route tables that each serves; empty: those whose tag `privnet:az` is its zone."
+  type        = list(string)
+  default     = []
+}
+
 variable "address_arns" {
   description = "The Elastic IPs that they may have."
   type        = list(string)
@@ -153,6 +159,12 @@ variable "hub_address" {
 
 variable "hub_public_key" {
   description = "The hub's public key; with transport \"wireguard\" alone."
+  type        = string
+  default     = ""
+}
+
+variable "second_hub_address" {
+  description = "The public address of a second hub, with transport \"ipsec\" alone."
   type        = string
   default     = ""
 }

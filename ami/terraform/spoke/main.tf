@@ -40,11 +40,14 @@ module "documents" {
     each = "tag = { \"privnet:pool\" = \"${var.name}\" }"
     one  = "allocation  = \"${try(aws_eip.this[0].id, "")}\"\nconnections = ${var.keep_connections}"
   }[var.addresses]
-  transport         = var.transport
-  hub_address       = var.hub_address
-  hub_public_key    = var.hub_public_key
-  self_test_targets = var.self_test_targets
-  more_config       = var.more_config
+  # By IPsec one spoke serves all zones.
+  route_table_ids    = var.transport == "ipsec" ? var.private_route_table_ids : []
+  transport          = var.transport
+  hub_address        = var.hub_address
+  hub_public_key     = var.hub_public_key
+  second_hub_address = var.second_hub_address
+  self_test_targets  = var.self_test_targets
+  more_config        = var.more_config
 }
 
 resource "aws_security_group" "this" {
@@ -168,6 +171,14 @@ resource "aws_launch_template" "this" {
     precondition {
       condition     = var.transport != "wireguard" || var.hub_public_key != ""
       error_message = "hub_public_key is needed with transport \"wireguard\"."
+    }
+    precondition {
+      condition     = var.transport != "ipsec" || local.zones == 1
+      error_message = "One public subnet with transport \"ipsec\": a VPC has one tunnel by IPsec, and hosts whose route leads to a spoke without it are cut off from the privnet."
+    }
+    precondition {
+      condition     = var.transport == "ipsec" || var.second_hub_address == ""
+      error_message = "second_hub_address is for transport \"ipsec\" alone: a spoke by WireGuard has one hub."
     }
   }
 }

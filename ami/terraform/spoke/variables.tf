@@ -24,7 +24,7 @@ variable "vpc_id" {
 }
 
 variable "public_subnet_ids" {
-  description = "A public subnet in each zone that gets a spoke."
+  description = "A public subnet in each zone that gets a spoke; one with transport \"ipsec\"."
   type        = list(string)
   validation {
     condition     = length(var.public_subnet_ids) > 0
@@ -33,7 +33,7 @@ variable "public_subnet_ids" {
 }
 
 variable "private_route_table_ids" {
-  description = "The route tables that they may change: those with the tag `privnet:az`, whose value is the zone."
+  description = "The route tables that they may change: those with the tag `privnet:az`, whose value is the zone. With transport \"ipsec\" the one spoke serves all of these."
   type        = list(string)
 }
 
@@ -57,6 +57,12 @@ variable "hub_address" {
 
 variable "hub_public_key" {
   description = "The hub's public key, as `wg pubkey` prints it; with transport \"wireguard\" alone."
+  type        = string
+  default     = ""
+}
+
+variable "second_hub_address" {
+  description = "The public address of a second hub, with transport \"ipsec\" alone: used while the first is down."
   type        = string
   default     = ""
 }

@@ -53,8 +53,10 @@ run "one_in_each_zone" {
 
 run "by_ipsec_nobody_calls_them" {
   variables {
-    transport      = "ipsec"
-    hub_public_key = ""
+    transport          = "ipsec"
+    hub_public_key     = ""
+    second_hub_address = "198.51.100.101"
+    public_subnet_ids  = ["subnet-0a1b2c3d4e5f60718"]
   }
   assert {
     condition     = length(aws_vpc_security_group_ingress_rule.tunnel) == 0
@@ -64,6 +66,30 @@ run "by_ipsec_nobody_calls_them" {
     condition     = strcontains(module.documents.config, "transport     = \"ipsec\"") && contains(keys(aws_iam_role_policy.this), "spoke")
     error_message = "They tell the hub how they reach it."
   }
+  assert {
+    condition     = strcontains(module.documents.config, "tables            = [\"rtb-0a1b2c3d4e5f60718\",\"rtb-1a1b2c3d4e5f60718\"]")
+    error_message = "One spoke, and the tables of all zones lead to it."
+  }
+  assert {
+    condition     = strcontains(module.documents.config, "[[hub]]\nendpoint = \"198.51.100.100\"\n\n[[hub]]\nendpoint = \"198.51.100.101\"\n")
+    error_message = "The second hub comes after the first."
+  }
+}
+
+run "by_ipsec_there_is_no_spoke_without_the_tunnel" {
+  command = plan
+  variables {
+    transport = "ipsec"
+  }
+  expect_failures = [aws_launch_template.this]
+}
+
+run "by_wireguard_there_is_one_hub" {
+  command = plan
+  variables {
+    second_hub_address = "198.51.100.101"
+  }
+  expect_failures = [aws_launch_template.this]
 }
 
 run "the_nat_gateways_of_the_hubs_vpc" {
