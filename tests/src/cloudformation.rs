@@ -3,8 +3,8 @@
 //! Where moto knows less of CloudFormation than AWS, the template is changed here,
 //! on its way to moto, and never in `ami`: `Fn::Cidr`, the zones of "this region",
 //! a subnet's zone (all three worked out here), and the outputs of nested stacks,
-//! which is why the stacks of `cloud.yaml` are made one by one; the rules of a template are
-//! asked here, too. What moto then
+//! which is why the stacks of `cloud.yaml` are made one by one. A template's rules are
+//! asked here (`rules`). What moto then
 //! leaves out without a word: the tags of route tables, Elastic IPs and interfaces,
 //! which subnet has which route table, which address and groups an interface has, its
 //! source/destination check, a launch template's interfaces, profile and metadata
