@@ -5,6 +5,20 @@
 data "aws_subnet" "second" {
   count = var.hubs - 1
   id    = var.second_public_subnet_id
+  lifecycle {
+    precondition {
+      condition     = var.second_public_subnet_id != ""
+      error_message = "second_public_subnet_id is needed with two hubs."
+    }
+    postcondition {
+      condition     = self.vpc_id == data.aws_subnet.this.vpc_id
+      error_message = "second_public_subnet_id is in another VPC: a hub there is a module of its own."
+    }
+    postcondition {
+      condition     = self.availability_zone != data.aws_subnet.this.availability_zone
+      error_message = "second_public_subnet_id is in the first hub's zone: both would fail with it."
+    }
+  }
 }
 
 module "second_documents" {
@@ -42,16 +56,10 @@ resource "aws_iam_role_policy" "second_key" {
 resource "aws_network_interface" "second" {
   count             = var.hubs - 1
   description       = "privnet hub ${var.name}-2"
-  subnet_id         = var.second_public_subnet_id
+  subnet_id         = data.aws_subnet.second[0].id
   security_groups   = [aws_security_group.this.id]
   source_dest_check = false
   tags              = { Name = "privnet-hub-${var.name}-2" }
-  lifecycle {
-    precondition {
-      condition     = var.second_public_subnet_id != "" && var.second_public_subnet_id != var.public_subnet_id
-      error_message = "second_public_subnet_id is needed with two hubs, and is not the first's: both would fail with its zone."
-    }
-  }
 }
 
 resource "aws_eip" "second" {

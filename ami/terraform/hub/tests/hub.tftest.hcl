@@ -62,6 +62,10 @@ run "a_hub_alone" {
 }
 
 run "a_second_hub_beside_it" {
+  override_data {
+    target = data.aws_subnet.second
+    values = { vpc_id = "vpc-0a1b2c3d4e5f60718", availability_zone = "eu-west-1b" }
+  }
   variables {
     hubs                    = 2
     second_public_subnet_id = "subnet-1a1b2c3d4e5f60718"
@@ -71,6 +75,10 @@ run "a_second_hub_beside_it" {
   assert {
     condition     = aws_autoscaling_group.second[0].max_size == 1 && aws_network_interface.second[0].subnet_id == "subnet-1a1b2c3d4e5f60718"
     error_message = "A group of one, in its own subnet."
+  }
+  assert {
+    condition     = join(" ", aws_autoscaling_group.second[0].availability_zones) == "eu-west-1b"
+    error_message = "In its own zone."
   }
   assert {
     condition     = aws_launch_template.second[0].network_interfaces[0].network_interface_id == aws_network_interface.second[0].id
@@ -101,14 +109,35 @@ run "a_second_hub_beside_it" {
   }
 }
 
-run "a_second_hub_has_its_own_subnet_and_key" {
+run "a_second_hub_is_not_in_the_first_ones_zone" {
+  command = plan
+  variables {
+    hubs                    = 2
+    second_public_subnet_id = "subnet-1a1b2c3d4e5f60718"
+  }
+  expect_failures = [data.aws_subnet.second]
+}
+
+run "a_second_hub_is_somewhere" {
+  command = plan
+  variables {
+    hubs = 2
+  }
+  expect_failures = [data.aws_subnet.second]
+}
+
+run "a_second_hub_has_its_own_key" {
   command = plan
   variables {
     hubs                     = 2
-    second_public_subnet_id  = "subnet-0a1b2c3d4e5f60718"
+    second_public_subnet_id  = "subnet-1a1b2c3d4e5f60718"
     second_hub_key_parameter = "/privnet/hub/private-key"
   }
-  expect_failures = [aws_network_interface.second, aws_iam_role_policy.second_key]
+  override_data {
+    target = data.aws_subnet.second
+    values = { vpc_id = "vpc-0a1b2c3d4e5f60718", availability_zone = "eu-west-1b" }
+  }
+  expect_failures = [aws_iam_role_policy.second_key]
 }
 
 run "with_ipsec_an_alarm_and_another_account" {
