@@ -8,8 +8,9 @@
 //!
 //! 1. Only who passes its own self-test takes a route; who is about to stop gives its
 //!    routes to a sibling that is well. If there is none, routes stay where they are.
-//! 2. A sibling is lost when it answers none of three questions in a row, and for
-//!    2.5 s; it is sick or leaving when it says so itself, and after a restart when it
+//! 2. A sibling is asked each second, and twice as often as soon as an answer is missing
+//!    ([`asking`]). It is lost when it answers none of three questions in a row, and for
+//!    2.5 s, which is known 2 to 3 s after it died; it is sick or leaving when it says so itself, and after a restart when it
 //!    has not been well again for 3.5 s. Of the others that are well the first in an order that all
 //!    know moves its routes at once; the next one does if nothing happened
 //!    [`STEP`] later.
@@ -21,6 +22,8 @@
 //!    not wait longer for that reason, so that a table settles at home.
 //!
 //! Nothing here changes anything; `vpc_route` alone says whose a route is.
+
+pub mod asking;
 
 mod around;
 mod decide;
@@ -50,9 +53,11 @@ pub use memory::{Memory, Remembered};
 pub use outlook::{Outlook, Seen};
 pub use sibling::SiblingState;
 
-/// How much later than the one before it the next in the order moves a route. A
-/// request to EC2 takes some tenths of a second, there are two of them, and two spokes
-/// learn of a loss up to a second apart: who is first has done it by then.
+/// How much later than the one before it the next in the order moves a route. Two spokes
+/// learn of a loss up to a second apart, and a look and two changes take EC2 some tenths
+/// of a second each: who is first has done it by then. If it were less, two would change
+/// the same route (`tests/takeover` counts none); it is also how much longer a takeover
+/// takes for each that is before in the order and cannot reach EC2, while nobody knows.
 pub const STEP: Duration = Duration::from_secs(2);
 /// Between two looks at the tables while all is well: somebody may change them.
 const CALM_LOOK: Duration = Duration::from_secs(30);
