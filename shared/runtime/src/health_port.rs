@@ -1,7 +1,8 @@
 //! How the spokes of a VPC know of each other whether they are well: each asks each
-//! other every second, by UDP between their private addresses. The messages are
-//! signed (`privnet_model::health`); what follows from an answer, or from none, is
-//! decided elsewhere.
+//! other every second, or faster while an answer is missing
+//! (`privnet_reconcile::takeover::asking`), by UDP between their private addresses. The
+//! messages are signed (`privnet_model::health`); what follows from an answer, or from
+//! none, is decided elsewhere.
 //!
 //! Anybody in the VPC can send here. So the port answers nothing but what is signed
 //! with the fleet's secret, however many come ask, and the siblings that are known
@@ -13,7 +14,7 @@
 //! What is told of oneself is good for [`FRESH`]: a daemon whose own state is not
 //! renewed any more says nothing rather than what was true once.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -22,32 +23,30 @@ use std::time::Duration;
 use privnet_model::health::{Answer, HealthError, HealthReport, MOST_BYTES, Nonce, Question};
 use privnet_model::id::InstanceId;
 use privnet_model::secret::FleetSecret;
+use privnet_reconcile::takeover::asking::{Asking, PATIENCE};
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::UdpSocket;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
-use tokio::time::{Instant, MissedTickBehavior, interval, sleep, sleep_until, timeout};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tracing::debug;
 
 use self::allowance::{Allowance, Allowances};
 
 mod allowance;
 
-/// Between two questions to one sibling.
-pub const INTERVAL: Duration = Duration::from_secs(1);
-/// An answer that takes longer is none.
-pub const PATIENCE: Duration = Duration::from_secs(1);
 /// How long a report about oneself is good for.
 pub const FRESH: Duration = Duration::from_secs(5);
 
 /// Observations that wait to be taken. A loop that is so far behind has no use for
-/// older ones: 40 s of six siblings.
+/// older ones: 40 s of six siblings that answer.
 const OBSERVATIONS: usize = 256;
 /// More than the spokes of a VPC; who asks has the fleet's secret.
 const MOST_ASKERS: usize = 256;
-/// Datagrams from a sibling's address that are looked at, per second: it sends two.
+/// Datagrams from a sibling's address that are looked at, per second: it sends four.
 const SIBLINGS_EACH: u32 = 50;
-/// Questions of one other sender that are looked at, per second: one is what it asks.
+/// Questions of one other sender that are looked at, per second: two are what it
+/// asks in a hurry.
 const QUESTIONS_EACH: u32 = 5;
 /// Of all senders together that are no siblings yet. Each costs a few microseconds.
 const QUESTIONS_ALL: u32 = 200;
@@ -201,7 +200,7 @@ impl HealthPort {
                 sibling: instance.clone(),
                 remote: SocketAddr::new(*address, own.address.port()),
                 socket,
-                waiting: VecDeque::new(),
+                asking: Asking::new(now()),
                 rejected: None,
                 allowance: Allowance::new(SIBLINGS_EACH, Instant::now()),
                 sender: self.sender.clone(),
@@ -256,7 +255,7 @@ impl Own {
         self.asked_by.send_if_modified(|asked| {
             // Of others too, for as long as it takes until they are told from siblings.
             if asked.len() < MOST_ASKERS || asked.contains_key(&question.from) {
-                asked.insert(question.from.clone(), Instant::now().into_std());
+                asked.insert(question.from.clone(), now());
             }
             false
         });
@@ -306,8 +305,7 @@ struct Exchange {
     sibling: InstanceId,
     remote: SocketAddr,
     socket: UdpSocket,
-    /// Questions without an answer, oldest first: at most two.
-    waiting: VecDeque<(Question, Instant)>,
+    asking: Asking<Question>,
     /// What was wrong with the last message that came and did not count.
     rejected: Option<HealthError>,
     allowance: Allowance,
@@ -317,11 +315,9 @@ struct Exchange {
 impl Exchange {
     async fn run(mut self) {
         let mut buffer = vec![0; MOST_BYTES + 1];
-        let mut ask = interval(INTERVAL);
-        // A daemon that was stopped for a while does not make up for it.
-        ask.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
-            let deadline = self.waiting.front().map(|(_, asked)| *asked + PATIENCE);
+            let end = self.asking.ends().map(Instant::from_std);
+            let due = Instant::from_std(self.asking.due());
             tokio::select! {
                 // First what has come: when this process was kept from running, an
                 // answer that is there is not late because of it.
@@ -334,8 +330,8 @@ impl Exchange {
                     Ok(_) => {}
                     Err(error) => rest(&error).await,
                 },
-                () = until(deadline) => self.give_up(),
-                _ = ask.tick() => self.ask().await,
+                () = until(end) => self.give_up(),
+                () = sleep_until(due) => self.ask().await,
             }
         }
     }
@@ -346,23 +342,27 @@ impl Exchange {
             to: self.sibling.clone(),
             nonce: Nonce(rand::random()),
         };
-        let asked = Instant::now();
-        let Some(secret) = self.own.secret() else {
-            return self.observe(asked, Err(Silence::NoSecret));
+        let asked = now();
+        let unsent = match self.own.secret() {
+            None => Some(Silence::NoSecret),
+            Some(secret) => match self.send(&question.seal(&secret)).await {
+                Ok(_) => None,
+                // The last one found nobody there; this one was not sent for it.
+                Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => None,
+                Err(error) => Some(Silence::Unsent(error.to_string())),
+            },
         };
-        match self.send(&question.seal(&secret)).await {
-            Ok(_) => self.waiting.push_back((question, asked)),
-            // The last one found nobody there; this one was not sent for it.
-            Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
-                self.waiting.push_back((question, asked));
+        match unsent {
+            None => self.asking.asked(Some(question), asked),
+            Some(silence) => {
+                self.asking.asked(None, asked);
+                self.observe(asked, Err(silence));
             }
-            Err(error) => self.observe(asked, Err(Silence::Unsent(error.to_string()))),
         }
     }
 
     async fn take(&mut self, datagram: &[u8]) {
-        let now = Instant::now();
-        if !self.allowance.take(now) {
+        if !self.allowance.take(Instant::now()) {
             return;
         }
         let answer = self
@@ -371,7 +371,7 @@ impl Exchange {
             .map(|secret| Answer::open(datagram, &secret, &self.own.me));
         match answer {
             None => {}
-            Some(Ok(answer)) => self.answered(answer, now),
+            Some(Ok(answer)) => self.answered(answer),
             // No answer: a question, then.
             Some(Err(HealthError::Foreign)) => match self.own.answer(datagram) {
                 Ok(Some(answer)) => drop(self.send(&answer).await),
@@ -390,20 +390,18 @@ impl Exchange {
         }
     }
 
-    /// An answer counts once, to a question that still waits.
-    fn answered(&mut self, answer: Answer, now: Instant) {
-        let index = self
-            .waiting
-            .iter()
-            .position(|(question, asked)| answer.is_to(question) && now < *asked + PATIENCE);
-        if let Some((_, asked)) = index.and_then(|index| self.waiting.remove(index)) {
+    fn answered(&mut self, answer: Answer) {
+        let asked = self
+            .asking
+            .answered(|question| answer.is_to(question), now());
+        if let Some(asked) = asked {
             self.rejected = None;
             self.observe(asked, Ok(answer.report));
         }
     }
 
     fn give_up(&mut self) {
-        if let Some((_, asked)) = self.waiting.pop_front() {
+        if let Some(asked) = self.asking.give_up(now()) {
             let silence = self
                 .rejected
                 .take()
@@ -412,14 +410,19 @@ impl Exchange {
         }
     }
 
-    fn observe(&self, asked: Instant, answer: Result<HealthReport, Silence>) {
+    fn observe(&self, asked: std::time::Instant, answer: Result<HealthReport, Silence>) {
         // Where nobody takes them, siblings are still answered.
         let _ = self.sender.try_send(Observation {
             sibling: self.sibling.clone(),
-            asked: asked.into_std(),
+            asked,
             answer,
         });
     }
+}
+
+/// By Tokio's clock, as `asking` wants it.
+fn now() -> std::time::Instant {
+    Instant::now().into_std()
 }
 
 async fn until(deadline: Option<Instant>) {

@@ -187,10 +187,7 @@ mod tests {
         asking.asked(Some(2), start + HURRIED);
         let now = start + HURRIED + MILLISECOND;
         assert_eq!(asking.answered(|one| *one == 3, now), None, "to another");
-        assert_eq!(
-            asking.answered(|one| *one == 2, now),
-            Some(start + HURRIED)
-        );
+        assert_eq!(asking.answered(|one| *one == 2, now), Some(start + HURRIED));
         assert_eq!(asking.answered(|one| *one == 2, now), None, "again");
         assert_eq!(asking.answered(|one| *one == 1, now), None);
         assert_eq!(asking.give_up(start + PATIENCE), None);

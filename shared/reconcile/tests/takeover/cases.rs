@@ -2,10 +2,17 @@
 
 use std::time::Duration;
 
-use crate::calm_world;
+use privnet_reconcile::takeover::STEP;
+
 use crate::check::OUTAGE;
 use crate::event::{Ec2, Event};
-use crate::world::{Leads, World};
+use crate::world::{self, DESTINATIONS, Leads, World};
+use crate::{calm_world, calm_world_with_phases};
+
+/// What EC2 takes for a look or a change at most, as the tests in namespaces count it.
+const EC2_TAKES: Duration = Duration::from_millis(300);
+/// The daemon's self-test knows of a fault after 2.5 s at most; the one here after 2 s.
+const SELF_TEST_TAKES_LONGER: Duration = Duration::from_millis(500);
 
 fn seconds(seconds: u16) -> Event {
     Event::Wait {
@@ -57,6 +64,103 @@ fn whoever_is_lost_or_sick_is_stood_in_for_within_five_seconds_and_comes_back() 
             assert_eq!(world.check.races, 0, "{fault:?} {phase}: two moved it");
             assert!(world.check.longest <= OUTAGE);
         }
+    }
+}
+
+/// From now on, until none of the routes of the first table leads to the first spoke.
+fn until_stood_in_for(world: &mut World) -> Duration {
+    let since = world.now;
+    let there =
+        |world: &World| (0..DESTINATIONS.len()).any(|n| world.routes[&(0, n)] == Leads::Spoke(1));
+    while there(world) {
+        world.pass(world::STEP).unwrap();
+        assert!(world.now - since < OUTAGE * 2);
+    }
+    world.now - since
+}
+
+/// From the fault itself until the last route has moved, at each moment of the second
+/// between two questions, however the spokes' own seconds lie to each other.
+#[test]
+fn the_worst_moment_leaves_time_to_ec2() {
+    // A look, and a change for each destination.
+    let ec2 = EC2_TAKES * 3;
+    for (fault, slower) in [
+        (Event::Kill(0), Duration::ZERO),
+        (Event::Hang(0), Duration::ZERO),
+        (Event::Sicken(0), SELF_TEST_TAKES_LONGER),
+    ] {
+        let (mut worst, mut worst_with_ec2) = (Duration::ZERO, Duration::ZERO);
+        for apart in (0..1000).step_by(50).map(Duration::from_millis) {
+            for phase in 0..20 {
+                for (takes, worst) in [
+                    (Duration::ZERO, &mut worst),
+                    (EC2_TAKES, &mut worst_with_ec2),
+                ] {
+                    let mut world = calm_world_with_phases(3, apart);
+                    world.ec2_takes = Some(takes);
+                    world.pass(Duration::from_millis(50) * phase).unwrap();
+                    live(&mut world, std::slice::from_ref(&fault));
+                    *worst = until_stood_in_for(&mut world).max(*worst);
+                    assert_eq!(world.check.races, 0, "{fault:?} {apart:?} {phase}");
+                }
+            }
+        }
+        println!("{fault:?}: {worst:?} at worst, {worst_with_ec2:?} with EC2");
+        assert!(worst + slower <= OUTAGE - ec2, "{fault:?}: {worst:?}");
+        assert!(worst_with_ec2 + slower <= OUTAGE, "{worst_with_ec2:?}");
+    }
+}
+
+/// The first in the order loses EC2 at that moment. If its looks fail, which begin when an
+/// answer is missing, it says so before its turn comes; if not, it has its turn in vain.
+#[test]
+fn the_worst_moment_when_ec2_fails_the_first_helper_alone() {
+    let cases = [
+        (Ec2::Down, OUTAGE),
+        (Ec2::Hanging, OUTAGE + STEP),
+        (Ec2::ReadOnly, OUTAGE + STEP),
+    ];
+    for (ec2, most) in cases {
+        let mut worst = Duration::ZERO;
+        for apart in (0..1000).step_by(50).map(Duration::from_millis) {
+            for phase in 0..20 {
+                let mut world = calm_world_with_phases(3, apart);
+                world.ec2_takes = Some(EC2_TAKES);
+                world.pass(Duration::from_millis(50) * phase).unwrap();
+                live(&mut world, &[Event::Ec2(1, ec2), Event::Kill(0)]);
+                worst = until_stood_in_for(&mut world).max(worst);
+                assert_eq!(holder(&world, 0), 3);
+            }
+        }
+        println!("{ec2:?}: {worst:?} at worst");
+        assert!(worst <= most, "{ec2:?}: {worst:?}");
+    }
+}
+
+/// Answers that take nearly as long as is waited for them.
+#[test]
+fn a_slow_network_is_no_loss() {
+    for millis in [400, 600, 950] {
+        let mut world = calm_world(3);
+        let before = world.check.total;
+        world.round_trip = Duration::from_millis(millis);
+        live(&mut world, &[seconds(300)]);
+        assert_eq!(changes(&world, before), 0, "{millis} ms");
+    }
+}
+
+/// Nobody hears anybody, for somewhat less than makes a loss.
+#[test]
+fn a_silence_of_two_seconds_is_no_loss() {
+    for phase in 0..20 {
+        let mut world = calm_world(3);
+        world.pass(Duration::from_millis(50) * phase).unwrap();
+        let before = world.check.total;
+        let silent = Event::Wait { tenths: 20 };
+        let events = [Event::Split(0), silent, Event::Join(0), seconds(30)];
+        live(&mut world, &events);
+        assert_eq!(changes(&world, before), 0, "{phase}");
     }
 }
 

@@ -11,7 +11,7 @@ use crate::world::{Leads, Spot, World};
 /// could take it,
 pub(crate) const OUTAGE: Duration = Duration::from_secs(5);
 /// and so much longer for each after the first that is before it in the order and
-/// cannot.
+/// cannot; for the first as well if that shows only when it tries.
 const TURN: Duration = Duration::from_secs(2);
 /// Who has just become able to take a route may not know yet what there is to know: it
 /// looks for siblings, asks them, and tries again what failed before, every 8 s.
@@ -42,7 +42,9 @@ impl Check {
     pub(crate) fn ec2(&mut self, n: usize, ec2: Ec2, _now: Instant) {
         match ec2 {
             Ec2::Fine => self.not_fine.remove(&n),
-            Ec2::Slow | Ec2::Flaky | Ec2::Down => self.not_fine.insert(n),
+            Ec2::Slow | Ec2::Flaky | Ec2::Down | Ec2::Hanging | Ec2::ReadOnly => {
+                self.not_fine.insert(n)
+            }
         };
     }
 
@@ -146,7 +148,9 @@ impl World {
                 **other != *helper && !(heard && able.is_some_and(|able| *able + SETTLED <= start))
             });
             let unable = u32::try_from(unable.count()).unwrap();
-            let most = OUTAGE + TURN * unable.saturating_sub(1);
+            let mut others = others.iter().map(|other| self.spokes[*other].ec2);
+            let shows_late = others.any(|ec2| matches!(ec2, Ec2::Hanging | Ec2::ReadOnly));
+            let most = OUTAGE + TURN * (unable.saturating_sub(1) + u32::from(shows_late));
             let outage = now.saturating_duration_since(start);
             if unable <= 1 {
                 self.check.longest = self.check.longest.max(outage);

@@ -46,6 +46,10 @@ pub(crate) enum Ec2 {
     Flaky,
     /// All do, after a second.
     Down,
+    /// None is answered, until the daemon gives it up.
+    Hanging,
+    /// It tells what the routes are, and changes none.
+    ReadOnly,
 }
 
 pub(crate) fn event() -> impl Strategy<Value = Event> {

@@ -11,6 +11,7 @@
 
 #![forbid(unsafe_code)]
 #![expect(clippy::unwrap_used, reason = "a test that fails should panic")]
+#![expect(clippy::print_stdout, reason = "figures, for who wants to see them")]
 
 mod cases;
 mod check;
@@ -39,7 +40,12 @@ fn beginning() -> Instant {
 
 /// A VPC in which everything has been well for a while.
 fn calm_world(spokes: u8) -> World {
-    let mut world = World::new(spokes, beginning());
+    calm_world_with_phases(spokes, Duration::from_millis(170))
+}
+
+/// The same; the spokes do what they do so far apart within each second.
+fn calm_world_with_phases(spokes: u8, apart: Duration) -> World {
+    let mut world = World::new(spokes, apart, beginning());
     world.pass(Duration::from_secs(20)).unwrap();
     world
 }

@@ -1,6 +1,7 @@
 //! A spoke of the simulated VPC: the state machine under test, and what a daemon does
 //! around it, no more.
 
+use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
@@ -9,14 +10,14 @@ use privnet_model::health::HealthReport;
 use privnet_model::id::{InstanceId, InterfaceId, Zone};
 use privnet_model::vpc;
 use privnet_reconcile::remedy::{Journal, Remedy};
+use privnet_reconcile::takeover::asking::Asking;
 use privnet_reconcile::takeover::{Decision, Memory, Move, Setup, Takeover};
 
 use crate::event::Ec2;
 use crate::world::DESTINATIONS;
 
-/// Between two self-tests, two questions to a sibling, and two beats of the loop.
+/// Between two self-tests, and two beats of the loop.
 const SELF_TEST: Duration = Duration::from_secs(1);
-pub(crate) const ASK: Duration = Duration::from_millis(500);
 const TICK: Duration = Duration::from_millis(200);
 
 /// The shortest silence after which the config lets something be done.
@@ -48,7 +49,10 @@ pub(crate) struct Spoke {
     /// When it starts again after a planned stop.
     pub(crate) starts: Option<Instant>,
     tests: Instant,
+    /// When it asks whom it has just come to know.
     pub(crate) asks: Instant,
+    /// The questions to each sibling, known by when they were asked.
+    pub(crate) asking: BTreeMap<InstanceId, Asking<Instant>>,
     ticks: Instant,
     pub(crate) request: Option<(Request, Instant)>,
     pub(crate) waiting: Vec<Move>,
@@ -104,9 +108,14 @@ fn remedy(number: u32, journal: Journal) -> Remedy {
 }
 
 impl Spoke {
-    pub(crate) fn new(number: u32, zone: u8, now: Instant, wall: Timestamp) -> Self {
-        // No two do things at the same moments.
-        let phase = Duration::from_millis(u64::from(number) * 170 % 1000);
+    /// One that does what it does that much after each full second.
+    pub(crate) fn new(
+        number: u32,
+        zone: u8,
+        phase: Duration,
+        now: Instant,
+        wall: Timestamp,
+    ) -> Self {
         let memory = Memory::default();
         Self {
             instance: number,
@@ -124,6 +133,7 @@ impl Spoke {
             starts: None,
             tests: now + phase,
             asks: now + phase,
+            asking: BTreeMap::new(),
             ticks: now + phase,
             request: None,
             waiting: Vec::new(),
@@ -147,6 +157,7 @@ impl Spoke {
         self.failures = 0;
         self.tests = now + Duration::from_millis(300);
         self.asks = now;
+        self.asking.clear();
         self.ticks = now;
         self.discovers = now;
         self.remedy = remedy(self.instance, self.remedy.journal().clone());

@@ -1,7 +1,7 @@
 //! The simulated VPC: spokes, the network between them, and EC2 with its route tables.
 //! What must hold is asked of it after each step (`check`).
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
@@ -12,18 +12,18 @@ use privnet_model::vpc::{
     RouteState, RouteTable, RouteTarget, Siblings,
 };
 use privnet_reconcile::remedy::Outcome;
+use privnet_reconcile::takeover::asking::Asking;
 use privnet_reconcile::takeover::{Reason, SiblingState};
 
 use crate::check::Check;
 use crate::event::{Ec2, Event};
-use crate::spoke::{ASK, REMEDY_AFTER, Request, Spoke, described, instance, interface, zone};
+use crate::spoke::{REMEDY_AFTER, Request, Spoke, described, instance, interface, zone};
 
 pub(crate) const DESTINATIONS: [&str; 2] = ["0.0.0.0/0", "10.0.0.0/8"];
 pub(crate) const STEP: Duration = Duration::from_millis(50);
-/// An answer that takes longer is none.
-const PATIENCE: Duration = Duration::from_secs(1);
 const DISCOVERY: Duration = Duration::from_secs(15);
-/// What a sibling said may be that old: a question's interval, and an answer waited for.
+/// What a sibling said may be that old: a question's interval, and the next one's answer
+/// waited for.
 const NEWS: Duration = Duration::from_millis(1900);
 /// A planned stop takes no longer.
 const STOP: Duration = Duration::from_secs(10);
@@ -38,10 +38,14 @@ pub(crate) enum Leads {
     NatGateway,
 }
 
-struct Question {
-    from: u32,
+/// An answer that is on its way.
+struct Coming {
+    at: Instant,
+    /// Who asked whom, and when.
     to: u32,
+    from: InstanceId,
     asked: Instant,
+    report: HealthReport,
 }
 
 pub(crate) struct World {
@@ -52,8 +56,13 @@ pub(crate) struct World {
     pub(crate) routes: BTreeMap<Spot, Leads>,
     /// Datagrams from the one to the other are lost.
     cuts: BTreeSet<(usize, usize)>,
-    /// Questions that wait for an answer that will not come.
-    waiting: VecDeque<Question>,
+    coming: Vec<Coming>,
+    /// How long an answer to a sibling takes.
+    pub(crate) round_trip: Duration,
+    /// How long EC2 takes, if always the same.
+    pub(crate) ec2_takes: Option<Duration>,
+    /// How far apart within a second any two do what they do.
+    apart: Duration,
     dice: u64,
     launched: u32,
     /// When an instance was terminated last.
@@ -64,7 +73,7 @@ pub(crate) struct World {
 
 impl World {
     /// So many spokes in three zones: the fourth shares the first one's.
-    pub(crate) fn new(spokes: u8, now: Instant) -> Self {
+    pub(crate) fn new(spokes: u8, apart: Duration, now: Instant) -> Self {
         let zones = spokes.min(3);
         let mut world = Self {
             start: now,
@@ -73,7 +82,10 @@ impl World {
             spokes: Vec::new(),
             routes: BTreeMap::new(),
             cuts: BTreeSet::new(),
-            waiting: VecDeque::new(),
+            coming: Vec::new(),
+            round_trip: Duration::ZERO,
+            ec2_takes: None,
+            apart,
             dice: 1,
             launched: 0,
             replaced: now,
@@ -89,7 +101,9 @@ impl World {
 
     fn launch(&mut self, zone: u8) -> Spoke {
         self.launched += 1;
-        Spoke::new(self.launched, zone, self.now, self.wall())
+        let phase = (self.apart * self.launched).as_millis() % 1000;
+        let phase = Duration::from_millis(phase as u64);
+        Spoke::new(self.launched, zone, phase, self.now, self.wall())
     }
 
     pub(crate) fn wall(&self) -> Timestamp {
@@ -187,6 +201,7 @@ impl World {
 
     fn step(&mut self) -> Result<(), String> {
         let (now, wall) = (self.now, self.wall());
+        self.deliver();
         for n in 0..self.spokes.len() {
             if self.spokes[n].starts.is_some_and(|at| now >= at) {
                 self.spokes[n].start(now, wall);
@@ -195,6 +210,7 @@ impl World {
                 continue;
             }
             self.discover(n);
+            self.give_up(n);
             self.ask(n);
             if self.spokes[n].beat(now, wall) {
                 self.request(n, Request::Look);
@@ -203,7 +219,6 @@ impl World {
             self.mend(n)?;
             self.end_stop(n);
         }
-        self.give_up();
         self.check_state()
     }
 
@@ -276,41 +291,57 @@ impl World {
         self.spokes[n].discovers = now + DISCOVERY;
     }
 
-    /// Asks each sibling; who can answer does so at once.
+    /// Asks each sibling whose turn it is.
     fn ask(&mut self, n: usize) {
         let now = self.now;
-        if now < self.spokes[n].asks {
-            return;
-        }
-        self.spokes[n].asks = now + ASK;
-        for id in self.spokes[n].machine.asked().into_keys() {
-            let other = self
-                .spokes
-                .iter()
-                .position(|one| instance(one.instance) == id);
-            if let Some(other) = other.filter(|other| !self.cuts.contains(&(n, *other)))
-                && self.spokes[other].runs()
-            {
-                let me = instance(self.spokes[n].instance);
+        let siblings = self.spokes[n].machine.asked();
+        self.spokes[n]
+            .asking
+            .retain(|id, _| siblings.contains_key(id));
+        let me = instance(self.spokes[n].instance);
+        for id in siblings.into_keys() {
+            let spoke = &mut self.spokes[n];
+            let first = spoke.asks.max(now);
+            let asking = spoke.asking.entry(id.clone());
+            let asking = asking.or_insert_with(|| Asking::new(first));
+            if now < asking.due() {
+                continue;
+            }
+            asking.asked(Some(now), now);
+            let mut spokes = self.spokes.iter();
+            let Some(other) = spokes.position(|one| instance(one.instance) == id) else {
+                continue;
+            };
+            if !self.cuts.contains(&(n, other)) && self.spokes[other].runs() {
                 self.spokes[other].machine.asked_by(&me, now);
             }
-            let answer = other.and_then(|other| self.answer(n, other));
-            match answer {
-                Some(report) => self.spokes[n].machine.observed(&id, now, Some(report), now),
-                None => {
-                    let to = other.map_or(u32::MAX, |other| self.spokes[other].instance);
-                    let to = if to == u32::MAX {
-                        number(id.as_str())
-                    } else {
-                        to
-                    };
-                    let from = self.spokes[n].instance;
-                    self.waiting.push_back(Question {
-                        from,
-                        to,
-                        asked: now,
-                    });
-                }
+            if let Some(report) = self.answer(n, other) {
+                self.coming.push(Coming {
+                    at: now + self.round_trip,
+                    to: self.spokes[n].instance,
+                    from: id,
+                    asked: now,
+                    report,
+                });
+                // What takes no time is there now.
+                self.deliver();
+            }
+        }
+    }
+
+    /// Answers arrive.
+    fn deliver(&mut self) {
+        let now = self.now;
+        for one in self.coming.extract_if(.., |one| now >= one.at) {
+            let mut spokes = self.spokes.iter_mut();
+            let Some(spoke) = spokes.find(|spoke| spoke.instance == one.to && spoke.runs()) else {
+                continue;
+            };
+            let asking = spoke.asking.get_mut(&one.from);
+            let asked = asking.and_then(|asking| asking.answered(|at| *at == one.asked, now));
+            if let Some(asked) = asked {
+                let report = Some(one.report);
+                spoke.machine.observed(&one.from, asked, report, now);
             }
         }
     }
@@ -320,27 +351,24 @@ impl World {
         (way && self.spokes[to].runs()).then(|| self.spokes[to].report(self.now))
     }
 
-    fn give_up(&mut self) {
+    fn give_up(&mut self, n: usize) {
         let now = self.now;
-        while let Some(question) = self
-            .waiting
-            .front()
-            .filter(|one| now - one.asked >= PATIENCE)
-        {
-            let to = instance(question.to);
-            let (from, asked) = (question.from, question.asked);
-            let mut spokes = self.spokes.iter_mut();
-            if let Some(spoke) = spokes.find(|one| one.instance == from && one.runs()) {
-                spoke.machine.observed(&to, asked, None, now);
+        let spoke = &mut self.spokes[n];
+        for (id, asking) in &mut spoke.asking {
+            while let Some(asked) = asking.give_up(now) {
+                spoke.machine.observed(id, asked, None, now);
             }
-            self.waiting.pop_front();
         }
     }
 
     fn request(&mut self, n: usize, request: Request) {
         let time = match self.spokes[n].ec2 {
-            Ec2::Fine | Ec2::Flaky => Duration::from_millis(50 + self.random(150)),
+            Ec2::Fine | Ec2::Flaky | Ec2::ReadOnly => {
+                let usual = Duration::from_millis(50 + self.random(150));
+                self.ec2_takes.unwrap_or(usual)
+            }
             Ec2::Slow | Ec2::Down => Duration::from_secs(1),
+            Ec2::Hanging => Duration::from_secs(4),
         };
         self.spokes[n].request = Some((request, self.now + time));
     }
@@ -355,7 +383,8 @@ impl World {
         let fails = match self.spokes[n].ec2 {
             Ec2::Fine | Ec2::Slow => false,
             Ec2::Flaky => self.random(2) == 0,
-            Ec2::Down => true,
+            Ec2::Down | Ec2::Hanging => true,
+            Ec2::ReadOnly => matches!(request, Request::Change(_)),
         };
         match request {
             Request::Look if fails => self.spokes[n].machine.look_failed(now),
