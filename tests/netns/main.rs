@@ -188,6 +188,7 @@ const TESTS: &[Test] = tests![
     takeover::an_instance_that_fails_or_hangs_is_stood_in_for,
     takeover::what_breaks_beneath_a_spoke_that_lives_is_noticed,
     takeover::a_throttled_or_absent_ec2_delays_a_takeover_and_breaks_nothing,
+    takeover::a_helper_that_ec2_refuses_is_stepped_in_for_by_the_next,
     takeover::a_split_between_siblings_costs_nothing_and_two_losses_at_once_are_covered,
     takeover::a_split_while_ec2_is_away_ends_in_no_fight_and_with_every_table_at_home,
     takeover::a_spoke_that_flaps_loses_its_routes_for_longer_each_time,

@@ -1,5 +1,5 @@
 //! A proxy in front of the AWS APIs that breaks them on demand: for one region or
-//! all, for one action or all, for every page or only for the ones after the
+//! all, for one caller or all, for one action or all, for every page or only for the ones after the
 //! first, always or a number of times. Without rules it only passes on.
 //!
 //! [`Rules`] come by `PUT /_rules` as JSON and replace the ones before;
@@ -33,6 +33,9 @@ pub struct Rules {
 pub struct Fault {
     /// Only calls to this region.
     pub region: Option<String>,
+    /// Only calls signed by this access key.
+    #[serde(default)]
+    pub access_key: Option<String>,
     /// Only calls of this action.
     pub action: Option<String>,
     /// Only calls that ask for a page after the first.
@@ -52,6 +55,7 @@ impl Fault {
     pub const fn everywhere(kind: FaultKind) -> Self {
         Self {
             region: None,
+            access_key: None,
             action: None,
             later_pages_only: false,
             containing: None,
@@ -64,6 +68,14 @@ impl Fault {
     pub fn in_region(region: &str, kind: FaultKind) -> Self {
         Self {
             region: Some(region.to_owned()),
+            ..Self::everywhere(kind)
+        }
+    }
+
+    /// Breaks every call by one caller.
+    pub fn by_caller(access_key: &str, kind: FaultKind) -> Self {
+        Self {
+            access_key: Some(access_key.to_owned()),
             ..Self::everywhere(kind)
         }
     }
@@ -105,6 +117,10 @@ impl Fault {
                 .region
                 .as_ref()
                 .is_none_or(|region| *region == call.region)
+            && self
+                .access_key
+                .as_ref()
+                .is_none_or(|key| *key == call.access_key)
             && self
                 .action
                 .as_ref()
@@ -183,24 +199,16 @@ pub fn busy_millis(calls: &[Call]) -> u64 {
 }
 
 /// How long the API kept somebody waiting who made these calls one after the other: what
-/// it took for each beyond the `usual` time of AWS's own, and from its first refusal to the
-/// last. What falls together counts once.
+/// it took for each beyond the `usual` time of AWS's own. What falls together counts once,
+/// and what it refused not at all: whoever is refused is to cope with that.
 pub fn delay_millis(calls: &[Call], usual: Duration) -> u64 {
     let usual = u64::try_from(usual.as_millis()).unwrap_or(u64::MAX);
-    let refused = calls.iter().filter(|call| call.fault.is_some());
-    let refused = refused.map(|call| call.from_millis);
-    let refusing = refused.clone().min().zip(refused.max());
-    let refusing = refusing.map(|(first, last)| Call {
-        from_millis: first,
-        to_millis: Some(last),
-        ..Call::default()
-    });
     let answered = calls.iter().filter(|call| call.fault.is_none());
     let late = answered.map(|call| Call {
         from_millis: call.from_millis.saturating_add(usual),
         ..call.clone()
     });
-    busy_millis(&late.chain(refusing).collect::<Vec<_>>())
+    busy_millis(&late.collect::<Vec<_>>())
 }
 
 /// The proxy's clock.
@@ -298,6 +306,17 @@ mod tests {
     }
 
     #[test]
+    fn a_rule_for_one_caller_lets_the_others_pass() {
+        let rule = Fault::by_caller("AKIAONE", FaultKind::Unavailable);
+        let by = |access_key: &str| Call {
+            access_key: access_key.to_owned(),
+            ..call("eu-west-1", false)
+        };
+        assert!(rule.applies_to(&by("AKIAONE"), ""));
+        assert!(!rule.applies_to(&by("AKIATWO"), ""));
+    }
+
+    #[test]
     fn a_rule_for_searches_lets_questions_by_id_pass() {
         let rule = Fault::of_searches(FaultKind::NothingListed);
         let call = call("eu-west-1", false);
@@ -339,13 +358,11 @@ mod tests {
         assert_eq!(busy_millis(&calls), 21);
         // Late are the second from 5 on, and the first from 15 to 20.
         assert_eq!(delay_millis(&calls, Duration::from_millis(5)), 15);
-        // The API refused from 12 to 70; what was late then was late anyway.
-        let refused = |from_millis| Call {
-            from_millis,
+        let refused = Call {
             fault: Some(FaultKind::Throttled),
-            ..Call::default()
+            ..span(12, Some(70))
         };
-        let more = [&calls[..], &[refused(70), refused(12)]].concat();
-        assert_eq!(delay_millis(&more, Duration::from_millis(5)), 65);
+        let more = [&calls[..], &[refused]].concat();
+        assert_eq!(delay_millis(&more, Duration::from_millis(5)), 15);
     }
 }

@@ -86,22 +86,20 @@ impl Drop for Requests {
     }
 }
 
-/// The longest time from the beginning of a request that failed to that of the next
-/// one that did not; nothing if none failed.
-pub fn longest_outage(requests: &[Request]) -> Option<Range<Instant>> {
-    let mut longest: Option<Range<Instant>> = None;
-    let mut failing = None;
+/// Each time from the beginning of a request that failed to that of the next one that did
+/// not, or as long as was seen.
+pub fn outages(requests: &[Request]) -> Vec<Range<Instant>> {
+    let mut outages: Vec<Range<Instant>> = Vec::new();
+    let mut failing: Option<Range<Instant>> = None;
     for request in requests {
-        let since = *failing.get_or_insert(request.at);
-        let before = longest.as_ref().map_or(Duration::ZERO, length);
-        if request.at - since > before {
-            longest = Some(since..request.at);
-        }
+        let since = failing.map_or(request.at, |failing| failing.start);
+        failing = Some(since..request.at);
         if request.seen_as.is_some() {
-            failing = None;
+            outages.extend(failing.take().filter(|time| !time.is_empty()));
         }
     }
-    longest
+    outages.extend(failing.filter(|time| !time.is_empty()));
+    outages
 }
 
 /// From its beginning to its end.
@@ -167,11 +165,11 @@ mod tests {
             request(4, false),
             request(5, true),
         ];
-        let longest = |made: &[Request]| longest_outage(made).as_ref().map(length);
-        assert_eq!(longest(&made), Some(INTERVAL * 2));
+        let each = |made: &[Request]| outages(made).iter().map(length).collect::<Vec<_>>();
+        assert_eq!(each(&made), [INTERVAL, INTERVAL * 2]);
         assert_eq!(lost(&made), 3);
         // One that has not ended is as long as it was seen.
-        assert_eq!(longest(&made[..5]), Some(INTERVAL));
-        assert_eq!(longest(&made[..1]), None);
+        assert_eq!(each(&made[..5]), [INTERVAL, INTERVAL]);
+        assert!(each(&made[..1]).is_empty());
     }
 }
