@@ -21,9 +21,7 @@ use privnet_tests::deployment::{self, PATIENCE, tunnels};
 use privnet_tests::iam;
 use privnet_tests::moto::{Ec2, Stack};
 use privnet_tests::process::wait_until;
-use privnet_tests::topology::{
-    self, ACCOUNT, HUB_PUBLIC, Network, Role, SECOND_HUB_PUBLIC, WEB,
-};
+use privnet_tests::topology::{self, ACCOUNT, HUB_PUBLIC, Network, Role, SECOND_HUB_PUBLIC, WEB};
 use privnet_tests::world::World;
 use serde_json::json;
 
