@@ -436,7 +436,6 @@ mod tests {
                     id: &"192.0.2.1".parse().unwrap(),
                     secret: &|_| None,
                     up: &BTreeSet::new(),
-                    calling: &BTreeSet::new(),
                 },
             });
             Self {

@@ -4,8 +4,11 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
+use privnet_model::status::EspStatus;
 use privnet_reconcile::fleet::{Fleet, TunnelId};
-use privnet_reconcile::health::{Health, HealthChange, Probes};
+use privnet_reconcile::health::{Health, HealthChange, Probe, Probes};
+use privnet_reconcile::interface::InterfaceName;
+use privnet_reconcile::xfrm::{XfrmInterface, if_ids};
 use privnet_runtime::probe::Prober;
 use tokio::time::{Interval, MissedTickBehavior, interval};
 use tracing::warn;
@@ -17,6 +20,8 @@ const BEAT: Duration = Duration::from_millis(125);
 pub(crate) struct Gateways {
     probes: Probes,
     prober: Prober,
+    /// The interfaces of those by IPsec.
+    by_ipsec: BTreeMap<TunnelId, InterfaceName>,
     beat: Interval,
     problem: Option<String>,
 }
@@ -28,14 +33,23 @@ impl Gateways {
         Self {
             probes: Probes::default(),
             prober,
+            by_ipsec: BTreeMap::new(),
             beat,
             problem: None,
         }
     }
 
-    /// Takes over who is to be probed.
-    pub(crate) fn watch(&mut self, fleet: &Fleet) {
-        self.probes.watch(fleet, Instant::now());
+    /// Takes over who is to be probed, where this does ESP.
+    pub(crate) fn watch(&mut self, fleet: &Fleet, esp: Option<EspStatus>) {
+        self.probes.watch(fleet, esp, Instant::now());
+        let names = fleet.ipsec().filter_map(|tunnel| tunnel.ipsec.as_ref());
+        let numbers = if_ids(names.map(|planned| &planned.tunnel.name));
+        let tunnels = fleet.tunnels.iter();
+        let interfaces = tunnels.filter_map(|(id, tunnel)| {
+            let number = numbers.get(&tunnel.ipsec.as_ref()?.tunnel.name)?;
+            Some((id.clone(), XfrmInterface::name(*number)))
+        });
+        self.by_ipsec = interfaces.collect();
     }
 
     /// How each is.
@@ -74,9 +88,20 @@ impl Gateways {
         if due.is_empty() {
             return;
         }
-        let sent = due
-            .iter()
-            .map(|probe| self.prober.ask(probe.address, probe.sequence));
+        let sent = due.iter().map(|probe| {
+            let Probe {
+                tunnel,
+                address,
+                sequence,
+            } = probe;
+            match self.by_ipsec.get(tunnel) {
+                Some(interface) => {
+                    let interface = interface.as_str();
+                    self.prober.ask_through(interface, *address, *sequence)
+                }
+                None => self.prober.ask(*address, *sequence),
+            }
+        });
         let failed = sent.filter_map(Result::err).last();
         let problem = failed.map(|error| {
             format!(

@@ -11,11 +11,10 @@ use privnet_ec2::{Discovery, Imds, ParameterStore, ProofCourier, SdkContext};
 use privnet_model::config::ConfigErrors;
 use privnet_model::config::hub::{HubConfig, ProofMode};
 use privnet_model::enrol::{HUB, HUB_ADDRESS};
-use privnet_model::id::{InstanceId, VpcId};
 use privnet_model::inventory::{Identity, Inventory, Partition, Transport};
 use privnet_model::ipsec::ConnectionName;
 use privnet_model::key::{PrivateKey, PublicKey};
-use privnet_model::status::{Reason, Role};
+use privnet_model::status::Role;
 use privnet_reconcile::fleet::{Carried, Fleet, Obstacle, PlannedTunnel, Site};
 use privnet_reconcile::memory::Memory;
 use privnet_reconcile::pin;
@@ -37,7 +36,6 @@ use self::own_key::OwnKey;
 use self::reload::load_readable_sites;
 use self::site_keys::SiteKeys;
 use crate::cache::{Cache, Cached};
-use crate::callers::Callers;
 use crate::doctor;
 use crate::enrolment::{self, Enrolment, Judged};
 use crate::gateways::Gateways;
@@ -83,9 +81,6 @@ pub struct Hub {
     journal: Journal,
     watch: Watch,
     strangers: Strangers,
-    callers: Callers,
-    /// Those that are to take another one's place, as of the last decision.
-    calling: BTreeSet<InstanceId>,
     enrolment: Enrolment,
     preshared: Preshared,
     cache: Cache,
@@ -237,8 +232,6 @@ impl Daemon for Hub {
             journal: Journal::default(),
             watch: Watch::default(),
             strangers: Strangers::default(),
-            callers: Callers::default(),
-            calling: BTreeSet::new(),
             enrolment: Enrolment::new(courier),
             preshared,
             cache,
@@ -339,11 +332,8 @@ impl Hub {
         let connected = self.router.connected();
         let refused = self.router.strangers().into_iter();
         let refused: Vec<Stranger> = refused.filter_map(Stranger::refused).collect();
-        let calling = self.hear_callers(&refused, &connected);
-        let has_heir = !calling.is_subset(&self.calling);
-        self.calling = calling;
         let keys = pin::settle_all(&mut self.inventory, &alive);
-        if !keys.is_empty() || alive != self.alive || connected != self.connected || has_heir {
+        if !keys.is_empty() || alive != self.alive || connected != self.connected {
             self.connected = connected;
             let carried = self.carried.clone();
             self.settle().await;
@@ -358,38 +348,6 @@ impl Hub {
         }
         self.hear_knocks(refused);
         Ok(())
-    }
-
-    /// Who takes the place of a spoke by IPsec of the same VPC that is not connected.
-    fn hear_callers(
-        &mut self,
-        refused: &[Stranger],
-        connected: &BTreeSet<ConnectionName>,
-    ) -> BTreeSet<InstanceId> {
-        let is_connected = |tunnel: &PlannedTunnel| {
-            let name = tunnel.ipsec.as_ref().map(|ipsec| &ipsec.tunnel.name);
-            name.is_some_and(|name| connected.contains(name))
-        };
-        let tunnels = || self.fleet.tunnels.values();
-        let served: BTreeSet<&VpcId> = tunnels()
-            .filter(|tunnel| is_connected(tunnel))
-            .filter_map(|tunnel| tunnel.vpc.as_ref())
-            .collect();
-        let is_second = |tunnel: &&PlannedTunnel| {
-            let reason = tunnel.obstacle.as_ref().map(Obstacle::reason);
-            matches!(reason, Some(Reason::SecondByIpsec { .. }))
-        };
-        let waiting: BTreeSet<InstanceId> = tunnels()
-            .filter(is_second)
-            .filter(|tunnel| tunnel.vpc.as_ref().is_some_and(|vpc| !served.contains(vpc)))
-            .filter_map(|tunnel| tunnel.instance.clone())
-            .collect();
-        let refused = refused.iter().filter_map(|who| match who {
-            Stranger::Instance(instance) => Some(instance.clone()),
-            Stranger::Key(_) | Stranger::Nameless => None,
-        });
-        let refused: Vec<InstanceId> = refused.collect();
-        self.callers.hear(&refused, &waiting, Instant::now())
     }
 
     /// Unknown ones call: spokes, perhaps, that EC2 would name by now.

@@ -9,7 +9,6 @@
 #![forbid(unsafe_code)]
 
 mod cache;
-mod callers;
 mod doctor;
 mod enrolment;
 mod gateways;

@@ -141,7 +141,6 @@ impl Poll {
                 id: &"192.0.2.1".parse().unwrap(),
                 secret: &|_| None,
                 up: &BTreeSet::new(),
-                calling: &BTreeSet::new(),
             },
         })
     }

@@ -104,7 +104,7 @@ const TESTS: &[Test] = tests![
     ipsec_spokes::a_spoke_by_ipsec_goes_to_the_next_hub_when_one_dies,
     ipsec_spokes::a_cidr_that_strongswans_own_esp_cannot_serve_is_told,
     ipsec_spokes::a_new_spoke_by_ipsec_joins_when_it_calls,
-    ipsec_spokes::a_spoke_by_ipsec_is_stood_in_for_by_another_of_its_vpc,
+    ipsec_spokes::spokes_by_ipsec_serve_a_zone_each_and_stand_in_for_each_other,
     ipsec_spokes::of_two_hubs_the_next_serves_its_private_network_when_one_dies,
     policy::sites_that_may_not_talk_do_not_and_the_operator_is_told_why,
     failover::each_zone_of_a_vpc_is_reached_through_its_own_spoke,

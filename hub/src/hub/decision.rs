@@ -58,7 +58,8 @@ impl Hub {
         self.fleet = fleet;
         self.enforce_policy();
         self.alive = alive;
-        self.gateways.watch(&self.fleet);
+        let esp = self.router.charon_status().and_then(|charon| charon.esp);
+        self.gateways.watch(&self.fleet, esp);
         changes
     }
 
@@ -90,7 +91,6 @@ impl Hub {
                 id: &own_id,
                 secret: &|spoke| self.preshared.ike_secret(spoke, &own_id),
                 up: &self.router.connected(),
-                calling: &self.calling,
             },
         })
     }

@@ -580,11 +580,6 @@ pub enum Reason {
     Silent,
     /// It has a session, and does not answer what is sent through it.
     Unresponsive,
-    /// Another spoke of its VPC has the VPC's one tunnel by IPsec.
-    SecondByIpsec {
-        /// That spoke's tunnel.
-        tunnel: String,
-    },
     /// Only one hub is used at a time, and another one is.
     StandsBy,
     /// The same of one that would let us in.
@@ -634,11 +629,6 @@ impl fmt::Display for Reason {
             Self::NoAnswer => f.write_str("no handshake yet"),
             Self::Silent => f.write_str("no handshake for over 3 minutes"),
             Self::Unresponsive => f.write_str("no answer to probes through the tunnel"),
-            Self::SecondByIpsec { tunnel } => write!(
-                f,
-                "a VPC has one tunnel by IPsec, and {tunnel} has it; this one takes its place when \
-                 it stays down"
-            ),
             Self::StandsBy => f.write_str("stands by: one hub is used at a time"),
             Self::StandsByReady => {
                 f.write_str("stands by: it answers, and is used again when it has lasted")

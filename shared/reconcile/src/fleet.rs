@@ -22,7 +22,7 @@ use privnet_model::ipsec::{
 use privnet_model::key::{PresharedKey, PublicKey};
 use privnet_model::net::Supernet;
 use privnet_model::peer::PeerConfig;
-use privnet_model::status::{ExcludedCidr, Exclusion, Note, Origin, Reason};
+use privnet_model::status::{EspStatus, ExcludedCidr, Exclusion, Note, Origin, Reason};
 use serde::{Deserialize, Serialize};
 
 use crate::health::Health;
@@ -85,8 +85,6 @@ pub struct IpsecInput<'a> {
     pub secret: &'a dyn Fn(&IkeId) -> Option<IkeSecret>,
     /// The tunnels that can carry packets now.
     pub up: &'a BTreeSet<ConnectionName>,
-    /// Spokes that call, and of whose VPC none is connected: another one has its tunnel.
-    pub calling: &'a BTreeSet<InstanceId>,
 }
 
 /// An IPsec tunnel as it is to be, with what proves that we are ourselves.
@@ -96,6 +94,19 @@ pub struct PlannedIpsec {
     pub tunnel: IpsecTunnel,
     /// The key.
     pub credential: IkeCredential,
+    /// What is routed into it where the kernel does ESP. Its selectors may be wider: they
+    /// are what may pass, and stay while gateways take turns.
+    pub routed: BTreeSet<IpNet>,
+}
+
+impl PlannedIpsec {
+    /// The same without anything routed into it.
+    pub fn standing_by(self) -> Self {
+        Self {
+            routed: BTreeSet::new(),
+            ..self
+        }
+    }
 }
 
 /// A static site and its secret.
@@ -227,7 +238,7 @@ pub struct PlannedTunnel {
     pub keepalive: Option<Duration>,
     /// The tunnel by IPsec.
     pub ipsec: Option<PlannedIpsec>,
-    /// How it answers probes; `None` when it is not probed.
+    /// How it answers probes; `None` when it is the only one of its site.
     pub health: Option<Health>,
     /// Why there is no tunnel; `None` when there is one.
     pub obstacle: Option<Obstacle>,
@@ -341,13 +352,19 @@ impl Fleet {
     }
 
     /// The gateways to probe, with the address that answers: those of sites that
-    /// have more than one.
-    pub fn probed(&self) -> impl Iterator<Item = (&TunnelId, IpAddr)> {
+    /// have more than one. Those by IPsec only where the kernel does ESP: strongSwan's own
+    /// sends what is for a site through any of its tunnels.
+    pub fn probed(&self, esp: Option<EspStatus>) -> impl Iterator<Item = (&TunnelId, IpAddr)> {
+        let can_be =
+            move |tunnel: &&PlannedTunnel| tunnel.ipsec.is_none() || esp == Some(EspStatus::Kernel);
         self.sites
             .values()
             .filter(|site| site.gateways.len() > 1)
             .flat_map(|site| &site.gateways)
-            .filter_map(|id| Some((id, self.tunnels.get(id)?.address?)))
+            .filter_map(move |id| {
+                let tunnel = self.tunnels.get(id).filter(can_be)?;
+                Some((id, tunnel.address?))
+            })
     }
 }
 

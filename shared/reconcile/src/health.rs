@@ -17,6 +17,7 @@ use std::fmt;
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
+use privnet_model::status::EspStatus;
 use serde::{Deserialize, Serialize};
 
 use crate::fleet::{Fleet, TunnelId};
@@ -118,10 +119,11 @@ struct Sent {
 }
 
 impl Probes {
-    /// Takes over who is to be probed. Gateways that stay keep their health.
-    pub fn watch(&mut self, fleet: &Fleet, now: Instant) {
+    /// Takes over who is to be probed, where this does ESP. Gateways that stay keep their
+    /// health.
+    pub fn watch(&mut self, fleet: &Fleet, esp: Option<EspStatus>, now: Instant) {
         let mut before = std::mem::take(&mut self.gateways);
-        for (id, address) in fleet.probed() {
+        for (id, address) in fleet.probed(esp) {
             let known = before.remove(id).filter(|known| known.address == address);
             let gateway = known.unwrap_or_else(|| Gateway::new(address, now));
             self.gateways.insert(id.clone(), gateway);

@@ -8,8 +8,9 @@
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
+use rustix::io::Errno;
 use socket2::Type;
-use surge_ping::{Client, Config, ICMP, PingIdentifier, PingSequence};
+use surge_ping::{Client, Config, ConfigBuilder, ICMP, PingIdentifier, PingSequence};
 use tokio::sync::mpsc;
 
 /// How long an answer is waited for. Later ones mean nothing to anybody.
@@ -60,6 +61,32 @@ impl Prober {
     /// address is not there yet.
     pub fn ask(&mut self, address: IpAddr, sequence: u16) -> std::io::Result<()> {
         let client = self.client(address.is_ipv6())?;
+        self.ping(client, address, sequence);
+        Ok(())
+    }
+
+    /// The same through an interface that may come and go: with a socket of its own, as
+    /// one stays bound to an interface that is gone.
+    ///
+    /// # Errors
+    /// As above.
+    pub fn ask_through(
+        &self,
+        interface: &str,
+        address: IpAddr,
+        sequence: u16,
+    ) -> std::io::Result<()> {
+        let config = config(interface, address.is_ipv6());
+        match Client::new(&config.build()) {
+            Ok(client) => self.ping(client, address, sequence),
+            // It is not there: nobody answers.
+            Err(error) if Errno::from_io_error(&error) == Some(Errno::NODEV) => {}
+            Err(error) => return Err(error),
+        }
+        Ok(())
+    }
+
+    fn ping(&self, client: Client, address: IpAddr, sequence: u16) {
         let identifier = self.identifier;
         let answers = self.sender.clone();
         tokio::spawn(async move {
@@ -73,7 +100,6 @@ impl Prober {
                 let _ = answers.try_send(Answer { address, sequence });
             }
         });
-        Ok(())
     }
 
     /// The next answer; never, while nobody answers. Cancel-safe.
@@ -92,15 +118,22 @@ impl Prober {
         if let Some(client) = slot {
             return Ok(client.clone());
         }
-        let config = Config::builder()
-            // The other type depends on a sysctl, `ping_group_range`.
-            .sock_type_hint(Type::RAW)
-            .interface(&self.interface);
-        let config = match self.source {
-            _ if ipv6 => config.kind(ICMP::V6),
+        let config = config(&self.interface, ipv6);
+        let config = match self.source.filter(|_| !ipv6) {
             Some(source) => config.bind(SocketAddr::from((source, 0))),
             None => config,
         };
         Ok(slot.insert(Client::new(&config.build())?).clone())
+    }
+}
+
+fn config(interface: &str, ipv6: bool) -> ConfigBuilder {
+    let config = Config::builder()
+        // The other type depends on a sysctl, `ping_group_range`.
+        .sock_type_hint(Type::RAW)
+        .interface(interface);
+    match ipv6 {
+        true => config.kind(ICMP::V6),
+        false => config,
     }
 }

@@ -111,7 +111,8 @@ impl Spoke {
                     false => Ok(None),
                 };
                 let (ipsec, reason) = match planned {
-                    Ok(ipsec) => (ipsec, (number != in_use).then_some(Reason::StandsBy)),
+                    Ok(ipsec) if number == in_use => (ipsec, None),
+                    Ok(ipsec) => (ipsec.map(PlannedIpsec::standing_by), Some(Reason::StandsBy)),
                     Err(reason) => (None, Some(reason)),
                 };
                 PlannedTunnel {
@@ -151,6 +152,7 @@ impl Spoke {
         match tunnel.errors().first() {
             Some(error) => Err(misconfigured(error.to_string())),
             None => Ok(PlannedIpsec {
+                routed: tunnel.remote.selectors.clone(),
                 tunnel,
                 credential: IkeCredential::PresharedKey(secret),
             }),

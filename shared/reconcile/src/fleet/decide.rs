@@ -5,6 +5,7 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 use privnet_model::id::VpcId;
+use privnet_model::inventory::Transport;
 use privnet_model::key::PublicKey;
 use privnet_model::status::{ExcludedCidr, Exclusion, Reason};
 
@@ -14,6 +15,7 @@ use super::spoke::{Spoke, is_incumbent, site_tunnel};
 use super::{
     Fleet, FleetInput, Obstacle, PlannedSite, PlannedTunnel, SiteId, SiteSecret, TunnelId, ipsec,
 };
+use crate::health::Health;
 
 pub(super) fn decide(input: FleetInput<'_>) -> Fleet {
     let mut claims = Claims::new(input);
@@ -24,15 +26,17 @@ pub(super) fn decide(input: FleetInput<'_>) -> Fleet {
     }
     let mut spokes = spokes(input);
     settle_keys(&mut spokes, &mut claims, input);
-    ipsec::one_a_vpc(&mut spokes, input);
     let mut sites = group(&spokes);
     settle_cidrs(&mut sites, &mut claims, input);
     for (vpc, site) in &sites {
         share_site(vpc, site, &mut spokes, input, &mut fleet);
     }
     give_addresses(&mut spokes, &sites, &mut claims);
+    let shared = shared_by_ipsec(&sites, &spokes);
     for spoke in &mut spokes {
-        ipsec::settle_spoke(&mut spoke.tunnel, input);
+        let vpc = spoke.record.vpc.as_ref();
+        let shared = vpc.and_then(|vpc| shared.get(vpc).copied());
+        ipsec::settle_spoke(&mut spoke.tunnel, shared, input);
     }
     let tunnels = spokes.into_iter().map(|spoke| (spoke.id(), spoke.tunnel));
     fleet.tunnels.extend(tunnels);
@@ -213,7 +217,8 @@ fn share_site(
 
 fn share_among(site: &VpcSite, ids: &[TunnelId], spokes: &mut [Spoke<'_>], input: FleetInput<'_>) {
     for (at, id) in site.members.iter().zip(ids) {
-        spokes[*at].tunnel.health = input.health.get(id).copied();
+        let health = input.health.get(id).copied();
+        spokes[*at].tunnel.health = Some(health.unwrap_or(Health::Untried));
     }
     let members: Vec<&Spoke<'_>> = site.members.iter().map(|at| &spokes[*at]).collect();
     let gateways: Vec<Gateway<'_>> = members
@@ -246,6 +251,21 @@ fn share_among(site: &VpcSite, ids: &[TunnelId], spokes: &mut [Spoke<'_>], input
         }
         tunnel.cidrs = shares[member].iter().copied().collect();
     }
+}
+
+/// What the sites have whose gateways all speak IPsec: each has the whole as selectors,
+/// so that a turn of another needs no negotiation. Where others speak WireGuard a
+/// gateway has what it carries: strongSwan's own ESP makes its routes of selectors.
+fn shared_by_ipsec<'a, 's>(
+    sites: &'s BTreeMap<&'a VpcId, VpcSite>,
+    spokes: &[Spoke<'_>],
+) -> BTreeMap<&'a VpcId, &'s BTreeSet<IpNet>> {
+    let by_ipsec = |at: &usize| spokes[*at].tunnel.transport == Transport::Ipsec;
+    sites
+        .iter()
+        .filter(|(_, site)| site.members.iter().all(by_ipsec))
+        .map(|(vpc, site)| (*vpc, &site.won))
+        .collect()
 }
 
 /// Gives each spoke its own private address, where that lies in what its site has. One

@@ -6,7 +6,6 @@ use std::net::IpAddr;
 
 use jiff::Timestamp;
 use privnet_model::config::hub::{SiteConfig, SiteLink, TrustConfig, WireguardSite};
-use privnet_model::id::InstanceId;
 use privnet_model::inventory::{Inventory, Partition, SpokeRecord, Transport};
 use privnet_model::ipsec::{ConnectionName, IkeSecret};
 use privnet_model::key::PublicKey;
@@ -68,7 +67,6 @@ pub(crate) struct World {
     pub(crate) health: BTreeMap<TunnelId, Health>,
     pub(crate) fleet_secret: Option<FleetSecret>,
     pub(crate) connected: BTreeSet<ConnectionName>,
-    pub(crate) calling: BTreeSet<InstanceId>,
 }
 
 impl World {
@@ -94,7 +92,6 @@ impl World {
                     IkeSecret::derive(secret, spoke, &hub).into_iter().next()
                 },
                 up: &self.connected,
-                calling: &self.calling,
             },
         })
     }

@@ -4,12 +4,12 @@
 //! instance id, which is its identity and names its preshared key: it calls, from
 //! wherever it is.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use ipnet::IpNet;
 use privnet_model::config::hub::SiteLink;
-use privnet_model::id::{InstanceId, VpcId};
+use privnet_model::id::InstanceId;
 use privnet_model::inventory::Transport;
 use privnet_model::ipsec::{
     Authentication, ConnectionName, Encapsulation, EspBackEnd, IkeCredential, IkeRole, IpsecTunnel,
@@ -17,7 +17,6 @@ use privnet_model::ipsec::{
 };
 use privnet_model::status::Reason;
 
-use super::spoke::Spoke;
 use super::{FleetInput, Obstacle, PlannedIpsec, PlannedTunnel, Site, SiteSecret};
 
 /// The connection of a spoke.
@@ -29,46 +28,6 @@ pub(super) fn connection(instance: &InstanceId) -> Option<ConnectionName> {
 pub(super) fn has_key(instance: &InstanceId, input: FleetInput<'_>) -> bool {
     let id = instance.as_str().parse();
     id.is_ok_and(|id| (input.ipsec.secret)(&id).is_some())
-}
-
-/// Leaves each VPC one spoke by IPsec: the one that is connected, else one that calls for
-/// long, else the one that had it before (after a restart nobody is known to be connected
-/// yet), else the older. A
-/// CIDR goes through one tunnel by IPsec, and the other's hosts would be cut off.
-pub(super) fn one_a_vpc(spokes: &mut [Spoke<'_>], input: FleetInput<'_>) {
-    let before: BTreeSet<&InstanceId> = input.carried.via.values().collect();
-    let had_it = |spoke: &Spoke<'_>| {
-        let instance = spoke.tunnel.instance.as_ref();
-        instance.is_some_and(|instance| before.contains(instance))
-    };
-    let mut first: BTreeMap<VpcId, String> = BTreeMap::new();
-    let mut order: Vec<usize> = (0..spokes.len()).collect();
-    let calls = |spoke: &Spoke<'_>| {
-        let instance = spoke.tunnel.instance.as_ref();
-        instance.is_some_and(|instance| input.ipsec.calling.contains(instance))
-    };
-    order.sort_by_key(|at| {
-        let spoke = &spokes[*at];
-        (!spoke.alive, !calls(spoke), !had_it(spoke))
-    });
-    for at in order {
-        let spoke = &mut spokes[at];
-        let tunnel = &spoke.tunnel;
-        if tunnel.transport != Transport::Ipsec || tunnel.obstacle.is_some() {
-            continue;
-        }
-        let Some(vpc) = tunnel.vpc.clone() else {
-            continue;
-        };
-        match first.get(&vpc) {
-            None => {
-                first.insert(vpc, tunnel.name.clone());
-            }
-            Some(name) => spoke.reject(Reason::SecondByIpsec {
-                tunnel: name.clone(),
-            }),
-        }
-    }
 }
 
 /// Gives a static site its tunnel, once its CIDRs are settled.
@@ -107,7 +66,7 @@ pub(super) fn settle_site(tunnel: &mut PlannedTunnel, site: &Site, input: FleetI
                 remote: TunnelEnd {
                     address: link.endpoint,
                     id: link.remote_id.clone(),
-                    selectors: remote,
+                    selectors: remote.clone(),
                 },
                 authentication: authentication.clone(),
                 proposals: link.proposals,
@@ -117,12 +76,18 @@ pub(super) fn settle_site(tunnel: &mut PlannedTunnel, site: &Site, input: FleetI
                 times: link.times,
             },
             credential: credential.clone(),
+            routed: remote,
         },
     );
 }
 
-/// Gives a discovered spoke its tunnel, once its CIDRs and its address are settled.
-pub(super) fn settle_spoke(tunnel: &mut PlannedTunnel, input: FleetInput<'_>) {
+/// Gives a discovered spoke its tunnel, once its CIDRs and its address are settled. What
+/// its site has is `shared`, where all gateways of that could carry all of it.
+pub(super) fn settle_spoke(
+    tunnel: &mut PlannedTunnel,
+    shared: Option<&BTreeSet<IpNet>>,
+    input: FleetInput<'_>,
+) {
     if tunnel.transport != Transport::Ipsec || tunnel.obstacle.is_some() {
         return;
     }
@@ -136,8 +101,14 @@ pub(super) fn settle_spoke(tunnel: &mut PlannedTunnel, input: FleetInput<'_>) {
         return;
     };
     let own = tunnel.address.map(IpNet::from);
-    let own = own.filter(|own| !tunnel.cidrs.iter().any(|cidr| cidr.contains(own)));
-    let remote: BTreeSet<IpNet> = tunnel.cidrs.iter().copied().chain(own).collect();
+    let routed: BTreeSet<IpNet> = tunnel.cidrs.iter().copied().chain(own).collect();
+    let all: BTreeSet<IpNet> = shared.into_iter().flatten().copied().collect();
+    // strongSwan leaves out what lies in another one.
+    let is_within = |net: &IpNet, around: &IpNet| around != net && around.contains(net);
+    let all: BTreeSet<IpNet> = all.union(&routed).copied().collect();
+    let remote = all.iter().copied();
+    let remote = remote.filter(|net| !all.iter().any(|around| is_within(net, around)));
+    let remote: BTreeSet<IpNet> = remote.collect();
     let local = TunnelEnd {
         address: Some(input.ipsec.address),
         id: input.ipsec.id.clone(),
@@ -153,6 +124,7 @@ pub(super) fn settle_spoke(tunnel: &mut PlannedTunnel, input: FleetInput<'_>) {
         PlannedIpsec {
             tunnel: own_tunnel(name, local, remote, IkeRole::Responder),
             credential: IkeCredential::PresharedKey(secret),
+            routed,
         },
     );
 }

@@ -33,44 +33,66 @@ fn a_spoke_gets_every_cidr_of_its_vpc() {
 }
 
 #[test]
-fn of_two_spokes_by_ipsec_in_a_vpc_the_connected_one_stays_also_over_a_restart() {
-    let second = |n: u32| {
+fn spokes_by_ipsec_take_turns_and_their_selectors_stay() {
+    let second = |n: u32, transport| {
         let mut spoke = spoke(n, "10.1.0.0/16");
         spoke.vpc = Some("vpc-00000001".parse().unwrap());
-        spoke.transport = Transport::Ipsec;
+        spoke.private_address = Some(format!("10.1.{n}.10").parse().unwrap());
+        spoke.transport = transport;
         spoke
     };
-    let both = inventory([second(1), second(2)]);
+    let both = inventory([1, 2].map(|n| second(n, Transport::Ipsec)));
+    let connection = |n| super::ipsec::connection(&second(n, Transport::Ipsec).instance).unwrap();
     let mut world = World {
         fleet_secret: Some("a secret of the whole fleet, long enough".parse().unwrap()),
+        connected: [connection(1), connection(2)].into(),
         ..World::default()
     };
-    let chosen = |fleet: &Fleet| -> Vec<String> {
-        fleet.ipsec().map(|tunnel| tunnel.name.clone()).collect()
+    let nets = |nets: &BTreeSet<IpNet>| -> String {
+        let nets: Vec<String> = nets.iter().map(ToString::to_string).collect();
+        nets.join(" ")
     };
-    assert_eq!(chosen(&world.decide(&both)), ["spoke-1"]);
-    let connected = super::ipsec::connection(&second(2).instance).unwrap();
-    world.connected.insert(connected);
+    // What is routed into each, and what may pass.
+    let tunnels = |fleet: &Fleet| -> Vec<(String, String)> {
+        let planned = fleet.ipsec().filter_map(|tunnel| tunnel.ipsec.as_ref());
+        planned
+            .map(|it| (nets(&it.routed), nets(&it.tunnel.remote.selectors)))
+            .collect()
+    };
+    let of = |routed: &str, selectors: &str| (routed.to_owned(), selectors.to_owned());
     let fleet = world.next(&both);
-    assert_eq!(chosen(&fleet), ["spoke-2"]);
     assert_eq!(
-        reason(&fleet, "spoke-1"),
-        "rejected: a VPC has one tunnel by IPsec, and spoke-2 has it; this one takes its place when it stays down"
+        tunnels(&fleet),
+        [
+            of("10.1.0.0/16 10.1.1.10/32", "10.1.0.0/16"),
+            of("10.1.2.10/32", "10.1.0.0/16")
+        ]
     );
-    // What a hub remembers that was started again: nobody is connected yet.
+    assert!(tunnel(&fleet, "spoke-2").is_standby());
+    // Through which of them strongSwan's own ESP sends, nobody knows.
+    assert_eq!(fleet.probed(Some(EspStatus::Kernel)).count(), 2);
+    assert_eq!(fleet.probed(Some(EspStatus::Userspace)).count(), 0);
+    world.connected.remove(&connection(1));
+    assert_eq!(
+        tunnels(&world.next(&both)),
+        [
+            of("10.1.1.10/32", "10.1.0.0/16"),
+            of("10.1.0.0/16 10.1.2.10/32", "10.1.0.0/16")
+        ]
+    );
+    // A hub that was started again knows who carried it, and nobody is connected yet.
     world.connected.clear();
-    assert_eq!(chosen(&world.decide(&both)), ["spoke-2"]);
-    // It died, and the other one calls; and keeps the place when it is given it.
-    world.calling.insert(second(1).instance);
-    assert_eq!(chosen(&world.next(&both)), ["spoke-1"]);
-    world.calling.clear();
-    assert_eq!(chosen(&world.next(&both)), ["spoke-1"]);
-    // Never while the other is connected.
-    world
-        .connected
-        .insert(super::ipsec::connection(&second(1).instance).unwrap());
-    world.calling.insert(second(2).instance);
-    assert_eq!(chosen(&world.decide(&both)), ["spoke-1"]);
+    assert_eq!(tunnels(&world.next(&both))[1].0, "10.1.0.0/16 10.1.2.10/32");
+    // Beside one that speaks WireGuard each has what it carries.
+    let mixed = inventory([second(1, Transport::Wireguard), second(2, Transport::Ipsec)]);
+    let mut world = World {
+        carried: Carried::default(),
+        ..world
+    };
+    assert_eq!(
+        tunnels(&world.next(&mixed)),
+        [of("10.1.2.10/32", "10.1.2.10/32")]
+    );
 }
 
 #[test]
@@ -312,7 +334,7 @@ fn the_gateways_of_a_vpc_are_peers_of_one_site_each_with_its_own_address() {
         fleet.cidrs().collect::<Vec<_>>(),
         ["10.1.0.0/16".parse().unwrap()]
     );
-    assert_eq!(fleet.probed().count(), 2);
+    assert_eq!(fleet.probed(None).count(), 2);
     let (speaker, _) = fleet.speaker("10.1.0.2".parse().unwrap()).unwrap();
     assert_eq!(*speaker, id(2));
 }

@@ -22,7 +22,7 @@ impl Simulation {
         let fleet = World::default().decide(&inventory(spokes));
         let start = instant();
         let mut probes = Probes::default();
-        probes.watch(&fleet, start);
+        probes.watch(&fleet, None, start);
         Self {
             probes,
             start,
@@ -179,6 +179,7 @@ fn where_there_is_one_gateway_nobody_is_probed() {
     let mut alone = spoke(1, "10.1.0.0/16");
     alone.private_address = Some("10.1.0.1".parse().unwrap());
     let mut probes = Probes::default();
-    probes.watch(&World::default().decide(&inventory([alone])), instant());
+    let fleet = World::default().decide(&inventory([alone]));
+    probes.watch(&fleet, None, instant());
     assert_eq!((probes.next(), probes.health().len()), (None, 0));
 }

@@ -121,7 +121,6 @@ impl Hub {
                 id: &"192.0.2.1".parse().unwrap(),
                 secret: &|_| None,
                 up: &BTreeSet::new(),
-                calling: &BTreeSet::new(),
             },
         })
     }
@@ -149,7 +148,7 @@ impl Hub {
             }
         }
         let mut health = BTreeMap::new();
-        for (id, _) in self.fleet.probed() {
+        for (id, _) in self.fleet.probed(None) {
             let TunnelId::Spoke(_, instance) = id else {
                 continue;
             };

@@ -77,14 +77,12 @@ impl EspSide {
     }
 }
 
-/// Each tunnel's interface, and what is routed into it: into one that stands by, nothing.
+/// Each tunnel's interface, and what is routed into it.
 fn into_interfaces(wanted: &Wanted) -> Esp {
     let numbers = if_ids(wanted.tunnels.keys()).into_iter();
     let routed = numbers.filter_map(|(name, if_id)| {
-        let remote = &wanted.tunnels.get(&name)?.tunnel.remote.selectors;
-        let carries = !wanted.standing_by.contains(&name);
-        let routed = remote.iter().copied().filter(|_| carries);
-        Some((if_id, routed.collect()))
+        let routed = &wanted.tunnels.get(&name)?.routed;
+        Some((if_id, routed.iter().copied().collect()))
     });
     Esp::Kernel(routed.collect())
 }
@@ -113,51 +111,11 @@ pub(super) fn keep_others(desired: &mut DesiredHost, actual: &ActualHost) {
 #[cfg(test)]
 mod tests {
     #![expect(clippy::unwrap_used, reason = "a test that fails should panic")]
-    use privnet_model::ipsec::{ConnectionName, IkeCredential, IkeRole, IkeSecret, TunnelEnd};
-    use privnet_model::secret::FleetSecret;
-    use privnet_reconcile::fleet::{PlannedIpsec, own_tunnel};
-
     use super::*;
 
     fn into(destination: &str, if_id: u32) -> Route {
         let name = XfrmInterface::name(if_id.try_into().unwrap());
         Route::new(destination.parse().unwrap(), RouteTarget::Interface(name)).normal()
-    }
-
-    #[test]
-    fn one_that_stands_by_has_an_interface_and_no_route_into_it() {
-        let end = |address: &str, id: &str, selector: &str| TunnelEnd {
-            address: address.parse().ok(),
-            id: id.parse().unwrap(),
-            selectors: [selector.parse().unwrap()].into(),
-        };
-        let planned = |hub: &str| {
-            let name = ConnectionName::of(hub).unwrap();
-            let local = end("10.1.0.10", "i-00000001", "10.1.0.0/16");
-            let remote = end("198.51.100.1", hub, "10.0.0.0/8");
-            let secret: FleetSecret = "a secret of the whole fleet, long enough".parse().unwrap();
-            let secret = IkeSecret::derive(&secret, &local.id, &remote.id);
-            PlannedIpsec {
-                tunnel: own_tunnel(name, local, remote, IkeRole::Initiator),
-                credential: IkeCredential::PresharedKey(secret[0].clone()),
-            }
-        };
-        let names = ["hub-1", "hub-2"].map(|hub| ConnectionName::of(hub).unwrap());
-        let wanted = Wanted {
-            tunnels: names
-                .clone()
-                .into_iter()
-                .map(|name| (name.clone(), planned(name.site())))
-                .collect(),
-            standing_by: [names[0].clone()].into(),
-            ..Wanted::default()
-        };
-        let numbers = if_ids(names.iter());
-        let routed = [
-            (numbers[&names[0]], Vec::new()),
-            (numbers[&names[1]], vec!["10.0.0.0/8".parse().unwrap()]),
-        ];
-        assert_eq!(into_interfaces(&wanted), Esp::Kernel(routed.into()));
     }
 
     #[test]
