@@ -23,7 +23,7 @@ use privnet_tests::moto::{Ec2, Stack};
 use privnet_tests::process::wait_until;
 use privnet_tests::topology::{self, ACCOUNT, HUB_PUBLIC, Network, Role, SECOND_HUB_PUBLIC, WEB};
 use privnet_tests::world::World;
-use serde_json::json;
+use serde_json::{Value, json};
 
 const HUB_KEY: [u8; 32] = [7; 32];
 const IMAGE: &str = "ami-12c6146b";
@@ -513,8 +513,8 @@ type Granted = [(&'static str, &'static str, &'static [&'static str])];
 const OF_THE_HUB: &Granted = &[
     ("hub", iam::HUB, &["ListRegions", "PollOtherAccounts"]),
     ("key", iam::HUB_KEY, &[]),
-    ("second-key", iam::HUB_KEY, &[]),
     ("secret", iam::SECRET, &[]),
+    ("site-secret", iam::SITE_SECRET, &[]),
     ("doctor", iam::DOCTOR, &[]),
     ("other-accounts", iam::HUB, &["ListRegions", "FindSpokes"]),
 ];
@@ -536,7 +536,7 @@ pub(crate) fn every_role_may_do_what_ami_iam_says_and_its_user_data_is_valid() -
     let policy = "[[policy]]\naction = \"deny\"\nbetween = [\"any\"]\nand = [\"tag:env=dev\"]";
 
     for (name, more, without) in [
-        ("plain", &[][..], &["other-accounts", "second-key"][..]),
+        ("plain", &[][..], &["other-accounts", "site-secret"][..]),
         (
             "full",
             &[
@@ -544,8 +544,9 @@ pub(crate) fn every_role_may_do_what_ami_iam_says_and_its_user_data_is_valid() -
                 ("Accounts", &accounts),
                 ("MoreConfig", policy),
                 ("IpsecSources", "203.0.113.9/32"),
+                ("SiteSecretParameters", "/privnet/site/*"),
             ],
-            &["second-key"],
+            &[],
         ),
         (
             "two",
@@ -558,7 +559,7 @@ pub(crate) fn every_role_may_do_what_ami_iam_says_and_its_user_data_is_valid() -
                 ),
                 ("MoreConfig", "[ipsec]"),
             ],
-            &["other-accounts"],
+            &["other-accounts", "site-secret"],
         ),
     ] {
         let mut given = hub_parameters(&home, more)?;
@@ -582,8 +583,11 @@ pub(crate) fn every_role_may_do_what_ami_iam_says_and_its_user_data_is_valid() -
         ensure!(second == (name == "two"), "{:?}", stack.outputs);
         if second {
             its_second_hub_is_as_the_first(ec2, &stack, &home)?;
+            let seconds = granted(ec2, &format!("{role}-2"), OF_THE_HUB, without)?;
+            neither_reads_the_others_key(&stack, &policies, &seconds)?;
         }
     }
+    the_second_hub_has_its_own_role(templates.get("hub")?)?;
     // Its key is not the first's, and it has a place of its own.
     let one_key = [
         ("Name", "bad"),
@@ -650,8 +654,9 @@ pub(crate) fn every_role_may_do_what_ami_iam_says_and_its_user_data_is_valid() -
 
     let given = parameters([
         (
-            "HubRoleArn",
-            "arn:aws:iam::123456789012:role/privnet-hub-us-west-2-hub",
+            "HubRoleArns",
+            "arn:aws:iam::123456789012:role/privnet-hub-us-west-2-hub,\
+             arn:aws:iam::123456789012:role/privnet-hub-us-west-2-hub-2",
         ),
         ("ExternalId", "a-long-random-text-of-ours"),
         ("Regions", "us-west-2"),
@@ -667,7 +672,9 @@ pub(crate) fn every_role_may_do_what_ami_iam_says_and_its_user_data_is_valid() -
         iam::DISCOVERY_TRUST,
     )?;
     let trust = trust.to_string();
-    ensure!(trust.contains("a-long-random-text-of-ours") && trust.contains("us-west-2-hub"));
+    for said in ["a-long-random-text-of-ours", "-hub\"", "-hub-2\""] {
+        ensure!(trust.contains(said), "no {said}: {trust}");
+    }
     Ok(())
 }
 
@@ -732,8 +739,8 @@ fn by_ipsec_one_spoke_serves_all_zones(
     Ok(())
 }
 
-/// All that differs is the interface, the zone and the key. The VPC's routes stay at the
-/// first.
+/// All that differs is the interface, the zone, the role and the key. The VPC's routes stay
+/// at the first.
 fn its_second_hub_is_as_the_first(ec2: &Ec2, stack: &Stack, home: &Stack) -> Result<()> {
     let (_, first) = launched_by(ec2, stack.output("HubGroup")?)?;
     let (launch, second) = launched_by(ec2, stack.output("SecondHubGroup")?)?;
@@ -747,6 +754,35 @@ fn its_second_hub_is_as_the_first(ec2: &Ec2, stack: &Stack, home: &Stack) -> Res
         config.private_key_parameter.as_deref() == Some(key),
         "{second}"
     );
+/// What the role of each may do names its own key, and not the other's.
+fn neither_reads_the_others_key(stack: &Stack, first: &str, second: &str) -> Result<()> {
+    let own = [
+        stack.output("HubKeyParameter")?,
+        stack.output("SecondHubKeyParameter")?,
+    ];
+    let reads = |policies: &str| own.map(|key| policies.contains(key));
+    ensure!(reads(first) == [true, false], "{first}");
+    ensure!(reads(second) == [false, true], "{second}");
+    ensure!(stack.output("SecondHubRoleArn")? != stack.output("HubRoleArn")?);
+    Ok(())
+}
+
+/// Which profile an instance has, moto leaves out: it is read from the template.
+fn the_second_hub_has_its_own_role(template: &Value) -> Result<()> {
+    let resources = &template["Resources"];
+    for (launched, profile, role) in [
+        ("LaunchTemplate", "Profile", "Role"),
+        ("SecondLaunchTemplate", "SecondProfile", "SecondRole"),
+    ] {
+        let data = &resources[launched]["Properties"]["LaunchTemplateData"];
+        let named = &data["IamInstanceProfile"]["Arn"]["Fn::GetAtt"];
+        ensure!(*named == json!([profile, "Arn"]), "{launched}: {named}");
+        let roles = &resources[profile]["Properties"]["Roles"];
+        ensure!(*roles == json!([{ "Ref": role }]), "{profile}: {roles}");
+    }
+    Ok(())
+}
+
     let interface = stack.output("SecondHubInterface")?;
     for said in [interface, "<httpTokens>required</httpTokens>"] {
         ensure!(launch.contains(said), "no {said}: {launch}");

@@ -171,6 +171,7 @@ fn the_modules_are_well_formed_and_fit_together() {
     let got = terraform("example", &data, &["get", "-no-color"]);
     for module in [
         "hub.documents",
+        "hub.instance",
         "hub_nat",
         "client_spokes.documents",
         "client_vpc",
@@ -227,14 +228,19 @@ fn the_modules_own_tests_hold() {
 fn a_discovery_roles_documents_say_what_ami_iam_says() {
     let given = json!({
         "regions": ["us-west-2", "eu-west-1"],
-        "hub_role_arn": "arn:aws:iam::123456789012:role/privnet-hub-eu-west-1-hub",
+        "hub_role_arns": [
+            "arn:aws:iam::123456789012:role/privnet-hub-eu-west-1-hub",
+            "arn:aws:iam::123456789012:role/privnet-hub-eu-west-1-hub-2",
+        ],
         "external_id": "a-long-random-text-of-ours",
     });
     let (config, trust, policies) = documents(&common("discovery", &given));
     assert_eq!(config, "");
     iam::says_the_same(&trust, iam::DISCOVERY_TRUST, &[]).unwrap();
     let trust = trust.to_string();
-    assert!(trust.contains("privnet-hub-eu-west-1-hub") && trust.contains("-text-of-ours"));
+    for said in ["-eu-west-1-hub\"", "-eu-west-1-hub-2\"", "-text-of-ours"] {
+        assert!(trust.contains(said), "{trust}");
+    }
     let expected = [("discovery", iam::DISCOVERY, &["ListRegions"][..])];
     are(&policies, &expected);
 }
@@ -263,13 +269,20 @@ fn a_hubs_documents_say_what_ami_iam_says_and_its_config_is_valid() {
         "hub",
         &json!({
             "regions": ["us-west-2"],
+            "site_secret_parameters": "/privnet/site/*",
             "discovery_roles": [{ "role_arn": role, "external_id": "some-thing" }],
             "more_config": "[[policy]]\naction = \"deny\"\nbetween = [\"any\"]\nand = [\"hub\"]",
         }),
     ));
     are(
         &policies,
-        &[doctor, ("hub", iam::HUB, &["ListRegions"]), key, secret],
+        &[
+            doctor,
+            ("hub", iam::HUB, &["ListRegions"]),
+            key,
+            secret,
+            ("site-secret", iam::SITE_SECRET, &[]),
+        ],
     );
     let config = HubConfig::parse("hub.toml", &config).unwrap();
     assert_eq!(config.policy.len(), 1);

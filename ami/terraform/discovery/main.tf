@@ -13,14 +13,14 @@ data "aws_region" "this" {}
 data "aws_caller_identity" "this" {}
 
 module "documents" {
-  source       = "../documents"
-  role         = "discovery"
-  partition    = data.aws_partition.this.partition
-  account      = data.aws_caller_identity.this.account_id
-  region       = data.aws_region.this.id
-  regions      = var.regions
-  hub_role_arn = var.hub_role_arn
-  external_id  = var.external_id
+  source        = "../documents"
+  role          = "discovery"
+  partition     = data.aws_partition.this.partition
+  account       = data.aws_caller_identity.this.account_id
+  region        = data.aws_region.this.id
+  regions       = var.regions
+  hub_role_arns = var.hub_role_arns
+  external_id   = var.external_id
 }
 
 resource "aws_iam_role" "this" {

@@ -1,9 +1,9 @@
-variable "hub_role_arn" {
-  description = "The hub's role: output role_arn of the module `hub`."
-  type        = string
+variable "hub_role_arns" {
+  description = "The hub's role: output role_arn of the module `hub`; of two hubs second.role_arn as well."
+  type        = list(string)
   validation {
-    condition     = can(regex("^arn:[a-z-]+:iam::[0-9]{12}:role/[A-Za-z0-9+=,.@_/-]+$", var.hub_role_arn))
-    error_message = "The ARN of a role."
+    condition     = length(var.hub_role_arns) > 0 && alltrue([for arn in var.hub_role_arns : can(regex("^arn:[a-z-]+:iam::[0-9]{12}:role/[A-Za-z0-9+=,.@_/-]+$", arn))])
+    error_message = "The ARN of a role, at least one."
   }
 }
 

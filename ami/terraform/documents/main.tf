@@ -11,12 +11,15 @@ locals {
   # The policies are the files of ../../iam, which says what each is for, with this
   # account's own names in place of the examples'.
   policies = {
-    hub = {
-      hub    = { file = "hub", without = concat(["ListRegions"], length(var.discovery_roles) > 0 ? [] : ["PollOtherAccounts"]) }
-      key    = { file = "hub-key", without = [] }
-      secret = { file = "secret", without = [] }
-      doctor = { file = "doctor", without = [] }
-    }
+    hub = merge(
+      {
+        hub    = { file = "hub", without = concat(["ListRegions"], length(var.discovery_roles) > 0 ? [] : ["PollOtherAccounts"]) }
+        key    = { file = "hub-key", without = [] }
+        secret = { file = "secret", without = [] }
+        doctor = { file = "doctor", without = [] }
+      },
+      var.site_secret_parameters == "" ? {} : { site-secret = { file = "site-secret", without = [] } },
+    )
     spoke = merge(
       {
         routes            = { file = "routes", without = [] }
@@ -42,7 +45,7 @@ locals {
     "/\\[\"arn:aws:iam::222222222222:role/privnet-discovery\"\\]/", "\"@roles@\"")
   }
   own = {
-    for name, text in local.marked : name => replace(replace(replace(replace(replace(replace(replace(
+    for name, text in local.marked : name => replace(replace(replace(replace(replace(replace(replace(replace(
       text,
       "arn:aws:", "arn:${var.partition}:"),
       "111122223333", var.account),
@@ -50,6 +53,7 @@ locals {
       "vpc-0123456789abcdef0", var.vpc_id),
       "\"nat\"", jsonencode(var.service_tag)),
       "parameter/privnet/psk", "parameter${var.fleet_secret_parameter}"),
+      "parameter/privnet/site/*", "parameter${var.site_secret_parameters}"),
     "parameter/privnet/hub/private-key", "parameter${var.hub_key_parameter}")
   }
   listed = {
@@ -63,7 +67,7 @@ locals {
 
   trust = var.role == "discovery" ? replace(replace(
     file("${path.module}/../../iam/discovery-trust-policy.json"),
-    "\"arn:aws:iam::111122223333:role/privnet-hub\"", jsonencode(var.hub_role_arn)),
+    "\"arn:aws:iam::111122223333:role/privnet-hub\"", jsonencode(var.hub_role_arns)),
   "\"put-a-long-random-text-here\"", jsonencode(var.external_id)) : file("${path.module}/../../iam/trust-policy.json")
 
   config = var.role == "discovery" ? "" : var.role == "hub" ? templatefile("${path.module}/hub.toml.tftpl", {

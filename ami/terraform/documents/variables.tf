@@ -85,6 +85,16 @@ variable "hub_key_parameter" {
   }
 }
 
+variable "site_secret_parameters" {
+  description = "The SSM parameters (SecureString) with preshared keys of [[site]]s: a name, or all below one as /privnet/site/*; empty: none."
+  type        = string
+  default     = ""
+  validation {
+    condition     = can(regex("^(|(/[A-Za-z0-9_.-]+)+(/\\*)?)$", var.site_secret_parameters))
+    error_message = "A parameter's name, or all below one such as /privnet/site/*."
+  }
+}
+
 variable "regions" {
   description = "The regions in which spokes are looked for."
   type        = list(string)
@@ -177,10 +187,10 @@ variable "self_test_targets" {
 
 # Of another account's role.
 
-variable "hub_role_arn" {
-  description = "Who may assume it: the hub's role."
-  type        = string
-  default     = ""
+variable "hub_role_arns" {
+  description = "Who may assume it: the hub's role, or those of two hubs."
+  type        = list(string)
+  default     = []
 }
 
 variable "external_id" {

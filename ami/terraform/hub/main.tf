@@ -1,7 +1,8 @@
 # The hub: one instance, replaced by its Auto Scaling group when it fails, that always
 # has the same interface, private and public address and key. So no route and no spoke
 # has to change when another instance takes its place. With `hubs` 2 there is a second such
-# hub beside it (second.tf).
+# hub beside it, with an interface, address, role and key of its own. Whom it serves:
+# ../../DEPLOY.md.
 
 terraform {
   required_version = ">= 1.5"
@@ -20,7 +21,37 @@ data "aws_vpc" "this" {
   id = data.aws_subnet.this.vpc_id
 }
 
+# The second hub's subnet, and what it must have of its own.
+data "aws_subnet" "second" {
+  count = var.hubs - 1
+  id    = var.second_public_subnet_id
+  lifecycle {
+    precondition {
+      condition     = var.second_public_subnet_id != ""
+      error_message = "second_public_subnet_id is needed with two hubs."
+    }
+    precondition {
+      condition     = var.second_hub_key_parameter != var.hub_key_parameter
+      error_message = "second_hub_key_parameter is the first hub's key."
+    }
+    postcondition {
+      condition     = self.vpc_id == data.aws_subnet.this.vpc_id
+      error_message = "second_public_subnet_id is in another VPC: a hub there is a module of its own."
+    }
+    postcondition {
+      condition     = self.availability_zone != data.aws_subnet.this.availability_zone
+      error_message = "second_public_subnet_id is in the first hub's zone: both would fail with it."
+    }
+  }
+}
+
+locals {
+  subnets = concat([data.aws_subnet.this], data.aws_subnet.second)
+}
+
+# Of each hub: they differ in the key alone.
 module "documents" {
+  count                  = var.hubs
   source                 = "../documents"
   role                   = "hub"
   partition              = data.aws_partition.this.partition
@@ -30,11 +61,26 @@ module "documents" {
   service_tag            = var.service_tag
   environment_tag        = var.environment_tag
   fleet_secret_parameter = var.fleet_secret_parameter
-  hub_key_parameter      = var.hub_key_parameter
+  hub_key_parameter      = [var.hub_key_parameter, var.second_hub_key_parameter][count.index]
+  site_secret_parameters = var.site_secret_parameters
   regions                = var.regions
   proof                  = var.proof
   discovery_roles        = var.discovery_roles
   more_config            = var.more_config
+}
+
+module "instance" {
+  count             = var.hubs
+  source            = "./instance"
+  name              = [var.name, "${var.name}-2"][count.index]
+  region            = data.aws_region.this.id
+  image_id          = var.image_id
+  instance_type     = var.instance_type
+  subnet_id         = local.subnets[count.index].id
+  zone              = local.subnets[count.index].availability_zone
+  security_group_id = aws_security_group.this.id
+  documents         = module.documents[count.index]
+  alarm_topic_arn   = var.alarm_topic_arn
 }
 
 resource "aws_security_group" "this" {
@@ -81,111 +127,10 @@ resource "aws_vpc_security_group_egress_rule" "all" {
   cidr_ipv4         = "0.0.0.0/0"
 }
 
-# The instance's only interface. It outlives the instance, and the addresses and
-# routes stay with it.
-resource "aws_network_interface" "this" {
-  description       = "privnet hub ${var.name}"
-  subnet_id         = var.public_subnet_id
-  security_groups   = [aws_security_group.this.id]
-  source_dest_check = false
-  tags              = { Name = "privnet-hub-${var.name}" }
-}
-
-resource "aws_eip" "this" {
-  domain = "vpc"
-  tags   = { Name = "privnet-hub-${var.name}" }
-}
-
-resource "aws_eip_association" "this" {
-  allocation_id        = aws_eip.this.id
-  network_interface_id = aws_network_interface.this.id
-}
-
+# To the first hub: a table has one route to the privnet.
 resource "aws_route" "privnet" {
   count                  = length(var.private_route_table_ids)
   route_table_id         = var.private_route_table_ids[count.index]
   destination_cidr_block = var.privnet
-  network_interface_id   = aws_network_interface.this.id
-}
-
-resource "aws_iam_role" "this" {
-  name               = "privnet-hub-${data.aws_region.this.id}-${var.name}"
-  assume_role_policy = module.documents.trust
-}
-
-resource "aws_iam_role_policy" "this" {
-  for_each = module.documents.policies
-  name     = each.key
-  role     = aws_iam_role.this.id
-  policy   = each.value
-}
-
-resource "aws_iam_instance_profile" "this" {
-  name = aws_iam_role.this.name
-  role = aws_iam_role.this.name
-}
-
-resource "aws_launch_template" "this" {
-  name_prefix            = "privnet-hub-${var.name}-"
-  image_id               = var.image_id
-  instance_type          = var.instance_type
-  update_default_version = true
-  # /etc/privnet/hub.toml, whole.
-  user_data = base64encode(module.documents.config)
-
-  iam_instance_profile {
-    arn = aws_iam_instance_profile.this.arn
-  }
-  metadata_options {
-    http_endpoint               = "enabled"
-    http_tokens                 = "required"
-    http_put_response_hop_limit = 1
-  }
-  network_interfaces {
-    device_index         = 0
-    network_interface_id = aws_network_interface.this.id
-  }
-  tag_specifications {
-    resource_type = "volume"
-    tags          = { Name = "privnet-hub-${var.name}" }
-  }
-}
-
-# One, because there is one interface: in its zone, without subnets.
-resource "aws_autoscaling_group" "this" {
-  name_prefix               = "privnet-hub-${var.name}-"
-  min_size                  = 1
-  max_size                  = 1
-  desired_capacity          = 1
-  availability_zones        = [data.aws_subnet.this.availability_zone]
-  health_check_type         = "EC2"
-  health_check_grace_period = 120
-
-  launch_template {
-    id      = aws_launch_template.this.id
-    version = aws_launch_template.this.latest_version
-  }
-  tag {
-    key                 = "Name"
-    value               = "privnet-hub-${var.name}"
-    propagate_at_launch = true
-  }
-  depends_on = [aws_eip_association.this, aws_iam_role_policy.this]
-}
-
-resource "aws_cloudwatch_metric_alarm" "this" {
-  count               = var.alarm_topic_arn == "" ? 0 : 1
-  alarm_name          = "privnet-hub-${var.name}"
-  alarm_description   = "The hub's instance fails its status checks, or there is none"
-  namespace           = "AWS/EC2"
-  metric_name         = "StatusCheckFailed"
-  dimensions          = { AutoScalingGroupName = aws_autoscaling_group.this.name }
-  statistic           = "Maximum"
-  period              = 60
-  evaluation_periods  = 3
-  threshold           = 1
-  comparison_operator = "GreaterThanOrEqualToThreshold"
-  treat_missing_data  = "breaching"
-  alarm_actions       = [var.alarm_topic_arn]
-  ok_actions          = [var.alarm_topic_arn]
+  network_interface_id   = module.instance[0].interface
 }

@@ -1,21 +1,21 @@
 output "address" {
   description = "The hub's public address, for the spokes."
-  value       = aws_eip.this.public_ip
+  value       = module.instance[0].address
 }
 
 output "interface" {
   description = "Its interface: the target of further routes to the privnet."
-  value       = aws_network_interface.this.id
+  value       = module.instance[0].interface
 }
 
 output "role_arn" {
   description = "Its role, for the module `discovery` in other accounts."
-  value       = aws_iam_role.this.arn
+  value       = module.instance[0].role_arn
 }
 
 output "group" {
   description = "Its Auto Scaling group."
-  value       = aws_autoscaling_group.this.name
+  value       = module.instance[0].group
 }
 
 output "security_group_id" {
@@ -29,11 +29,6 @@ output "key_parameter" {
 }
 
 output "second" {
-  description = "The second hub's address, interface, group and key parameter; without one null."
-  value = var.hubs < 2 ? null : {
-    address       = aws_eip.second[0].public_ip
-    interface     = aws_network_interface.second[0].id
-    group         = aws_autoscaling_group.second[0].name
-    key_parameter = var.second_hub_key_parameter
-  }
+  description = "The second hub's address, interface, role, group and key parameter; without one null."
+  value       = var.hubs < 2 ? null : merge(module.instance[1], { key_parameter = var.second_hub_key_parameter })
 }

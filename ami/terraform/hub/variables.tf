@@ -81,6 +81,12 @@ variable "fleet_secret_parameter" {
   default     = "/privnet/psk"
 }
 
+variable "site_secret_parameters" {
+  description = "The SSM parameters (SecureString) with preshared keys of more_config's [[site]]s: /privnet/site/* is all below it; empty: none."
+  type        = string
+  default     = ""
+}
+
 variable "regions" {
   description = "The regions in which spokes are looked for."
   type        = list(string)

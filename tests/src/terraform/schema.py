@@ -77,7 +77,7 @@ def block(source, name):
 
 def main():
     used = set()
-    for file in sorted(MODULES.glob("*/*.tf")):
+    for file in sorted(MODULES.glob("**/*.tf")):
         used.update(re.findall(r'^(resource|data) "(aws_\w+)"', file.read_text(), re.M))
     with zipfile.ZipFile(sys.argv[1]) as wheel:
         [inside] = [name for name in wheel.namelist() if name.endswith(".jsii.tgz")]

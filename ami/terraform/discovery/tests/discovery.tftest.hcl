@@ -3,15 +3,15 @@ mock_provider "aws" {
 }
 
 variables {
-  hub_role_arn = "arn:aws:iam::999988887777:role/privnet-hub-eu-west-1-hub"
-  external_id  = "a-long-random-text-of-ours"
-  regions      = ["us-west-2", "eu-west-1"]
+  hub_role_arns = ["arn:aws:iam::999988887777:role/privnet-hub-eu-west-1-hub", "arn:aws:iam::999988887777:role/privnet-hub-eu-west-1-hub-2"]
+  external_id   = "a-long-random-text-of-ours"
+  regions       = ["us-west-2", "eu-west-1"]
 }
 
-run "the_hub_alone_may_have_the_role" {
+run "the_hubs_alone_may_have_the_role" {
   assert {
-    condition     = jsondecode(aws_iam_role.this.assume_role_policy).Statement[0].Principal.AWS == var.hub_role_arn
-    error_message = "Nobody but the hub's role."
+    condition     = join(" ", jsondecode(aws_iam_role.this.assume_role_policy).Statement[0].Principal.AWS) == join(" ", var.hub_role_arns)
+    error_message = "Nobody but the hubs' roles."
   }
   assert {
     condition = (
@@ -31,4 +31,12 @@ run "an_external_id_is_long" {
     external_id = "short"
   }
   expect_failures = [var.external_id]
+}
+
+run "somebody_may_have_it" {
+  command = plan
+  variables {
+    hub_role_arns = []
+  }
+  expect_failures = [var.hub_role_arns]
 }
