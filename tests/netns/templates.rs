@@ -9,8 +9,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::{Context, Result, ensure};
 use privnet_model::config::hub::HubConfig;
-use privnet_model::config::spoke::{SpokeConfig, TableSelection};
-use privnet_model::id::{InstanceId, Region, RouteTableId};
+use privnet_model::config::spoke::{OWN_ZONE, SpokeConfig, TableSelection};
+use privnet_model::id::{InstanceId, Region};
 use privnet_model::inventory::{PORT_TAG, PUBLIC_KEY_TAG, Transport};
 use privnet_model::ipsec::IKE_PORTS;
 use privnet_model::key::PrivateKey;
@@ -650,7 +650,7 @@ pub(crate) fn every_role_may_do_what_ami_iam_says_and_its_user_data_is_valid() -
         ensure!(open == (addresses > 0), "the hub may call {name}: {open}");
     }
 
-    by_ipsec_one_spoke_serves_all_zones(ec2, &templates, &home)?;
+    by_ipsec_each_zone_has_its_spoke(ec2, &templates, &home)?;
 
     let given = parameters([
         (
@@ -678,23 +678,12 @@ pub(crate) fn every_role_may_do_what_ami_iam_says_and_its_user_data_is_valid() -
     Ok(())
 }
 
-/// By IPsec it is the spoke who calls, and there is no other without the tunnel.
-fn by_ipsec_one_spoke_serves_all_zones(
-    ec2: &Ec2,
-    templates: &Templates,
-    home: &Stack,
-) -> Result<()> {
+/// By IPsec it is the spoke who calls. All else is as by WireGuard.
+fn by_ipsec_each_zone_has_its_spoke(ec2: &Ec2, templates: &Templates, home: &Stack) -> Result<()> {
     let region = region()?;
     let (hub, public_key) = (HUB_PUBLIC.to_string(), key().public().to_string());
     let (hub, public_key) = (("HubAddress", &*hub), ("HubPublicKey", &*public_key));
-    let tables = home.output("PrivateRouteTableIds")?;
-    let by_ipsec = [
-        hub,
-        ("Transport", "ipsec"),
-        ("Name", "ipsec"),
-        ("Zones", "1"),
-        ("PrivateRouteTableIds", tables),
-    ];
+    let by_ipsec = [hub, ("Transport", "ipsec"), ("Name", "ipsec")];
     let mut given = spoke_parameters(home, &by_ipsec)?;
     let stack = templates.make(ec2, &region, ("ipsec", "spoke"), &given)?;
     granted(ec2, "privnet-spoke-us-west-2-ipsec", OF_A_SPOKE, &[])?;
@@ -705,11 +694,10 @@ fn by_ipsec_one_spoke_serves_all_zones(
     };
     ensure!(config.transport == Transport::Ipsec && named.endpoint == HUB_PUBLIC);
     ensure!(!the_hub_may_call(ec2, "ipsec")?, "an open port");
-    // One spoke, to which the tables of all zones lead.
+    ensure!(stack.output("SpokeGroups")?.split(',').count() == 3);
     let routes = config.routes.context("no routes")?;
-    let tables: Result<BTreeSet<RouteTableId>, _> = tables.split(',').map(str::parse).collect();
-    let tables = tables?;
-    ensure!(routes.tables == TableSelection::Listed(tables), "{toml}");
+    let own_zone = BTreeMap::from([("privnet:az".to_owned(), OWN_ZONE.to_owned())]);
+    ensure!(routes.tables == TableSelection::Tagged(own_zone), "{toml}");
 
     // Of two hubs the first one first.
     let second = SECOND_HUB_PUBLIC.to_string();
@@ -721,21 +709,17 @@ fn by_ipsec_one_spoke_serves_all_zones(
     let hubs: Vec<_> = config.ipsec_hubs.iter().map(|hub| hub.endpoint).collect();
     ensure!(hubs == [HUB_PUBLIC, SECOND_HUB_PUBLIC], "{toml}");
 
-    // No spoke without the tunnel, and by WireGuard no second hub.
-    given.insert("Name".to_owned(), "bad".to_owned());
-    given.insert("Zones".to_owned(), "3".to_owned());
+    // By WireGuard there is no second hub.
     let second = ("SecondHubAddress", second.as_str());
-    let by_wireguard = spoke_parameters(home, &[hub, public_key, second, ("Name", "bad")])?;
-    for (given, said) in [
-        (given, "a VPC has one tunnel by IPsec"),
-        (by_wireguard, "a spoke by WireGuard has one hub"),
-    ] {
-        let Err(refused) = templates.make(ec2, &region, ("bad", "spoke"), &given) else {
-            anyhow::bail!("it was made, although {said}");
-        };
-        let refused = refused.to_string();
-        ensure!(refused.contains(said), "{refused}");
-    }
+    let given = spoke_parameters(home, &[hub, public_key, second, ("Name", "bad")])?;
+    let Err(refused) = templates.make(ec2, &region, ("bad", "spoke"), &given) else {
+        anyhow::bail!("by WireGuard with two hubs");
+    };
+    let refused = refused.to_string();
+    ensure!(
+        refused.contains("a spoke by WireGuard has one hub"),
+        "{refused}"
+    );
     Ok(())
 }
 
@@ -754,6 +738,22 @@ fn its_second_hub_is_as_the_first(ec2: &Ec2, stack: &Stack, home: &Stack) -> Res
         config.private_key_parameter.as_deref() == Some(key),
         "{second}"
     );
+    let interface = stack.output("SecondHubInterface")?;
+    for said in [interface, "<httpTokens>required</httpTokens>"] {
+        ensure!(launch.contains(said), "no {said}: {launch}");
+    }
+    ensure!(stack.output("SecondHubAddress")? != stack.output("HubAddress")?);
+    let privnet = vec![(
+        "10.0.0.0/8".to_owned(),
+        stack.output("HubInterface")?.to_owned(),
+    )];
+    for table in home.output("PrivateRouteTableIds")?.split(',') {
+        let routes = ec2.routes_of(&region()?, table)?;
+        ensure!(routes == privnet, "{table}: {routes:?}");
+    }
+    Ok(())
+}
+
 /// What the role of each may do names its own key, and not the other's.
 fn neither_reads_the_others_key(stack: &Stack, first: &str, second: &str) -> Result<()> {
     let own = [
@@ -779,22 +779,6 @@ fn the_second_hub_has_its_own_role(template: &Value) -> Result<()> {
         ensure!(*named == json!([profile, "Arn"]), "{launched}: {named}");
         let roles = &resources[profile]["Properties"]["Roles"];
         ensure!(*roles == json!([{ "Ref": role }]), "{profile}: {roles}");
-    }
-    Ok(())
-}
-
-    let interface = stack.output("SecondHubInterface")?;
-    for said in [interface, "<httpTokens>required</httpTokens>"] {
-        ensure!(launch.contains(said), "no {said}: {launch}");
-    }
-    ensure!(stack.output("SecondHubAddress")? != stack.output("HubAddress")?);
-    let privnet = vec![(
-        "10.0.0.0/8".to_owned(),
-        stack.output("HubInterface")?.to_owned(),
-    )];
-    for table in home.output("PrivateRouteTableIds")?.split(',') {
-        let routes = ec2.routes_of(&region()?, table)?;
-        ensure!(routes == privnet, "{table}: {routes:?}");
     }
     Ok(())
 }

@@ -16,7 +16,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
 use privnet_model::config::hub::HubConfig;
-use privnet_model::config::spoke::{SpokeConfig, TableSelection};
+use privnet_model::config::spoke::{OWN_ZONE, SpokeConfig, TableSelection};
 use privnet_model::inventory::Transport;
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -330,7 +330,10 @@ fn a_spokes_documents_say_what_ami_iam_says_and_its_config_is_valid() {
     }
     let config = SpokeConfig::parse("spoke.toml", &config).unwrap();
     assert_eq!(config.hubs[0].endpoint.to_string(), "198.51.100.100:51820");
-    assert!(config.routes.unwrap().takeover.is_some() && config.address.is_some());
+    let routes = config.routes.unwrap();
+    assert!(routes.takeover.is_some() && config.address.is_some());
+    let own_zone = BTreeMap::from([("privnet:az".to_owned(), OWN_ZONE.to_owned())]);
+    assert_eq!(routes.tables, TableSelection::Tagged(own_zone));
     assert_eq!(config.self_test.targets.len(), 2);
 
     let mut changed = |more: Value| {
@@ -345,24 +348,15 @@ fn a_spokes_documents_say_what_ami_iam_says_and_its_config_is_valid() {
     assert_eq!(config.transport, Transport::Ipsec);
     assert_eq!(config.ipsec_hubs[0].endpoint.to_string(), "198.51.100.100");
     assert_eq!(config.ipsec_hubs.len(), 1);
-    let table = "rtb-0a1b2c3d4e5f60718";
-    let given = changed(json!({
-        "second_hub_address": "198.51.100.101",
-        "route_table_ids": [table, "rtb-1a1b2c3d4e5f60718"],
-    }));
+    let given = changed(json!({ "second_hub_address": "198.51.100.101" }));
     let (config, _, _) = documents(&common("spoke", &given));
     let config = SpokeConfig::parse("spoke.toml", &config).unwrap();
     assert_eq!(config.ipsec_hubs[1].endpoint.to_string(), "198.51.100.101");
-    let TableSelection::Listed(tables) = config.routes.unwrap().tables else {
-        panic!("{given}");
-    };
-    assert!(tables.len() == 2 && tables.contains(&table.parse().unwrap()));
 
     let none = json!({
         "transport": "none",
         "address_arns": [],
         "address_config": "",
-        "route_table_ids": [],
     });
     let given = changed(none);
     let (config, _, policies) = documents(&common("spoke", &given));

@@ -88,7 +88,6 @@ locals {
     hub_address            = var.hub_address
     hub_public_key         = var.hub_public_key
     second_hub_address     = var.second_hub_address
-    route_table_ids        = var.route_table_ids
     service_tag            = var.service_tag
     environment_tag        = var.environment_tag
     self_test_targets      = var.self_test_targets

@@ -131,12 +131,6 @@ variable "route_table_arns" {
   default     = []
 }
 
-variable "route_table_ids" {
-  description = "The route tables that each serves; empty: those whose tag `privnet:az` is its zone."
-  type        = list(string)
-  default     = []
-}
-
 variable "address_arns" {
   description = "The Elastic IPs that they may have."
   type        = list(string)

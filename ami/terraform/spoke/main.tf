@@ -40,8 +40,6 @@ module "documents" {
     each = "tag = { \"privnet:pool\" = \"${var.name}\" }"
     one  = "allocation  = \"${try(aws_eip.this[0].id, "")}\"\nconnections = ${var.keep_connections}"
   }[var.addresses]
-  # By IPsec one spoke serves all zones.
-  route_table_ids    = var.transport == "ipsec" ? var.private_route_table_ids : []
   transport          = var.transport
   hub_address        = var.hub_address
   hub_public_key     = var.hub_public_key
@@ -171,10 +169,6 @@ resource "aws_launch_template" "this" {
     precondition {
       condition     = var.transport != "wireguard" || var.hub_public_key != ""
       error_message = "hub_public_key is needed with transport \"wireguard\"."
-    }
-    precondition {
-      condition     = var.transport != "ipsec" || local.zones == 1
-      error_message = "One public subnet with transport \"ipsec\": a VPC has one tunnel by IPsec, and hosts whose route leads to a spoke without it are cut off from the privnet."
     }
     precondition {
       condition     = var.transport == "ipsec" || var.second_hub_address == ""

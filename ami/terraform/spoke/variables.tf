@@ -24,7 +24,7 @@ variable "vpc_id" {
 }
 
 variable "public_subnet_ids" {
-  description = "A public subnet in each zone that gets a spoke; one with transport \"ipsec\"."
+  description = "A public subnet in each zone that gets a spoke."
   type        = list(string)
   validation {
     condition     = length(var.public_subnet_ids) > 0
@@ -33,7 +33,7 @@ variable "public_subnet_ids" {
 }
 
 variable "private_route_table_ids" {
-  description = "The route tables that they may change: those with the tag `privnet:az`, whose value is the zone. With transport \"ipsec\" the one spoke serves all of these."
+  description = "The route tables that they may change: those with the tag `privnet:az`, whose value is the zone."
   type        = list(string)
 }
 
