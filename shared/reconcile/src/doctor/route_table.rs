@@ -56,7 +56,9 @@ pub fn served(vpc: Tables<'_>, config: &RoutesConfig, privnet: &Supernet) -> Vec
             findings.push(place(vpc, table, &destination));
         }
         findings.extend(room(table));
-        findings.extend(own_subnet(vpc, table));
+        if leaves_in_clear(config) {
+            findings.extend(own_subnet(vpc, table));
+        }
         if table.subnets.is_empty() {
             let found = format!("{id} serves no subnet, so nobody follows it");
             findings.push(Finding::warning(AREA, "route table", found).mend(format!(
@@ -158,6 +160,12 @@ fn place(vpc: Tables<'_>, table: &RouteTable, destination: &IpNet) -> Finding {
             }
         }
     }
+}
+
+/// Whether what a spoke is led leaves it again by its subnet's table, and not in a tunnel.
+/// (The privnet is led to a spoke with a tunnel only: the config insists.)
+fn leaves_in_clear(config: &RoutesConfig) -> bool {
+    config.default || !config.extra.is_empty()
 }
 
 /// What a spoke sends follows the table of its own subnet, what it has masqueraded as well.

@@ -58,7 +58,16 @@ fn judged<T>(
         "privnet = '10.0.0.0/8'\ntransport = 'none'\n[self_test]\ntargets = ['203.0.113.80:80']\n\
          [routes]\nprivnet = false\ntakeover = false\n{routes}"
     );
-    let config = SpokeConfig::parse("spoke.toml", &text).unwrap();
+    judged_by(&text, table, ask)
+}
+
+/// The same for a spoke with this config.
+fn judged_by<T>(
+    config: &str,
+    table: RouteTable,
+    ask: impl Fn(Tables<'_>, &RoutesConfig, &Supernet) -> T,
+) -> T {
+    let config = SpokeConfig::parse("spoke.toml", config).unwrap();
     let tables = [(table.id.clone(), table)].into();
     let spokes = [OWN, SIBLING].map(|n| (format!("i-{n:08x}").parse().unwrap(), interface(n)));
     let vpc = Tables {
@@ -164,6 +173,35 @@ fn a_table_of_the_spokes_own_subnet_leads_back_to_it() {
     };
     let found = verdicts(own, ZONE);
     assert_eq!(found[2], ("route table".to_owned(), Verdict::Wrong));
+}
+
+#[test]
+fn a_spoke_that_has_the_privnet_alone_may_be_in_the_subnet_that_it_serves() {
+    let told = |config: &str, routes| {
+        let own = RouteTable {
+            subnets: [(
+                "subnet-00000009".parse().unwrap(),
+                "eu-west-1a".parse().unwrap(),
+            )]
+            .into(),
+            ..table(routes)
+        };
+        let key = "PUT+THE+HUBS+PUBLIC+KEY+HERE+AS+BASE64+0000=";
+        let text = format!(
+            "privnet = '10.0.0.0/8'\n[[hub]]\nendpoint = '203.0.113.5:51820'\n\
+             public_key = '{key}'\n[self_test]\ntargets = ['203.0.113.80:80']\n\
+             [routes]\ntables = ['rtb-00000001']\ntakeover = false\n{config}"
+        );
+        let found = judged_by(&text, own, served);
+        found.iter().any(|one| one.found.contains("own subnet"))
+    };
+    let privnet = || route("10.0.0.0/8", to(OWN));
+    let alone = "default = false\nprivnet = true\n";
+    assert!(!told(alone, vec![privnet()]));
+    let partner = route("198.51.100.0/24", to(OWN));
+    let extra = format!("{alone}extra = ['198.51.100.0/24']\n");
+    assert!(told(&extra, vec![privnet(), partner]));
+    assert!(told("", vec![privnet(), default(to(OWN))]));
 }
 
 #[test]
