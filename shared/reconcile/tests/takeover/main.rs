@@ -3,8 +3,7 @@
 //!
 //! `world` has the network and EC2, whose answers are late, or fail; `spoke` is what a
 //! daemon does around the state machine; `event` is what may happen; `check` what must
-//! hold; `cases` are the faults that a person would try, with their figures; histories
-//! that once broke something are in `found`.
+//! hold; `cases` are the faults that a person would try, with their figures.
 //!
 //! The histories are the same in each run. `PRIVNET_SIMULATION_HISTORIES=10000` runs
 //! more, `PRIVNET_SIMULATION_SEED=7` others.
@@ -16,7 +15,6 @@
 mod cases;
 mod check;
 mod event;
-mod found;
 mod spoke;
 mod world;
 

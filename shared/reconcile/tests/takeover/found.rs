@@ -1,1 +1,0 @@
-//! Histories that once broke an invariant, shortened to what mattered.
