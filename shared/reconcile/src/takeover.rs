@@ -100,7 +100,7 @@ pub struct TakenOver {
     /// How many.
     pub routes: u64,
     /// How long that took in all: of each route from when its spoke was last known to be
-    /// well until EC2 had changed it. One that died served somewhat longer than that; of
+    /// well, or was given it later, until EC2 had changed it. One that died served somewhat longer than that; of
     /// one that is sick the self-test had to learn it first.
     pub time: Duration,
     /// The same of the last one.
@@ -123,6 +123,8 @@ pub struct Takeover {
     home: BTreeSet<RouteTableId>,
     /// Whose each route was, less what we changed since.
     holders: BTreeMap<Place, InstanceId>,
+    /// When a place was first seen to lead there; nothing if it did at the first look.
+    led: BTreeMap<Place, Instant>,
     /// Since when a home route does not lead here.
     missed: BTreeMap<Place, Instant>,
     /// When a look was asked for of which the end is not known.
@@ -168,6 +170,7 @@ impl Takeover {
             tables: Vec::new(),
             home: BTreeSet::new(),
             holders: BTreeMap::new(),
+            led: BTreeMap::new(),
             missed: BTreeMap::new(),
             looking: None,
             looked: None,
@@ -437,7 +440,7 @@ impl Takeover {
         let to = match &done.why {
             Reason::HandOver { to } => to.clone(),
             Reason::Takeover { from, state } => {
-                self.count(from, begun, now);
+                self.count(from, &place, begun, now);
                 let from = self.siblings.get_mut(from);
                 if let Some(from) = from.filter(|_| *state == SiblingState::Lost) {
                     from.taken(now);
@@ -456,14 +459,17 @@ impl Takeover {
             set_route(table, place.destination, interface, &to);
         }
         self.missed.remove(&place);
+        self.led.insert(place.clone(), now);
         self.holders.insert(place, to);
     }
 
-    /// A route that led to this sibling leads here.
-    fn count(&mut self, from: &InstanceId, begun: Instant, now: Instant) {
+    /// The route in a place, which led to this sibling, leads here.
+    fn count(&mut self, from: &InstanceId, place: &Place, begun: Instant, now: Instant) {
         let well = self.siblings.get(from).map(Sibling::last_well);
+        // Somebody may have led it to one that had long been lost.
+        let since = well.max(self.led.get(place).copied());
         // It may have become well while EC2 changed the route.
-        let since = well.map_or(begun, |well| well.min(begun));
+        let since = since.map_or(begun, |since| since.min(begun));
         let took = now.saturating_duration_since(since);
         self.taken_over.routes += 1;
         self.taken_over.time += took;
@@ -588,6 +594,14 @@ impl Takeover {
             (place, since)
         });
         self.missed = missed.collect();
+        let led = holders.iter().filter_map(|(place, at)| {
+            let since = match self.holders.get(place) == Some(at) {
+                true => self.led.get(place).copied(),
+                false => before.map(|_| now),
+            };
+            Some((place.clone(), since?))
+        });
+        self.led = led.collect();
         self.holders = holders;
         // It came back so late that others serve its tables: that is being lost.
         let stood_in = self

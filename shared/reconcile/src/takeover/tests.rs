@@ -210,6 +210,39 @@ fn a_takeover_takes_from_when_the_lost_one_was_well_until_its_route_is_changed()
     assert_eq!(spoke.taken_over(), expected);
 }
 
+/// EC2 did not answer for a while, and meanwhile somebody led the route back.
+#[test]
+fn a_route_that_is_led_to_one_long_lost_is_counted_from_then() {
+    let mut now = beginning();
+    let mut spoke = spoke(now);
+    let one = sibling(1).instance;
+    let leads_to_it = vec![table(1, Some(1))];
+    spoke.tested(Ok(()), now);
+    spoke.observed(&one, now, Some(report(Condition::Well)), now);
+    spoke.looked(leads_to_it.clone(), now);
+    let mut wait = |spoke: &mut Takeover, count: u64| {
+        for _ in 0..count {
+            now += seconds(1);
+            spoke.tested(Ok(()), now);
+            spoke.observed(&one, now, None, now);
+        }
+        now
+    };
+    let take = |spoke: &mut Takeover, now: Instant| {
+        let decision = spoke.looked(leads_to_it.clone(), now);
+        assert_eq!(moves(&decision), ["rtb-00000001: eni-00000000"]);
+        let done = now + Duration::from_millis(300);
+        spoke.applied(&decision.moves[0].change, Some(&RouteOutcome::Done), done);
+        spoke.taken_over().last
+    };
+    let now = wait(&mut spoke, 4);
+    assert_eq!(take(&mut spoke, now), Some(Duration::from_millis(4300)));
+    let now = wait(&mut spoke, 3600);
+    assert_eq!(take(&mut spoke, now), Some(Duration::from_millis(300)));
+    let all = spoke.taken_over();
+    assert_eq!((all.routes, all.time), (2, Duration::from_millis(4600)));
+}
+
 /// It was sick a moment ago, became well, and took its route before it was asked again.
 #[test]
 fn who_takes_a_route_was_well_then_whatever_it_had_said_before() {
