@@ -22,7 +22,7 @@ use privnet_reconcile::policy::PolicyInput;
 use privnet_reconcile::{alive, explain};
 use privnet_runtime::fleet_secret::TunnelKeys;
 use privnet_runtime::router::Desired;
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
 use super::Hub;
 use crate::poll::known;
@@ -159,7 +159,11 @@ impl Hub {
     pub(super) async fn gateways_changed(&mut self, changes: &[HealthChange]) {
         for HealthChange { tunnel, from, to } in changes {
             if let Some(tunnel) = self.fleet.tunnels.get(tunnel) {
-                info!(tunnel = tunnel.name, %from, "gateway is {to}");
+                // One that failed may come and go for long.
+                match from.has_failed() && to.has_failed() {
+                    true => debug!(tunnel = tunnel.name, %from, "gateway is {to}"),
+                    false => info!(tunnel = tunnel.name, %from, "gateway is {to}"),
+                }
             }
         }
         self.settle().await;

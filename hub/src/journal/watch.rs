@@ -193,10 +193,12 @@ impl Seen {
 /// Whether a gateway lost its site's CIDRs because it does not answer.
 fn failed_over(before: Option<GatewayStatus>, now: Option<GatewayStatus>) -> bool {
     let was_active = before.is_some_and(|before| before.role == GatewayRole::Active);
-    was_active
-        && now.is_some_and(|now| {
-            now.role == GatewayRole::Standby && now.health == GatewayHealth::Down
-        })
+    was_active && now.is_some_and(|now| now.role == GatewayRole::Standby && has_failed(now.health))
+}
+
+/// Also one that answers again since: the traffic went elsewhere before that.
+fn has_failed(health: GatewayHealth) -> bool {
+    matches!(health, GatewayHealth::Down | GatewayHealth::Recovering)
 }
 
 fn gateway_change(before: Option<GatewayStatus>, tunnel: &Tunnel) -> Option<String> {
@@ -212,11 +214,9 @@ fn gateway_change(before: Option<GatewayStatus>, tunnel: &Tunnel) -> Option<Stri
             let cidrs: Vec<String> = tunnel.cidrs.iter().map(ToString::to_string).collect();
             Some(format!("takes over for its site: {}", cidrs.join(", ")))
         }
-        (GatewayRole::Active, GatewayRole::Standby) => Some(match now.health {
-            GatewayHealth::Down => "fails: another gateway of its site takes over".to_owned(),
-            GatewayHealth::Unknown | GatewayHealth::Healthy => {
-                "is a standby of its site now".to_owned()
-            }
+        (GatewayRole::Active, GatewayRole::Standby) => Some(match has_failed(now.health) {
+            true => "fails: another gateway of its site takes over".to_owned(),
+            false => "is a standby of its site now".to_owned(),
         }),
         // Whether it answers is told by its state.
         (GatewayRole::Active, GatewayRole::Active)
@@ -347,7 +347,7 @@ mod tests {
         assert_eq!(look(&mut watch, &tunnels), down);
         assert_eq!(look(&mut watch, &tunnels), [""; 0]);
         tunnels[1].reason = Some(Reason::Unresponsive);
-        let why = ["tunnel web: is down: no answer to probes through the tunnel"];
+        let why = ["tunnel web: is down: probes through the tunnel are not answered reliably"];
         assert_eq!(look(&mut watch, &tunnels), why);
         tunnels[1] = tunnel(2);
         assert_eq!(look(&mut watch, &tunnels), ["tunnel web: is up"]);
@@ -456,6 +456,34 @@ mod tests {
             set(active, standby).0[1],
             "tunnel web-2: shares its site with another gateway: standby"
         );
+    }
+
+    #[test]
+    fn a_gateway_that_failed_and_answers_now_and_then_is_told_and_counted_once() {
+        use GatewayHealth::{Down, Healthy, Recovering};
+        use GatewayRole::{Active, Standby};
+
+        let mut watch = Watch::default();
+        let mut seen = tunnel(1);
+        seen.gateway = gateway(Active, Healthy);
+        look(&mut watch, std::slice::from_ref(&seen));
+        seen.state = TunnelState::Down;
+        seen.reason = Some(Reason::Unresponsive);
+        seen.gateway = gateway(Standby, Recovering);
+        assert_eq!(
+            look(&mut watch, std::slice::from_ref(&seen)),
+            [
+                "tunnel web: is down: probes through the tunnel are not answered reliably",
+                "tunnel web: fails: another gateway of its site takes over",
+            ]
+        );
+        for health in [Down, Recovering, Down, Recovering] {
+            seen.gateway = gateway(Standby, health);
+            assert_eq!(look(&mut watch, std::slice::from_ref(&seen)), [""; 0]);
+        }
+        let mut counted = [seen];
+        watch.count_failovers(&mut counted);
+        assert_eq!(counted[0].gateway.unwrap().failovers, 1);
     }
 
     #[test]

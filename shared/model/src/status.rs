@@ -578,7 +578,8 @@ pub enum Reason {
     NoAnswer,
     /// Nothing was heard of the far end for too long.
     Silent,
-    /// It has a session, and does not answer what is sent through it.
+    /// It has a session, and does not answer what is sent through it, or has not done so
+    /// again for long enough.
     Unresponsive,
     /// Only one hub is used at a time, and another one is.
     StandsBy,
@@ -628,7 +629,9 @@ impl fmt::Display for Reason {
             },
             Self::NoAnswer => f.write_str("no handshake yet"),
             Self::Silent => f.write_str("no handshake for over 3 minutes"),
-            Self::Unresponsive => f.write_str("no answer to probes through the tunnel"),
+            Self::Unresponsive => {
+                f.write_str("probes through the tunnel are not answered reliably")
+            }
             Self::StandsBy => f.write_str("stands by: one hub is used at a time"),
             Self::StandsByReady => {
                 f.write_str("stands by: it answers, and is used again when it has lasted")
@@ -655,7 +658,7 @@ pub struct GatewayStatus {
     pub role: GatewayRole,
     /// Whether it answers probes through its tunnel.
     pub health: GatewayHealth,
-    /// How often the site's CIDRs were taken from it because it did not, since
+    /// How often the site's CIDRs were taken from it because it did not reliably, since
     /// the daemon started.
     pub failovers: u64,
 }
@@ -683,12 +686,14 @@ impl fmt::Display for GatewayRole {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum GatewayHealth {
-    /// It was not probed long enough to tell.
+    /// It was not probed long enough to tell, and has not failed meanwhile.
     Unknown,
     /// It answers.
     Healthy,
-    /// It does not, or does not yet do so again for long enough.
+    /// It does not.
     Down,
+    /// It did not, and does so again, not for long enough.
+    Recovering,
 }
 
 impl fmt::Display for GatewayHealth {
@@ -696,7 +701,8 @@ impl fmt::Display for GatewayHealth {
         f.pad(match self {
             Self::Unknown => "not known yet whether it answers probes",
             Self::Healthy => "healthy",
-            Self::Down => "down: probes through its tunnel are not answered reliably",
+            Self::Down => "down: it does not answer probes through its tunnel",
+            Self::Recovering => "recovering: it answers probes again, not for long enough",
         })
     }
 }

@@ -24,7 +24,9 @@ pub fn changes(before: &Fleet, after: &Fleet, removed: &[Removed]) -> Vec<Change
     let rest = after.tunnels.iter().filter_map(|(id, tunnel)| {
         let (action, why) = match before.tunnels.get(id) {
             None => (Action::Add, introduce(id, tunnel)),
-            Some(old) if old != tunnel => (Action::Change, compare(old, tunnel)),
+            Some(old) if old != tunnel && !only_flaps(old, tunnel) => {
+                (Action::Change, compare(old, tunnel))
+            }
             Some(_) => return None,
         };
         Some(Change {
@@ -87,6 +89,19 @@ fn outcome(tunnel: &PlannedTunnel) -> String {
     }
 }
 
+/// Whether all that changed is that a gateway which failed answers again, or again does
+/// not: it may go on like that for long.
+fn only_flaps(old: &PlannedTunnel, new: &PlannedTunnel) -> bool {
+    let failed = |tunnel: &PlannedTunnel| tunnel.health.is_some_and(Health::has_failed);
+    failed(old) && failed(new) && {
+        let as_new = PlannedTunnel {
+            health: new.health,
+            ..old.clone()
+        };
+        as_new == *new
+    }
+}
+
 fn compare(old: &PlannedTunnel, new: &PlannedTunnel) -> String {
     let mut facts = Vec::new();
     if old.name != new.name {
@@ -121,6 +136,7 @@ fn compare(old: &PlannedTunnel, new: &PlannedTunnel) -> String {
         facts.push(match new.health {
             Some(Health::Up) => "answers probes".to_owned(),
             Some(Health::Down) => "does not answer probes".to_owned(),
+            Some(Health::Recovering) => "answers probes again, not for long enough".to_owned(),
             Some(Health::Untried) => "is probed".to_owned(),
             None => "is no longer probed".to_owned(),
         });
@@ -171,6 +187,33 @@ mod tests {
     fn equal_decisions_differ_in_nothing() {
         let fleet = decide(&inventory([spoke(1, "10.1.0.0/16")]), &[]);
         assert!(changes(&fleet, &fleet, &[]).is_empty());
+    }
+
+    #[test]
+    fn a_gateway_that_flaps_is_told_once() {
+        let with = |health, port| {
+            let mut fleet = decide(&inventory([spoke(2, "10.2.0.0/16")]), &[]);
+            let tunnel = fleet.tunnels.values_mut().next().unwrap();
+            tunnel.health = Some(health);
+            tunnel.endpoint.as_mut().unwrap().set_port(port);
+            fleet
+        };
+        let (up, down) = (with(Health::Up, 51820), with(Health::Down, 51820));
+        let (recovering, moved) = (
+            with(Health::Recovering, 51820),
+            with(Health::Recovering, 51821),
+        );
+        assert_eq!(
+            told(&up, &down),
+            ["change tunnel spoke-2: does not answer probes"]
+        );
+        assert_eq!(told(&down, &recovering), [""; 0]);
+        assert_eq!(told(&recovering, &down), [""; 0]);
+        assert_eq!(told(&down, &moved).len(), 1);
+        assert_eq!(
+            told(&recovering, &up),
+            ["change tunnel spoke-2: answers probes"]
+        );
     }
 
     #[test]

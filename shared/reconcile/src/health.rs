@@ -47,12 +47,21 @@ const CALM: Duration = Duration::from_secs(600);
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Health {
-    /// It answers, not for long enough to be preferred; or nobody knows yet.
+    /// It has not answered for long enough since it is probed, nor failed to.
     Untried,
     /// It answers.
     Up,
     /// It does not answer.
     Down,
+    /// It was down and answers again, not for long enough to be up.
+    Recovering,
+}
+
+impl Health {
+    /// Whether it was down last, and is not up again: it may answer now and then.
+    pub fn has_failed(self) -> bool {
+        matches!(self, Self::Down | Self::Recovering)
+    }
 }
 
 impl fmt::Display for Health {
@@ -61,6 +70,7 @@ impl fmt::Display for Health {
             Self::Untried => "untried",
             Self::Up => "up",
             Self::Down => "down",
+            Self::Recovering => "recovering",
         })
     }
 }
@@ -99,7 +109,7 @@ pub struct Probes {
 struct Gateway {
     address: IpAddr,
     health: Health,
-    /// When its health became that.
+    /// When it became up or down, whichever was last.
     since: Instant,
     next_probe: Instant,
     sequence: u16,
@@ -264,14 +274,14 @@ impl Gateway {
             self.health = Health::Up;
             self.since = now;
         } else if self.health == Health::Down && self.answers >= BACK {
-            self.health = Health::Untried;
+            self.health = Health::Recovering;
         }
     }
 
     fn becomes_down(&mut self, now: Instant) {
         match self.health {
             Health::Down => return,
-            Health::Untried => {}
+            Health::Untried | Health::Recovering => {}
             Health::Up if now - self.since < CALM => {
                 self.asked = (self.asked * 2).min(MOST_ANSWERS);
             }

@@ -69,7 +69,7 @@ pub fn tunnel(planned: &PlannedTunnel, link: Link<'_>, rates: Rates, now: System
         }
         Some(Obstacle::Rejected(reason)) => (TunnelState::Rejected, Some(reason.clone())),
         None => match (link.state(now), planned.health) {
-            ((TunnelState::Up, _), Some(Health::Down)) => {
+            ((TunnelState::Up, _), Some(health)) if health.has_failed() => {
                 (TunnelState::Down, Some(Reason::Unresponsive))
             }
             (session, _) => session,
@@ -119,6 +119,7 @@ fn gateway(planned: &PlannedTunnel, health: Health) -> GatewayStatus {
             Health::Untried => GatewayHealth::Unknown,
             Health::Up => GatewayHealth::Healthy,
             Health::Down => GatewayHealth::Down,
+            Health::Recovering => GatewayHealth::Recovering,
         },
         failovers: 0,
     }
@@ -289,6 +290,35 @@ mod tests {
             shown(Some(Health::Untried), &both[1..]),
             Some((GatewayRole::Standby, GatewayHealth::Unknown))
         );
+        assert_eq!(
+            shown(Some(Health::Recovering), &both),
+            Some((GatewayRole::Active, GatewayHealth::Recovering))
+        );
+    }
+
+    #[test]
+    fn a_gateway_that_failed_is_down_until_it_has_answered_for_long_enough() {
+        let fleet = decide(&inventory([spoke(1, "10.1.0.0/16")]), &[]);
+        let planned = fleet.tunnels.values().next().unwrap();
+        let now = SystemTime::UNIX_EPOCH + Duration::from_secs(1_000_000);
+        let seen = |health: Health, handshake| {
+            let planned = PlannedTunnel {
+                health: Some(health),
+                ..planned.clone()
+            };
+            let peer = peer(handshake, 0);
+            let link = Link::Wireguard(Some(&peer));
+            let tunnel = tunnel(&planned, link, Rates::default(), now);
+            (tunnel.state, tunnel.reason)
+        };
+        let down = (TunnelState::Down, Some(Reason::Unresponsive));
+        assert_eq!(seen(Health::Untried, Some(now)), (TunnelState::Up, None));
+        assert_eq!(seen(Health::Down, Some(now)), down);
+        assert_eq!(seen(Health::Recovering, Some(now)), down);
+        assert_eq!(seen(Health::Up, Some(now)), (TunnelState::Up, None));
+        // One without a session is down for that.
+        let connecting = (TunnelState::Connecting, Some(Reason::NoAnswer));
+        assert_eq!(seen(Health::Recovering, None), connecting);
     }
 
     #[test]

@@ -446,7 +446,7 @@ fn fleet(page: &mut Page, status: &Status) {
         gateways(|gateway| match gateway.health {
             GatewayHealth::Unknown => None,
             GatewayHealth::Healthy => Some(1.0),
-            GatewayHealth::Down => Some(0.0),
+            GatewayHealth::Down | GatewayHealth::Recovering => Some(0.0),
         }),
     );
     page.counter(

@@ -359,10 +359,10 @@ fn standby(tunnel: &Tunnel) -> Option<String> {
             | Exclusion::OverlapsSite { .. } => None,
         });
     let other = other.unwrap_or_default();
-    // What is down says so by its state.
+    // What is down, or was until a moment ago, says so by its state.
     let health = match gateway.health {
         GatewayHealth::Healthy | GatewayHealth::Unknown => format!(" ({})", gateway.health),
-        GatewayHealth::Down => String::new(),
+        GatewayHealth::Down | GatewayHealth::Recovering => String::new(),
     };
     Some(format!("standby{other}{health}"))
 }

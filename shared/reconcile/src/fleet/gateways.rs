@@ -32,7 +32,7 @@ impl Standing {
         match (alive, health) {
             (false, _) | (true, Some(Health::Down)) => Self::Bad,
             (true, Some(Health::Up)) => Self::Good,
-            (true, Some(Health::Untried) | None) => Self::Untried,
+            (true, Some(Health::Untried | Health::Recovering) | None) => Self::Untried,
         }
     }
 }

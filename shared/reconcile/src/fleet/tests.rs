@@ -353,9 +353,9 @@ fn a_site_fails_over_and_back_and_its_routes_stay() {
     world.health.insert(id(2), Health::Down);
     assert_eq!(carrier(&world.next(&known), "10.1.0.0/16"), "spoke-2");
     // Of two that were down, the one that answers first.
-    world.health.insert(id(1), Health::Untried);
+    world.health.insert(id(1), Health::Recovering);
     assert_eq!(carrier(&world.next(&known), "10.1.0.0/16"), "spoke-1");
-    world.health.insert(id(2), Health::Untried);
+    world.health.insert(id(2), Health::Recovering);
     assert_eq!(carrier(&world.next(&known), "10.1.0.0/16"), "spoke-1");
     world.health.insert(id(1), Health::Up);
     assert_eq!(carrier(&world.next(&known), "10.1.0.0/16"), "spoke-1");

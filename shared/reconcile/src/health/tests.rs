@@ -153,10 +153,27 @@ fn a_gateway_that_answers_again_is_soon_better_than_none() {
         simulation.run(seconds(1.9), &[1]);
         assert_eq!(simulation.health(1), Health::Down);
         simulation.run(seconds(2.0), &[1]);
-        assert_eq!(simulation.health(1), Health::Untried);
+        assert_eq!(simulation.health(1), Health::Recovering);
         assert_eq!(simulation.health(2), Health::Down);
         simulation.run(seconds(4.0), &[]);
         assert_eq!(simulation.health(1), Health::Down);
+    }
+}
+
+#[test]
+fn a_gateway_that_flaps_is_never_said_to_be_unknown_or_up() {
+    let mut simulation = Simulation::new();
+    assert_eq!(simulation.health(1), Health::Untried);
+    simulation.run(seconds(15.0), &[1, 2]);
+    simulation.run(seconds(4.0), &[2]);
+    let mut changes = Vec::new();
+    for _ in 0..10 {
+        changes.extend(simulation.run(seconds(5.0), &[1, 2]));
+        changes.extend(simulation.run(seconds(4.0), &[2]));
+    }
+    assert_eq!(changes.len(), 20, "{changes:?}");
+    for (_, change) in changes {
+        assert!(change.from.has_failed() && change.to.has_failed());
     }
 }
 

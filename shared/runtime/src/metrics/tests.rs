@@ -455,6 +455,7 @@ fn a_gateway_is_healthy_or_not_once_that_is_known() {
     assert_eq!(healthy(GatewayHealth::Unknown), None);
     assert_eq!(healthy(GatewayHealth::Healthy).as_deref(), Some("1"));
     assert_eq!(healthy(GatewayHealth::Down).as_deref(), Some("0"));
+    assert_eq!(healthy(GatewayHealth::Recovering).as_deref(), Some("0"));
 }
 
 #[test]
