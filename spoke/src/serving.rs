@@ -9,6 +9,7 @@ mod address;
 mod asked;
 mod connections;
 mod keeper;
+mod refused;
 mod remedy;
 mod report;
 mod routes;

@@ -11,6 +11,7 @@ use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
 
 use crate::config::spoke::Protocol;
+use crate::health::HealthError;
 use crate::id::{AccountId, AllocationId, InstanceId, Region, RouteTableId, VpcId, Zone};
 use crate::inventory::{Fate, HeldRemovals, Partition, TagProblem, Transport};
 use crate::ipsec::IkeFailure;
@@ -189,10 +190,46 @@ pub struct SiblingStatus {
     pub instance: InstanceId,
     /// How it is, in words.
     pub state: String,
-    /// Why what comes from it does not count, if something does come: mostly it has
-    /// another secret.
+    /// Why what comes from it does not count, if something does come.
     #[serde(default)]
-    pub refused: Option<String>,
+    pub refused: Option<Refusal>,
+}
+
+/// Why what a sibling says does not count.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "code", rename_all = "snake_case")]
+pub enum Refusal {
+    /// The signature is wrong: mostly it has another secret.
+    Signature,
+    /// It means another instance, which it takes for the one that has our address.
+    NotForMe,
+    /// It cannot be read: another version wrote it, or another program.
+    Unreadable {
+        /// What is wrong with it.
+        problem: String,
+    },
+}
+
+impl From<HealthError> for Refusal {
+    fn from(error: HealthError) -> Self {
+        match error {
+            HealthError::Signature => Self::Signature,
+            HealthError::NotForMe => Self::NotForMe,
+            HealthError::Foreign | HealthError::Malformed(_) => Self::Unreadable {
+                problem: error.to_string(),
+            },
+        }
+    }
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Signature => write!(f, "{}", HealthError::Signature),
+            Self::NotForMe => write!(f, "{}", HealthError::NotForMe),
+            Self::Unreadable { problem } => f.write_str(problem),
+        }
+    }
 }
 
 /// A route of a VPC.

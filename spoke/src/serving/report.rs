@@ -40,7 +40,7 @@ impl Server {
         let siblings = siblings.map(|(instance, state)| SiblingStatus {
             instance: instance.clone(),
             state: state.to_string(),
-            refused: self.refused.get(instance).map(ToString::to_string),
+            refused: self.refused.why(instance).map(Into::into),
         });
         let taken_over = self.takeover.taken_over();
         let view = View {

@@ -1,14 +1,12 @@
 //! The loop: what is asked, what is heard, and whom that is told.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use privnet_ec2::{SdkContext, Vpc};
 use privnet_model::config::spoke::SourceDestCheck;
-use privnet_model::health::HealthError;
-use privnet_model::id::InstanceId;
 use privnet_model::vpc::Siblings;
 use privnet_reconcile::self_test::Report;
 use privnet_reconcile::takeover::{Memory, Takeover};
@@ -23,6 +21,7 @@ use super::address::{Addresses, News};
 use super::asked::{AGAIN, Asked};
 use super::connections;
 use super::keeper::Keeper;
+use super::refused::Refused;
 use super::remedy::{self, Remedies};
 use super::routes::{Changed, Changing, Tables};
 use super::start::Start;
@@ -64,8 +63,7 @@ pub(super) struct Server {
     port: Option<HealthPort>,
     teller: Option<Teller>,
     pub(super) siblings: Asked<Siblings>,
-    /// Siblings from which something comes that does not count, and why not.
-    pub(super) refused: BTreeMap<InstanceId, HealthError>,
+    pub(super) refused: Refused,
     pub(super) tables: Asked<Tables>,
     pub(super) changing: Option<Changing>,
     pub(super) check: Asked<privnet_ec2::SourceDestCheck>,
@@ -107,7 +105,7 @@ impl Server {
             port: None,
             teller: None,
             siblings: Asked::new(),
-            refused: BTreeMap::new(),
+            refused: Refused::default(),
             tables: Asked::new(),
             changing: None,
             check: Asked::new(),
@@ -243,7 +241,9 @@ impl Server {
         }
         if let Some(port) = &mut self.port {
             port.set_secret(self.start.told.borrow().0.secret.clone());
-            let errors = port.watch(&self.takeover.asked());
+            let asked = self.takeover.asked();
+            self.refused.forget(&asked, now);
+            let errors = port.watch(&asked);
             self.port_problem = errors.first().map(ToString::to_string);
             for (sibling, at) in port.asked_by() {
                 self.takeover.asked_by(&sibling, at);
@@ -287,23 +287,15 @@ impl Server {
             asked,
             answer,
         } = observation;
-        match &answer {
-            Err(Silence::Rejected(why)) => {
-                self.refused.insert(sibling.clone(), *why);
-            }
-            Ok(_) | Err(Silence::NoAnswer) => {
-                self.refused.remove(&sibling);
-            }
-            Err(Silence::Unsent(_) | Silence::NoSecret) => {}
-        }
+        let now = Instant::now();
+        self.refused.hear(&sibling, &answer, now);
         let answer = match answer {
             Ok(report) => Some(report),
             Err(Silence::NoAnswer | Silence::Rejected(_)) => None,
             // That is our own fault, and says nothing of the sibling.
             Err(_) => return,
         };
-        self.takeover
-            .observed(&sibling, asked, answer, Instant::now());
+        self.takeover.observed(&sibling, asked, answer, now);
     }
 
     fn found(&mut self, found: &Siblings) {

@@ -1,7 +1,8 @@
 //! The other spokes of the VPC, as the daemon hears them.
 
 use privnet_model::doctor::{Area, Finding};
-use privnet_model::status::{RoutesStatus, SiblingStatus};
+use privnet_model::health::DEFAULT_HEALTH_PORT;
+use privnet_model::status::{Refusal, RoutesStatus, SiblingStatus};
 
 use crate::takeover::SiblingState;
 
@@ -24,9 +25,22 @@ fn sibling(sibling: &SiblingStatus) -> Finding {
     let doctor = "privnet-spoke doctor   # on that spoke";
     if let Some(why) = refused {
         let found = format!("{found}, and what comes from it does not count: {why}");
-        return Finding::wrong(AREA, check, found)
-            .mend("preshared_key   # of both config files: the same secret")
-            .mend("systemctl reload privnet-spoke   # on both, once it is");
+        let finding = Finding::wrong(AREA, check, found);
+        return match why {
+            Refusal::Signature => finding
+                .mend("preshared_key   # of both config files: the same secret")
+                .mend("systemctl reload privnet-spoke   # on both, once it is"),
+            // It learns from EC2 who has which address.
+            Refusal::NotForMe => finding
+                .mend(format!("{doctor}: may it ask EC2 for its siblings?"))
+                .mend("systemctl restart privnet-spoke   # on that spoke, if it goes on"),
+            Refusal::Unreadable { .. } => finding
+                .mend("privnet-spoke --version   # on both: the same, or one is to be upgraded")
+                .mend(format!(
+                    "tcpdump -c 5 -nn -X udp port {DEFAULT_HEALTH_PORT}   # or is that another \
+                     program? (the port is routes.health_port)"
+                )),
+        };
     }
     if is(SiblingState::Well) || is(SiblingState::Leaving) {
         return Finding::ok(AREA, check, found);
@@ -47,15 +61,16 @@ fn sibling(sibling: &SiblingStatus) -> Finding {
 mod tests {
     #![expect(clippy::unwrap_used, reason = "a test that fails should panic")]
     use privnet_model::doctor::Verdict;
+    use privnet_model::health::HealthError;
 
     use super::*;
 
-    fn judged(state: &SiblingState, refused: Option<&str>) -> Finding {
+    fn judged(state: &SiblingState, refused: Option<Refusal>) -> Finding {
         let routes = RoutesStatus {
             siblings: vec![SiblingStatus {
                 instance: "i-00000002".parse().unwrap(),
                 state: state.to_string(),
-                refused: refused.map(str::to_owned),
+                refused,
             }],
             ..RoutesStatus::default()
         };
@@ -105,10 +120,24 @@ mod tests {
     }
 
     #[test]
-    fn one_whose_answers_do_not_count_has_another_secret() {
-        let refused = judged(&SiblingState::Lost, Some("the signature is wrong"));
-        assert_eq!(refused.verdict, Verdict::Wrong);
-        assert!(refused.found.contains("lost") && refused.found.contains("signature"));
-        assert!(refused.remedy[0].contains("preshared_key"), "{refused:?}");
+    fn why_the_answers_of_one_do_not_count_decides_what_mends_it() {
+        let told = |error: HealthError| {
+            let refused = judged(&SiblingState::Lost, Some(error.into()));
+            assert_eq!(refused.verdict, Verdict::Wrong);
+            assert!(refused.found.contains("lost"), "{refused:?}");
+            assert!(refused.found.contains(&error.to_string()), "{refused:?}");
+            refused.remedy.join("; ")
+        };
+        let secret = told(HealthError::Signature);
+        assert!(secret.contains("preshared_key"), "{secret}");
+        for (error, mended) in [
+            (HealthError::NotForMe, "EC2"),
+            (HealthError::Malformed("too short"), "--version"),
+            (HealthError::Foreign, "--version"),
+        ] {
+            let remedy = told(error);
+            assert!(remedy.contains(mended), "{remedy}");
+            assert!(!remedy.contains("preshared_key"), "{remedy}");
+        }
     }
 }
