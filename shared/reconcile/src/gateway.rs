@@ -737,7 +737,9 @@ mod tests {
         let off = host(true, Some(&nat("[nat]\negress = false")), &[]);
         assert_eq!(set(&off, "timeout_established"), None);
         let gateway = host(true, Some(&NatConfig::default()), &[]);
-        assert_eq!(set(&gateway, "timeout_established"), Some("350".to_owned()));
+        for limit in ["tcp_timeout_established", "udp_timeout_stream"] {
+            assert_eq!(set(&gateway, limit), Some("350".to_owned()));
+        }
         assert_eq!(set(&gateway, "conntrack_max"), Some("262144".to_owned()));
 
         let elsewhere = Kernel {

@@ -101,10 +101,15 @@ pub fn forwarding<'a>(
 /// The settings of connection tracking that NAT wants. `capacity` is `None`
 /// where this network namespace cannot set it.
 ///
-/// Of the time limits only that of established TCP is ours: five days by the
-/// kernel's default, so that connections nobody ended fill the table. Those of UDP
-/// (30 s, and 120 s once it was answered) stay: longer ones, as RFC 4787 would
-/// have them, would keep each DNS query for minutes.
+/// Of the time limits two are ours, one value for both as at AWS's NAT gateway: that of
+/// established TCP, five days by the kernel's default, so that connections nobody ended
+/// fill the table; and that of UDP which was answered, 120 s by default. UDP without an
+/// answer stays at the kernel's 30 s, and so does one with nothing after its first two
+/// seconds (`nf_conntrack_udp_packet`; a DNS query), unless it took the flowtable.
+///
+/// Those of the flowtable (`nf_flowtable_{tcp,udp}_timeout`) stay at 30 s: whatever is
+/// idle for that goes back to connection tracking, with the limit above less these 30 s
+/// (`flow_offload_fixup_ct`, since Linux 5.14), so that it is the same in all.
 pub fn connection_tracking(
     idle_timeout: Duration,
     capacity: Option<u32>,
@@ -116,10 +121,9 @@ pub fn connection_tracking(
             value,
         );
     };
-    set(
-        "tcp_timeout_established",
-        idle_timeout.as_secs().to_string(),
-    );
+    for limit in ["tcp_timeout_established", "udp_timeout_stream"] {
+        set(limit, idle_timeout.as_secs().to_string());
+    }
     if let Some(capacity) = capacity {
         set("max", capacity.to_string());
         // As many buckets as connections, the kernel's own ratio. It rounds to
@@ -182,14 +186,11 @@ mod tests {
             });
             lines.collect::<Vec<_>>()
         };
-        assert_eq!(settings(None), ["tcp_timeout_established 350"]);
+        let limits = ["tcp_timeout_established 350", "udp_timeout_stream 350"];
+        assert_eq!(settings(None), limits);
         assert_eq!(
             settings(Some(100_000)),
-            [
-                "buckets 131072",
-                "max 100000",
-                "tcp_timeout_established 350"
-            ]
+            ["buckets 131072", "max 100000", limits[0], limits[1],]
         );
         assert_eq!(settings(Some(1024))[0], "buckets 8192");
     }

@@ -40,8 +40,6 @@ use warden::Command;
 const ENTERING: Duration = Duration::from_secs(5);
 /// How long a sibling is given to take over what it is offered.
 const OFFER: Duration = Duration::from_secs(3);
-/// UDP that is answered is remembered for 120 s by the kernel's default.
-const UDP: Duration = Duration::from_secs(120);
 /// Siblings that may be about to greet at once.
 const BACKLOG: u32 = 64;
 
@@ -130,7 +128,7 @@ impl Connections {
             host: Host::new(),
             timeouts: Timeouts {
                 tcp: idle_timeout,
-                udp: UDP,
+                udp: idle_timeout,
             },
             most,
             secret: watch::Sender::new(None),

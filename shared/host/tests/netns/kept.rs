@@ -18,7 +18,7 @@ use crate::world::{note, reconcile, sh, wait};
 const OWN: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
 const TIMEOUTS: Timeouts = Timeouts {
     tcp: Duration::from_secs(350),
-    udp: Duration::from_secs(120),
+    udp: Duration::from_secs(350),
 };
 
 fn connection(protocol: Protocol, origin: Origin, host: u16, port: u16) -> Connection {

@@ -29,7 +29,8 @@ pub struct NatConfig {
     pub exclude: Vec<IpNet>,
     /// The source ports that masqueraded TCP and UDP may use; `None` leaves it to the kernel.
     pub ports: Option<PortRange>,
-    /// How long a TCP connection on which nothing is sent is remembered. Whole seconds.
+    /// How long a connection on which nothing is sent is remembered: TCP, and UDP that was
+    /// answered. Whole seconds.
     pub idle_timeout: Duration,
     /// How many connections are remembered at most; `None` follows from the memory.
     pub connections: Option<u32>,
