@@ -363,8 +363,11 @@ impl Hub {
             return;
         }
         // A spoke that is rejected knocks for ever; asking EC2 again does not
-        // help it. One that lacks something may have it by now.
-        let waits = |tunnel: &&PlannedTunnel| matches!(tunnel.obstacle, Some(Obstacle::Pending(_)));
+        // help it. One that lacks something may have it by now; but a static site's key
+        // does not come from EC2.
+        let waits = |tunnel: &&PlannedTunnel| {
+            tunnel.instance.is_some() && matches!(tunnel.obstacle, Some(Obstacle::Pending(_)))
+        };
         let settled = self.fleet.tunnels.values().filter(|tunnel| !waits(tunnel));
         let known: BTreeSet<Stranger> = settled
             .flat_map(|tunnel| {

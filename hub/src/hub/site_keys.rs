@@ -32,14 +32,29 @@ pub(super) struct SiteKeys {
     copy: PathBuf,
     wanted: BTreeMap<String, Wanted>,
     known: BTreeMap<String, SiteKey>,
-    /// Why the last question brought nothing.
-    problems: BTreeMap<String, String>,
+    /// What came of the last question, where that was nothing.
+    problems: BTreeMap<String, Failure>,
     asking: JoinSet<Answer>,
 }
 
 type Fetch = Box<dyn Fn(Wanted) -> Fetched + Send + Sync>;
-/// A key, or in one sentence why there is none.
-type Fetched = Pin<Box<dyn Future<Output = Result<SiteKey, String>> + Send>>;
+type Fetched = Pin<Box<dyn Future<Output = Result<SiteKey, Failure>> + Send>>;
+
+/// Why there is no key.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Failure {
+    /// In one sentence; asking again may be all it needs.
+    Temporary(String),
+    /// Likewise; somebody must change something.
+    Lasting(String),
+}
+
+impl Failure {
+    fn problem(&self) -> String {
+        let (Self::Temporary(problem) | Self::Lasting(problem)) = self;
+        format!("preshared_key: {problem}")
+    }
+}
 
 /// A key that a site's section names.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -56,7 +71,7 @@ enum Kind {
 
 struct Answer {
     site: String,
-    key: Result<SiteKey, String>,
+    key: Result<SiteKey, Failure>,
     /// Before it was asked for.
     pause: Duration,
 }
@@ -133,8 +148,11 @@ impl SiteKeys {
                 authentication: Authentication::PresharedKey,
                 credential: IkeCredential::PresharedKey(key.clone()),
             },
-            (None, Some(problem)) => SiteSecret::Unreadable {
-                problem: problem.clone(),
+            (None, Some(failure @ Failure::Temporary(_))) => SiteSecret::Awaited {
+                problem: failure.problem(),
+            },
+            (None, Some(failure @ Failure::Lasting(_))) => SiteSecret::Unreadable {
+                problem: failure.problem(),
             },
             (None, None) => unread(&wanted.parameter),
         }
@@ -168,7 +186,8 @@ impl SiteKeys {
         let problems = self.problems.iter();
         problems
             .filter(|(site, _)| self.known.contains_key(*site))
-            .map(|(site, problem)| {
+            .map(|(site, failure)| {
+                let problem = failure.problem();
                 format!("site {site}: {problem}; the key from before stays in force")
             })
     }
@@ -182,9 +201,9 @@ impl SiteKeys {
         self.asking.spawn(async move {
             sleep(pause).await;
             let key = timeout(PATIENCE, fetched).await.unwrap_or_else(|_| {
-                Err(format!(
+                Err(Failure::Temporary(format!(
                     "SSM parameter {parameter}: no answer within {PATIENCE:?}"
-                ))
+                )))
             });
             Answer { site, key, pause }
         });
@@ -204,16 +223,16 @@ impl SiteKeys {
                 self.keep();
                 true
             }
-            Err(problem) => {
-                let problem = format!("preshared_key: {problem}");
-                let is_new = self.problems.get(&site) != Some(&problem);
+            Err(failure) => {
+                let is_new = self.problems.get(&site) != Some(&failure);
                 if is_new {
                     let known_before = self.known.contains_key(&site);
+                    let problem = failure.problem();
                     warn!(
                         site,
                         problem, known_before, "the site's preshared key cannot be read"
                     );
-                    self.problems.insert(site.clone(), problem);
+                    self.problems.insert(site.clone(), failure);
                 }
                 self.ask(site, (pause * 2).clamp(FIRST_PAUSE, LONGEST_PAUSE));
                 is_new
@@ -242,7 +261,7 @@ impl Wanted {
 
 /// What a site has whose key SSM was not asked for yet, or has not told.
 pub(super) fn unread(parameter: &str) -> SiteSecret {
-    SiteSecret::Unreadable {
+    SiteSecret::Awaited {
         problem: format!("preshared_key: SSM parameter {parameter}: no answer yet"),
     }
 }
@@ -265,17 +284,21 @@ fn key_of(secret: &SiteSecret) -> Option<SiteKey> {
             credential: IkeCredential::PrivateKey(_),
             ..
         }
+        | SiteSecret::Awaited { .. }
         | SiteSecret::Unreadable { .. } => None,
     }
 }
 
-async fn fetch(store: &ParameterStore, wanted: &Wanted) -> Result<SiteKey, String> {
+async fn fetch(store: &ParameterStore, wanted: &Wanted) -> Result<SiteKey, Failure> {
     let name = &wanted.parameter;
     let key = match wanted.kind {
         Kind::Wireguard => store.preshared_key(name).await.map(SiteKey::Wireguard),
         Kind::Ipsec => store.ike_secret(name).await.map(SiteKey::Ipsec),
     };
-    key.map_err(|error| error.to_string())
+    key.map_err(|error| match error.reason.is_temporary() {
+        true => Failure::Temporary(error.to_string()),
+        false => Failure::Lasting(error.to_string()),
+    })
 }
 
 #[cfg(test)]
@@ -289,13 +312,21 @@ mod tests {
     use super::*;
 
     /// What SSM says of every parameter.
-    type Store = Arc<Mutex<Result<SiteKey, String>>>;
+    type Store = Arc<Mutex<Result<SiteKey, Failure>>>;
 
-    fn store(problem: &str) -> Store {
-        Arc::new(Mutex::new(Err(problem.to_owned())))
+    fn down() -> Failure {
+        Failure::Temporary("down".to_owned())
     }
 
-    fn says(store: &Store, answer: Result<SiteKey, String>) {
+    fn none() -> Failure {
+        Failure::Lasting("there is none".to_owned())
+    }
+
+    fn store(failure: Failure) -> Store {
+        Arc::new(Mutex::new(Err(failure)))
+    }
+
+    fn says(store: &Store, answer: Result<SiteKey, Failure>) {
         *store.lock().unwrap() = answer;
     }
 
@@ -335,29 +366,35 @@ mod tests {
         within.await.unwrap();
     }
 
-    fn problem(site: &Site) -> &str {
-        match &site.secret {
-            SiteSecret::Unreadable { problem } => problem,
-            SiteSecret::Wireguard(_) | SiteSecret::Ipsec { .. } => "",
-        }
+    fn awaited(problem: &str) -> SiteSecret {
+        let problem = problem.to_owned();
+        SiteSecret::Awaited { problem }
     }
 
     #[tokio::test]
     async fn a_key_that_cannot_be_read_is_asked_for_until_it_can() {
         let directory = tempfile::tempdir().unwrap();
         let copy = directory.path().join("hub.site-keys");
-        let ssm = store("there is none");
+        let ssm = store(down());
         let mut keys = keys(&ssm, &copy);
         let mut sites = in_ssm();
         keys.configure(&mut sites, &[]);
-        assert!(problem(&sites[0]).contains("/dc: no answer yet"));
+        let asked = "preshared_key: SSM parameter /dc: no answer yet";
+        assert_eq!(sites[0].secret, awaited(asked));
         assert!(keys.are_awaited());
 
         changed(&mut keys).await;
         keys.put_into(&mut sites);
-        assert_eq!(problem(&sites[0]), "preshared_key: there is none");
+        assert_eq!(sites[0].secret, awaited("preshared_key: down"));
         assert!(!keys.are_awaited());
         assert_eq!(keys.problems().count(), 0, "the tunnel's reason tells it");
+
+        // Nothing is wrong with the config before SSM says so.
+        says(&ssm, Err(none()));
+        changed(&mut keys).await;
+        keys.put_into(&mut sites);
+        let problem = "preshared_key: there is none".to_owned();
+        assert_eq!(sites[0].secret, SiteSecret::Unreadable { problem });
 
         says(&ssm, Ok(key("correct horse")));
         changed(&mut keys).await;
@@ -369,14 +406,14 @@ mod tests {
     async fn what_was_known_stays_in_force_over_a_failure_and_a_restart() {
         let directory = tempfile::tempdir().unwrap();
         let copy = directory.path().join("hub.site-keys");
-        let ssm = store("down");
+        let ssm = store(down());
         says(&ssm, Ok(key("correct horse")));
         let mut before = keys(&ssm, &copy);
         let mut sites = in_ssm();
         before.configure(&mut sites, &[]);
         changed(&mut before).await;
 
-        says(&ssm, Err("down".to_owned()));
+        says(&ssm, Err(down()));
         let mut after = keys(&ssm, &copy);
         let mut sites = in_ssm();
         after.configure(&mut sites, &[]);
@@ -405,7 +442,7 @@ mod tests {
     #[tokio::test]
     async fn a_key_that_moves_from_a_file_to_ssm_stays_until_it_is_read_there() {
         let directory = tempfile::tempdir().unwrap();
-        let mut keys = keys(&store("down"), &directory.path().join("copy"));
+        let mut keys = keys(&store(down()), &directory.path().join("copy"));
         let mut in_file = [site("{ file = '/dc.psk' }")];
         let secret = SiteSecret::Ipsec {
             authentication: Authentication::PresharedKey,

@@ -127,8 +127,8 @@ pub enum SecretFetchReason {
 }
 
 impl SecretFetchReason {
-    /// What SSM may say otherwise the next time.
-    fn is_temporary(&self) -> bool {
+    /// Whether SSM may say otherwise the next time without anybody changing the parameter.
+    pub fn is_temporary(&self) -> bool {
         match self {
             Self::Call(CallError::Unmade { .. } | CallError::TooLong { .. })
             | Self::NotFound

@@ -624,6 +624,11 @@ pub enum Reason {
     StandsByReady,
     /// The IPsec key of a spoke is made of the fleet's secret, which is not known.
     NoFleetSecret,
+    /// The preshared key of a site is a parameter of SSM, which has yet to give it.
+    NoSiteKey {
+        /// What it said so far.
+        problem: String,
+    },
     /// It cannot be set up as it is configured.
     Misconfigured {
         /// What is wrong.
@@ -676,7 +681,7 @@ impl fmt::Display for Reason {
             Self::NoFleetSecret => f.write_str(
                 "no fleet secret (trust.preshared_key), of which an IPsec spoke's key is made",
             ),
-            Self::Misconfigured { problem } => f.write_str(problem),
+            Self::NoSiteKey { problem } | Self::Misconfigured { problem } => f.write_str(problem),
             Self::NoCharon { problem } => write!(f, "strongSwan cannot be used: {problem}"),
             Self::NoXfrmInterface => f.write_str("its XFRM interface is not there"),
             Self::Ike { failure } => write!(f, "{failure}"),

@@ -130,8 +130,14 @@ pub enum SiteSecret {
         /// Our part of that.
         credential: IkeCredential,
     },
-    /// A file or a parameter cannot be read, or was not so far: the site has no tunnel,
-    /// the others have theirs.
+    /// A parameter was not read so far, and asking again may be all it needs: the site has
+    /// no tunnel yet.
+    Awaited {
+        /// Which, and what came of asking.
+        problem: String,
+    },
+    /// A file or a parameter cannot be read, or holds no key: the site has no tunnel, the
+    /// others have theirs.
     Unreadable {
         /// Which, and why.
         problem: String,

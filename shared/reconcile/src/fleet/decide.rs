@@ -79,9 +79,16 @@ fn static_site<'a>(
     }
     tunnel.cidrs = won.into_iter().collect();
     tunnel.excluded = excluded;
-    if let SiteSecret::Unreadable { problem } = &site.secret {
-        let problem = problem.clone();
-        tunnel.obstacle = Some(Obstacle::Rejected(Reason::Misconfigured { problem }));
+    match &site.secret {
+        SiteSecret::Wireguard(_) | SiteSecret::Ipsec { .. } => {}
+        SiteSecret::Awaited { problem } => {
+            let problem = problem.clone();
+            tunnel.obstacle = Some(Obstacle::Pending(Reason::NoSiteKey { problem }));
+        }
+        SiteSecret::Unreadable { problem } => {
+            let problem = problem.clone();
+            tunnel.obstacle = Some(Obstacle::Rejected(Reason::Misconfigured { problem }));
+        }
     }
     ipsec::settle_site(&mut tunnel, site, input);
     tunnel

@@ -114,7 +114,9 @@ pub(super) fn site_tunnel(site: &Site) -> PlannedTunnel {
             public_key: Some(link.public_key),
             preshared_key: match &site.secret {
                 SiteSecret::Wireguard(key) => key.clone(),
-                SiteSecret::Ipsec { .. } | SiteSecret::Unreadable { .. } => None,
+                SiteSecret::Ipsec { .. }
+                | SiteSecret::Awaited { .. }
+                | SiteSecret::Unreadable { .. } => None,
             },
             keepalive: link.keepalive,
             ..tunnel

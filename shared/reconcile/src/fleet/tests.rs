@@ -503,18 +503,21 @@ fn notes_tell_what_does_not_keep_a_tunnel_from_being_up() {
 }
 
 #[test]
-fn a_site_whose_files_cannot_be_read_has_no_tunnel_and_keeps_its_addresses() {
-    let mut unreadable = site("dc", "10.200.0.0/16");
-    unreadable.secret = SiteSecret::Unreadable {
-        problem: "preshared_key: /etc/dc.psk: no such file".to_owned(),
-    };
-    let inside = inventory([spoke(1, "10.200.7.0/24"), spoke(2, "10.2.0.0/16")]);
-    let fleet = decide(&inside, &[unreadable]);
-    assert!(reason(&fleet, "dc").contains("/etc/dc.psk: no such file"));
-    assert_eq!(
-        fleet.peers().len(),
-        1,
-        "the site's or the overlapping spoke's"
-    );
-    assert_eq!(fleet.cidrs().count(), 1);
+fn a_site_whose_secret_is_not_known_has_no_tunnel_and_keeps_its_addresses() {
+    let problem = || "preshared_key: /dc: it cannot be read".to_owned();
+    let of_file = SiteSecret::Unreadable { problem: problem() };
+    let of_ssm = SiteSecret::Awaited { problem: problem() };
+    for (secret, state) in [(of_file, "rejected"), (of_ssm, "pending")] {
+        let mut unreadable = site("dc", "10.200.0.0/16");
+        unreadable.secret = secret;
+        let inside = inventory([spoke(1, "10.200.7.0/24"), spoke(2, "10.2.0.0/16")]);
+        let fleet = decide(&inside, &[unreadable]);
+        assert_eq!(reason(&fleet, "dc"), format!("{state}: {}", problem()));
+        assert_eq!(
+            fleet.peers().len(),
+            1,
+            "the site's or the overlapping spoke's"
+        );
+        assert_eq!(fleet.cidrs().count(), 1);
+    }
 }
