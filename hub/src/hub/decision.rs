@@ -229,7 +229,8 @@ impl Hub {
                     .map(|planned| (planned.tunnel.name.clone(), planned))
                     .collect(),
                 // Nor is any taken down before it is known what it should be.
-                keeps_others: self.preshared.is_missing() || self.site_keys.are_awaited(),
+                keeps_others: self.preshared.is_missing(),
+                keeps: self.site_keys.unknown().collect(),
                 ..Wanted::default()
             },
             behind_ipsec: behind_ipsec(fleet),

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use privnet_ec2::ParameterStore;
 use privnet_model::config::hub::SiteLink;
-use privnet_model::ipsec::{Authentication, IkeCredential};
+use privnet_model::ipsec::{Authentication, ConnectionName, IkeCredential};
 use privnet_model::site_key::SiteKey;
 use privnet_reconcile::fleet::{Site, SiteSecret};
 use privnet_runtime::key_file;
@@ -173,11 +173,13 @@ impl SiteKeys {
         }
     }
 
-    /// Whether SSM has yet to say anything of a key that is not known.
-    pub(super) fn are_awaited(&self) -> bool {
-        let unheard =
-            |site: &String| !self.known.contains_key(site) && !self.problems.contains_key(site);
-        self.wanted.keys().any(unheard)
+    /// The connections by IPsec whose keys are not known, whatever came of asking: what
+    /// runs of them from before stays.
+    pub(super) fn unknown(&self) -> impl Iterator<Item = ConnectionName> {
+        let wanted = self.wanted.iter();
+        wanted
+            .filter(|(site, it)| it.kind == Kind::Ipsec && !self.known.contains_key(*site))
+            .filter_map(|(site, _)| ConnectionName::of(site).ok())
     }
 
     /// Why keys could not be read again that are known from before. (Of one that is not
@@ -381,13 +383,14 @@ mod tests {
         keys.configure(&mut sites, &[]);
         let asked = "preshared_key: SSM parameter /dc: no answer yet";
         assert_eq!(sites[0].secret, awaited(asked));
-        assert!(keys.are_awaited());
+        let dc = [ConnectionName::of("dc").unwrap()];
+        assert!(keys.unknown().eq(dc.clone()));
 
         changed(&mut keys).await;
         keys.put_into(&mut sites);
         assert_eq!(sites[0].secret, awaited("preshared_key: down"));
-        assert!(!keys.are_awaited());
         assert_eq!(keys.problems().count(), 0, "the tunnel's reason tells it");
+        assert!(keys.unknown().eq(dc.clone()), "it changes nothing");
 
         // Nothing is wrong with the config before SSM says so.
         says(&ssm, Err(none()));
@@ -395,11 +398,13 @@ mod tests {
         keys.put_into(&mut sites);
         let problem = "preshared_key: there is none".to_owned();
         assert_eq!(sites[0].secret, SiteSecret::Unreadable { problem });
+        assert!(keys.unknown().eq(dc));
 
         says(&ssm, Ok(key("correct horse")));
         changed(&mut keys).await;
         keys.put_into(&mut sites);
         assert_eq!(key_of(&sites[0].secret), Some(key("correct horse")));
+        assert_eq!(keys.unknown().count(), 0);
     }
 
     #[tokio::test]
@@ -455,9 +460,10 @@ mod tests {
         let before = in_file.clone();
         keys.configure(&mut in_file, &[]);
         assert_eq!(in_file, before, "SSM has nothing to do with it");
-        assert!(!keys.are_awaited());
+        assert_eq!(keys.unknown().count(), 0);
         let mut sites = in_ssm();
         keys.configure(&mut sites, &before);
         assert_eq!(sites[0].secret, secret);
+        assert_eq!(keys.unknown().count(), 0);
     }
 }

@@ -64,15 +64,30 @@ pub struct Wanted {
     pub tunnels: BTreeMap<ConnectionName, PlannedIpsec>,
     /// Those of them that stand by: with IKE alone, which carries nothing.
     pub standing_by: BTreeSet<ConnectionName>,
-    /// Whether others of ours stay as they are for now: what they are to be like
+    /// Whether all others of ours stay as they are for now: what they are to be like
     /// follows from a secret that is not known yet.
     pub keeps_others: bool,
+    /// Those of the others that do in any case: each has a key of its own, which is not
+    /// known yet.
+    pub keeps: BTreeSet<ConnectionName>,
     /// The XFRM interfaces that are there: where the kernel does ESP, a tunnel whose own
     /// is not carries nothing and is not set up.
     pub interfaces: BTreeSet<NonZeroU32>,
     /// Whose ESP the host is ready for, with its rules and routes: while it is another's,
     /// or not known, nothing is changed.
     pub esp: Option<EspStatus>,
+}
+
+impl Wanted {
+    /// Whether there may be connections that are not wanted and stay.
+    pub fn keeps_any(&self) -> bool {
+        self.keeps_others || !self.keeps.is_empty()
+    }
+
+    /// Whether this one is not wanted and stays.
+    fn keeps(&self, name: &ConnectionName) -> bool {
+        !self.tunnels.contains_key(name) && (self.keeps_others || self.keeps.contains(name))
+    }
 }
 
 /// What is known of charon and its tunnels.
@@ -527,12 +542,10 @@ impl Session {
             .collect();
         let mut changes = plan(&connections, &actual);
         let now = Instant::now();
-        let stays =
-            |name: &ConnectionName| wanted.keeps_others && !wanted.tunnels.contains_key(name);
         changes.retain(|change| match change {
             IpsecChange::UnloadConnection(name)
             | IpsecChange::UnloadSecret(name)
-            | IpsecChange::TerminateIke { name, .. } => !stays(name),
+            | IpsecChange::TerminateIke { name, .. } => !wanted.keeps(name),
             IpsecChange::Initiate { name, child } => {
                 let longest = match child {
                     Some(_) => LONGEST_PAUSE,
@@ -774,7 +787,8 @@ fn note(diagnosis: Diagnosis, memory: &mut Memory) {
 #[cfg(test)]
 mod tests {
     #![expect(clippy::unwrap_used, reason = "a test that fails should panic")]
-    use privnet_model::ipsec::Side;
+    use privnet_model::ipsec::{IkeRole, Side, TunnelEnd};
+    use privnet_reconcile::fleet::own_tunnel;
 
     use super::*;
 
@@ -785,6 +799,34 @@ mod tests {
             id: format!("{site}.example").parse().unwrap(),
             proposals: Proposals::Modern,
         }
+    }
+
+    #[test]
+    fn what_is_not_wanted_stays_where_its_key_is_awaited_or_everybodys() {
+        let names = ["wanted", "awaited", "gone"].map(|site| ConnectionName::of(site).unwrap());
+        let end = |address: &str, id: &str, selector: &str| TunnelEnd {
+            address: address.parse().ok(),
+            id: id.parse().unwrap(),
+            selectors: [selector.parse().unwrap()].into(),
+        };
+        let local = end("10.0.0.10", "hub.example", "10.0.0.0/8");
+        let remote = end("203.0.113.1", "dc.example", "10.200.0.0/16");
+        let planned = PlannedIpsec {
+            tunnel: own_tunnel(names[0].clone(), local, remote, IkeRole::Initiator),
+            credential: IkeCredential::PresharedKey(IkeSecret::new("correct horse").unwrap()),
+        };
+        let kept = |wanted: &Wanted| names.each_ref().map(|name| wanted.keeps(name));
+        let mut wanted = Wanted {
+            tunnels: [(names[0].clone(), planned)].into(),
+            ..Wanted::default()
+        };
+        assert!(!wanted.keeps_any());
+        assert_eq!(kept(&wanted), [false, false, false]);
+        wanted.keeps = names[..2].iter().cloned().collect();
+        assert!(wanted.keeps_any());
+        assert_eq!(kept(&wanted), [false, true, false]);
+        wanted.keeps_others = true;
+        assert_eq!(kept(&wanted), [false, true, true]);
     }
 
     #[test]

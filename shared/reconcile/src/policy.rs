@@ -260,7 +260,8 @@ impl<'a> Meaning<'a> {
             .collect();
         let mut places = JointPrefixMap::new();
         let mut sites = Vec::new();
-        for (id, site) in &input.fleet.sites {
+        let without_tunnel = without_tunnel(input.fleet);
+        for (id, site) in input.fleet.sites.iter().chain(&without_tunnel) {
             for cidr in &site.cidrs {
                 places.insert(*cidr, Place::Site(sites.len()));
             }
@@ -366,6 +367,25 @@ impl<'a> Meaning<'a> {
             (on(between, a) && on(and, b)) || (on(between, b) && on(and, a))
         })
     }
+}
+
+/// The static sites that have no tunnel for now: what charon has of one whose key is not
+/// known stays, and the rules about it must.
+fn without_tunnel(fleet: &Fleet) -> BTreeMap<SiteId, PlannedSite> {
+    let tunnels = fleet.tunnels.iter();
+    let without = tunnels.filter(|(_, tunnel)| tunnel.obstacle.is_some());
+    without
+        .filter_map(|(id, tunnel)| match id {
+            TunnelId::Spoke(..) => None,
+            TunnelId::Site(name) => {
+                let site = PlannedSite {
+                    cidrs: tunnel.cidrs.iter().copied().collect(),
+                    gateways: vec![id.clone()],
+                };
+                Some((SiteId::Static(name.clone()), site))
+            }
+        })
+        .collect()
 }
 
 /// Whether a selector selects a site.

@@ -454,9 +454,7 @@ impl Router {
                 self.host.fetch(&scope).await?
             }
         };
-        if self.desired.ipsec.keeps_others {
-            keep_others(&mut desired, &actual);
-        }
+        keep_others(&mut desired, &actual, &self.desired.ipsec);
         Ok(HostPlanned {
             plan: HostPlan::new(&desired, &actual),
             unseen,

@@ -1,5 +1,6 @@
 #![expect(clippy::unwrap_used, reason = "a test that fails should panic")]
 use super::*;
+use crate::fleet::SiteSecret;
 use crate::fleet::fixtures::{World, inventory, site, spoke};
 use privnet_model::config::hub::{Glob, ProofMode};
 use proptest::prelude::*;
@@ -121,6 +122,20 @@ fn the_first_rule_that_fits_decides_in_both_directions() {
         policy.rules()[1],
         "deny between tag:env=pr* and site:spoke-2"
     );
+}
+
+#[test]
+fn a_rule_about_a_site_holds_also_while_its_key_is_not_known() {
+    let rules = [rule(false, glob_site("dc"), glob_site("spoke-1"))];
+    let known_key = compile(&rules, &world(), &known());
+    let mut world = world();
+    world.sites[0].secret = SiteSecret::Awaited {
+        problem: "no answer yet".to_owned(),
+    };
+    let policy = compile(&rules, &world, &known());
+    assert_eq!(policy.table(), known_key.table());
+    let verdict = between(&policy, "10.200.0.1", "10.1.0.1");
+    assert_eq!(verdict, (Verdict::Deny(0), Some(0)));
 }
 
 #[test]

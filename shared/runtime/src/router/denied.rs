@@ -40,7 +40,7 @@ impl Router {
 
     /// Only what comes from or goes into IPsec tunnels meets the policy in nftables.
     fn kernel_may_deny(&self) -> bool {
-        let has_ipsec = !self.desired.behind_ipsec.is_empty() || self.desired.ipsec.keeps_others;
+        let has_ipsec = !self.desired.behind_ipsec.is_empty() || self.desired.ipsec.keeps_any();
         has_ipsec && !self.policy.is_empty()
     }
 }

@@ -31,7 +31,7 @@ impl EspSide {
         host: &Host,
         said: Option<EspStatus>,
     ) -> Result<Option<Self>> {
-        let others = desired.ipsec.keeps_others;
+        let others = desired.ipsec.keeps_any();
         if desired.behind_ipsec.is_empty() && !others {
             return Ok(None);
         }
@@ -89,9 +89,17 @@ fn into_interfaces(wanted: &Wanted) -> Esp {
 
 /// Lets the interfaces and routes be that belong to tunnels of which nothing can be said
 /// for now, and the ends of what lies behind them.
-pub(super) fn keep_others(desired: &mut DesiredHost, actual: &ActualHost) {
+pub(super) fn keep_others(desired: &mut DesiredHost, actual: &ActualHost, wanted: &Wanted) {
+    if !wanted.keeps_any() {
+        return;
+    }
     let known: BTreeSet<NonZeroU32> = desired.xfrm.iter().map(|it| it.if_id).collect();
+    let mut kept = if_ids(wanted.tunnels.keys().chain(&wanted.keeps));
+    kept.retain(|name, _| wanted.keeps.contains(name));
+    let kept: BTreeSet<NonZeroU32> = kept.into_values().collect();
+    let stays = |if_id: &NonZeroU32| wanted.keeps_others || kept.contains(if_id);
     let others = actual.xfrm.iter().filter(|it| !known.contains(&it.if_id));
+    let others = others.filter(|it| stays(&it.if_id));
     let others: Vec<XfrmInterface> = others.copied().collect();
     let into: BTreeSet<RouteTarget> = others
         .iter()
@@ -144,9 +152,39 @@ mod tests {
             routes: known.clone().into(),
             ..DesiredHost::new()
         };
-        keep_others(&mut desired, &actual);
+        let before = desired.clone();
+        keep_others(&mut desired, &actual, &Wanted::default());
+        assert_eq!(desired, before, "all is known");
+        let all = Wanted {
+            keeps_others: true,
+            ..Wanted::default()
+        };
+        keep_others(&mut desired, &actual, &all);
         assert_eq!(desired.xfrm, actual.xfrm);
         let [a, b] = known;
         assert_eq!(desired.routes, [a, b, into("10.1.0.0/16", 1), ends].into());
+    }
+
+    #[test]
+    fn of_those_that_are_not_wanted_only_the_one_is_kept_whose_key_is_awaited() {
+        let names = ["dc-east", "dc-west"].map(|site| ConnectionName::of(site).unwrap());
+        let [kept, gone] = names.each_ref().map(|name| if_ids([name])[name]);
+        let actual = ActualHost {
+            xfrm: [kept, gone].map(XfrmInterface::new).into(),
+            routes: [
+                into("10.1.0.0/16", kept.get()),
+                into("10.2.0.0/16", gone.get()),
+            ]
+            .into(),
+            ..ActualHost::new()
+        };
+        let wanted = Wanted {
+            keeps: [names[0].clone()].into(),
+            ..Wanted::default()
+        };
+        let mut desired = DesiredHost::new();
+        keep_others(&mut desired, &actual, &wanted);
+        assert_eq!(desired.xfrm, [XfrmInterface::new(kept)].into());
+        assert_eq!(desired.routes, [into("10.1.0.0/16", kept.get())].into());
     }
 }
