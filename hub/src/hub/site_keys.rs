@@ -30,6 +30,8 @@ const PATIENCE: Duration = Duration::from_secs(30);
 pub(super) struct SiteKeys {
     fetch: Fetch,
     copy: PathBuf,
+    /// Why it is not as it should be.
+    copy_problem: Option<String>,
     wanted: BTreeMap<String, Wanted>,
     known: BTreeMap<String, SiteKey>,
     /// What came of the last question, where that was nothing.
@@ -92,8 +94,13 @@ impl SiteKeys {
         Self {
             fetch,
             wanted: BTreeMap::new(),
-            known: key_file::read_site_keys(&copy),
+            known: key_file::read_site_keys(&copy).unwrap_or_else(|error| {
+                let problem = format!("{:#}", anyhow::Error::from(error));
+                warn!(problem, "SSM is needed for the keys of which it has copies");
+                BTreeMap::new()
+            }),
             copy,
+            copy_problem: None,
             problems: BTreeMap::new(),
             asking: JoinSet::new(),
         }
@@ -182,8 +189,8 @@ impl SiteKeys {
             .filter_map(|(site, _)| ConnectionName::of(site).ok())
     }
 
-    /// Why keys could not be read again that are known from before. (Of one that is not
-    /// known its site's tunnel tells it.)
+    /// Why keys could not be read again that are known from before, or not be kept. (Of one
+    /// that is not known its site's tunnel tells it.)
     pub(super) fn problems(&self) -> impl Iterator<Item = String> {
         let problems = self.problems.iter();
         problems
@@ -192,6 +199,7 @@ impl SiteKeys {
                 let problem = failure.problem();
                 format!("site {site}: {problem}; the key from before stays in force")
             })
+            .chain(self.copy_problem.clone())
     }
 
     fn ask(&mut self, site: String, pause: Duration) {
@@ -242,10 +250,17 @@ impl SiteKeys {
         }
     }
 
-    fn keep(&self) {
-        if let Err(error) = key_file::keep_site_keys(&self.copy, &self.known) {
-            warn!("{:#}", anyhow::Error::from(error));
+    fn keep(&mut self) {
+        let kept = key_file::keep_site_keys(&self.copy, &self.known);
+        let problem = kept
+            .err()
+            .map(|error| format!("{:#}", anyhow::Error::from(error)));
+        if let Some(problem) = &problem
+            && self.copy_problem.as_ref() != Some(problem)
+        {
+            warn!(problem, "a restart would need SSM");
         }
+        self.copy_problem = problem;
     }
 }
 
@@ -441,7 +456,25 @@ mod tests {
 
         // Nor is there a copy of one that no site has any more.
         after.configure(&mut [], &sites);
-        assert!(key_file::read_site_keys(&copy).is_empty());
+        assert!(key_file::read_site_keys(&copy).unwrap().is_empty());
+    }
+
+    #[tokio::test]
+    async fn a_copy_that_cannot_be_read_or_kept_costs_no_key_and_is_told() {
+        let directory = tempfile::tempdir().unwrap();
+        let ssm = store(down());
+        says(&ssm, Ok(key("correct horse")));
+        // Where a file should be, and where one cannot be made.
+        for copy in ["", "none/hub.site-keys"] {
+            let mut keys = keys(&ssm, &directory.path().join(copy));
+            let mut sites = in_ssm();
+            keys.configure(&mut sites, &[]);
+            changed(&mut keys).await;
+            keys.put_into(&mut sites);
+            assert_eq!(key_of(&sites[0].secret), Some(key("correct horse")));
+            let told: Vec<String> = keys.problems().collect();
+            assert!(told.len() == 1 && told[0].contains("key file"), "{told:?}");
+        }
     }
 
     #[tokio::test]

@@ -31,8 +31,8 @@ const MAX_KEY_BYTES: usize = 1024;
 const MAX_PEM_BYTES: usize = 60_000;
 /// Two lines of at most 4096 bytes each, and some white space.
 const MAX_SECRET_BYTES: usize = 8400;
-/// A hundred of the longest, which have 600 bytes; of those that tools make, 600.
-const MAX_SITE_KEYS_BYTES: usize = 60_000;
+/// 1,700 of the longest, which have 600 bytes; of those that tools make, 10,000.
+const MAX_SITE_KEYS_BYTES: usize = 1 << 20;
 
 /// Why there is no key.
 #[derive(Debug, thiserror::Error)]
@@ -98,6 +98,17 @@ pub enum KeyFileError {
         /// The file.
         path: PathBuf,
         /// What it should hold: "certificate", say.
+        what: &'static str,
+    },
+    /// The file holds no copies of sites' keys, or is not to hold them.
+    #[error(
+        "key file {}: copies of sites' keys are a text of less than {} bytes, and {what}",
+        path.display(), MAX_SITE_KEYS_BYTES
+    )]
+    NoSiteKeys {
+        /// The file.
+        path: PathBuf,
+        /// In words: what is in it, or was to be.
         what: &'static str,
     },
     /// A new key could not be made or written.
@@ -307,26 +318,45 @@ pub fn site_keys_copy(private_key: &Path) -> PathBuf {
     private_key.with_extension("site-keys")
 }
 
-/// The sites' keys of which this file has copies, by the sites' names. What cannot be
-/// read is no loss: it is only a copy.
-pub fn read_site_keys(path: &Path) -> BTreeMap<String, SiteKey> {
-    let content = read(path, MAX_SITE_KEYS_BYTES).ok().flatten();
-    let text = content.as_ref().and_then(|it| std::str::from_utf8(it).ok());
-    let lines = text.unwrap_or_default().lines();
-    lines.filter_map(SiteKey::from_line).collect()
+/// The sites' keys of which this file has copies, by the sites' names; none when there is
+/// no such file.
+///
+/// # Errors
+/// The file is there and cannot be read, or is no such file.
+pub fn read_site_keys(path: &Path) -> Result<BTreeMap<String, SiteKey>, KeyFileError> {
+    let no_copies = |what| KeyFileError::NoSiteKeys {
+        path: path.to_owned(),
+        what,
+    };
+    let Some(content) = read(path, MAX_SITE_KEYS_BYTES)? else {
+        return Ok(BTreeMap::new());
+    };
+    if content.len() == MAX_SITE_KEYS_BYTES {
+        return Err(no_copies("this file is longer"));
+    }
+    let text = std::str::from_utf8(&content).map_err(|_| no_copies("this file is no text"))?;
+    Ok(text.lines().filter_map(SiteKey::from_line).collect())
 }
 
 /// Keeps copies of these keys in this file, and of no others, so that a restart does not
 /// need the place where they are from.
 ///
 /// # Errors
-/// The file cannot be written.
+/// The file cannot be written, or could not be read again, as there are too many keys.
 pub fn keep_site_keys(path: &Path, keys: &BTreeMap<String, SiteKey>) -> Result<(), KeyFileError> {
-    if read_site_keys(path) == *keys {
+    // What cannot be read gives way to what is known, once there is something.
+    let kept = read_site_keys(path).unwrap_or_default();
+    if kept == *keys {
         return Ok(());
     }
     let lines: Vec<_> = keys.iter().map(|(site, key)| key.to_line(site)).collect();
     let bytes: usize = lines.iter().map(|line| line.len()).sum();
+    if bytes >= MAX_SITE_KEYS_BYTES {
+        return Err(KeyFileError::NoSiteKeys {
+            path: path.to_owned(),
+            what: "these are too many: a restart needs the place where they are from",
+        });
+    }
     let mut text = Zeroizing::new(String::with_capacity(bytes));
     lines.iter().for_each(|line| text.push_str(line));
     atomic_file::replace(path, text.as_bytes()).map_err(|source| KeyFileError::Create {
@@ -571,14 +601,50 @@ mod tests {
         keys.insert("dc-east".to_owned(), SiteKey::Ipsec(ike));
         keys.insert("dc-west".to_owned(), SiteKey::Wireguard(preshared));
         keep_site_keys(&path, &keys).unwrap();
-        assert_eq!(read_site_keys(&path), keys);
+        assert_eq!(read_site_keys(&path).unwrap(), keys);
         assert_eq!(mode_of(&path), 0o600);
         keys.remove("dc-east");
         keep_site_keys(&path, &keys).unwrap();
-        assert_eq!(read_site_keys(&path), keys);
+        assert_eq!(read_site_keys(&path).unwrap(), keys);
         assert!(!fs::read_to_string(&path).unwrap().contains("horse"));
-        fs::write(&path, [0xff, 0xfe]).unwrap();
-        assert!(read_site_keys(&path).is_empty());
+    }
+
+    #[test]
+    fn copies_of_sites_keys_that_cannot_be_read_are_an_error_until_there_are_others() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("hub.site-keys");
+        let none = BTreeMap::new();
+        let key = SiteKey::Wireguard(PresharedKey::from_bytes([7; 32]));
+        let one = BTreeMap::from([("dc-west".to_owned(), key)]);
+        for content in [vec![0xff, 0xfe], vec![b'\n'; MAX_SITE_KEYS_BYTES]] {
+            fs::write(&path, &content).unwrap();
+            let error = read_site_keys(&path).unwrap_err().to_string();
+            assert!(error.contains("hub.site-keys: "), "{error}");
+            keep_site_keys(&path, &none).unwrap();
+            assert_eq!(fs::read(&path).unwrap(), content);
+            keep_site_keys(&path, &one).unwrap();
+            assert_eq!(read_site_keys(&path).unwrap(), one);
+        }
+        fs::remove_file(&path).unwrap();
+        symlink(directory.path().join("nowhere"), &path).unwrap();
+        let unreadable = read_site_keys(&path);
+        assert!(matches!(unreadable, Err(KeyFileError::Unreadable { .. })));
+    }
+
+    #[test]
+    fn more_keys_than_can_be_read_again_are_not_kept() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("hub.site-keys");
+        let longest = SiteKey::Ipsec(IkeSecret::new(&"x".repeat(512)).unwrap());
+        let keys = |count: usize| {
+            let keys = (0..count).map(|number| (format!("{number:064}"), longest.clone()));
+            keys.collect::<BTreeMap<_, _>>()
+        };
+        keep_site_keys(&path, &keys(1_700)).unwrap();
+        assert_eq!(read_site_keys(&path).unwrap(), keys(1_700));
+        let error = keep_site_keys(&path, &keys(2_000)).unwrap_err();
+        assert!(error.to_string().contains("too many"), "{error}");
+        assert_eq!(read_site_keys(&path).unwrap(), keys(1_700), "as it was");
     }
 
     #[test]
