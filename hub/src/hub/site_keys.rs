@@ -1,13 +1,14 @@
 //! The preshared keys of static sites that are parameters of SSM: each is asked for at the
 //! start and when the config file is read again, and again for as long as it cannot be had.
 //!
-//! None waits for another, and nothing waits for them. A question that fails changes
+//! A few are asked for at a time, and nothing waits for them. A question that fails changes
 //! nothing: what was known before stays in force, also over a restart, by a copy beside
 //! the hub's private key. Nothing here ever writes to SSM.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::time::Duration;
 
 use privnet_ec2::ParameterStore;
@@ -16,8 +17,9 @@ use privnet_model::ipsec::{Authentication, ConnectionName, IkeCredential};
 use privnet_model::site_key::SiteKey;
 use privnet_reconcile::fleet::{Site, SiteSecret};
 use privnet_runtime::key_file;
-use tokio::task::JoinSet;
-use tokio::time::{sleep, timeout};
+use tokio::sync::Semaphore;
+use tokio::task::{self, JoinError, JoinSet};
+use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tracing::{info, warn};
 
 /// After a question that failed, before the next; doubled at each.
@@ -25,6 +27,11 @@ const FIRST_PAUSE: Duration = Duration::from_secs(1);
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 /// For one question.
 const PATIENCE: Duration = Duration::from_secs(30);
+/// Questions under way: SSM takes 40 in a second from an account and region.
+const MOST_AT_ONCE: usize = 8;
+/// After the first answer that is news, for those that come with it: all of them are one
+/// decision of the hub.
+const GATHER: Duration = Duration::from_millis(250);
 
 /// What is known of them. All is by the site's name.
 pub(super) struct SiteKeys {
@@ -37,10 +44,15 @@ pub(super) struct SiteKeys {
     /// What came of the last question, where that was nothing.
     problems: BTreeMap<String, Failure>,
     asking: JoinSet<Answer>,
+    questions: BTreeMap<task::Id, Question>,
+    turns: Arc<Semaphore>,
+    /// When news that nobody was told is told.
+    tell_at: Option<Instant>,
 }
 
 type Fetch = Box<dyn Fn(Wanted) -> Fetched + Send + Sync>;
-type Fetched = Pin<Box<dyn Future<Output = Result<SiteKey, Failure>> + Send>>;
+type Fetched = Pin<Box<dyn Future<Output = Answer> + Send>>;
+type Answer = Result<SiteKey, Failure>;
 
 /// Why there is no key.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -71,10 +83,11 @@ enum Kind {
     Ipsec,
 }
 
-struct Answer {
+/// A question that is under way, or waits for its turn.
+struct Question {
     site: String,
-    key: Result<SiteKey, Failure>,
-    /// Before it was asked for.
+    parameter: String,
+    /// Before it was asked.
     pause: Duration,
 }
 
@@ -103,6 +116,9 @@ impl SiteKeys {
             copy_problem: None,
             problems: BTreeMap::new(),
             asking: JoinSet::new(),
+            questions: BTreeMap::new(),
+            turns: Arc::new(Semaphore::new(MOST_AT_ONCE)),
+            tell_at: None,
         }
     }
 
@@ -130,6 +146,8 @@ impl SiteKeys {
             .retain(|site, _| self.wanted.get(site) == asked_before.get(site));
         // Those under way end with the set that they are in.
         self.asking = JoinSet::new();
+        self.questions.clear();
+        self.tell_at = None;
         let names: Vec<String> = self.wanted.keys().cloned().collect();
         for site in names {
             self.ask(site, Duration::ZERO);
@@ -165,17 +183,27 @@ impl SiteKeys {
         }
     }
 
-    /// Done when something is to be given to the sites that was not. Cancel-safe.
+    /// Done when something is to be given to the sites that was not, with what else comes
+    /// at about the same time. Cancel-safe.
     pub(super) async fn changed(&mut self) {
         loop {
-            match self.asking.join_next().await {
-                Some(Ok(answer)) => {
-                    if self.take(answer) {
-                        return;
+            let next = self.asking.join_next_with_id();
+            let ended = match self.tell_at {
+                Some(at) => timeout_at(at, next).await.ok().flatten(),
+                None => next.await,
+            };
+            match (ended, self.tell_at) {
+                (Some(ended), tell_at) => {
+                    if self.take(ended) && tell_at.is_none() {
+                        self.tell_at = Some(Instant::now() + GATHER);
                     }
                 }
-                Some(Err(error)) => warn!(%error, "a question to SSM broke off"),
-                None => return std::future::pending().await,
+                (None, Some(_)) => {
+                    self.tell_at = None;
+                    self.keep();
+                    return;
+                }
+                (None, None) => return std::future::pending().await,
             }
         }
     }
@@ -208,21 +236,44 @@ impl SiteKeys {
         };
         let parameter = wanted.parameter.clone();
         let fetched = (self.fetch)(wanted.clone());
-        self.asking.spawn(async move {
+        let turns = self.turns.clone();
+        let question = Question {
+            site,
+            parameter: parameter.clone(),
+            pause,
+        };
+        let task = self.asking.spawn(async move {
             sleep(pause).await;
-            let key = timeout(PATIENCE, fetched).await.unwrap_or_else(|_| {
+            let _turn = turns.acquire().await;
+            timeout(PATIENCE, fetched).await.unwrap_or_else(|_| {
                 Err(Failure::Temporary(format!(
                     "SSM parameter {parameter}: no answer within {PATIENCE:?}"
                 )))
-            });
-            Answer { site, key, pause }
+            })
         });
+        self.questions.insert(task.id(), question);
     }
 
     /// Whether that is anything new.
-    fn take(&mut self, answer: Answer) -> bool {
-        let Answer { site, key, pause } = answer;
-        match key {
+    fn take(&mut self, ended: Result<(task::Id, Answer), JoinError>) -> bool {
+        let (id, answer) = match ended {
+            Ok((id, answer)) => (id, Some(answer)),
+            Err(error) => (error.id(), None),
+        };
+        let Some(question) = self.questions.remove(&id) else {
+            return false;
+        };
+        let Question {
+            site,
+            parameter,
+            pause,
+        } = question;
+        let broke_off = || {
+            Err(Failure::Temporary(format!(
+                "SSM parameter {parameter}: the question broke off"
+            )))
+        };
+        match answer.unwrap_or_else(broke_off) {
             Ok(key) => {
                 self.problems.remove(&site);
                 if self.known.get(&site) == Some(&key) {
@@ -230,7 +281,6 @@ impl SiteKeys {
                 }
                 info!(site, "the site's preshared key is known");
                 self.known.insert(site, key);
-                self.keep();
                 true
             }
             Err(failure) => {
@@ -306,7 +356,7 @@ fn key_of(secret: &SiteSecret) -> Option<SiteKey> {
     }
 }
 
-async fn fetch(store: &ParameterStore, wanted: &Wanted) -> Result<SiteKey, Failure> {
+async fn fetch(store: &ParameterStore, wanted: &Wanted) -> Answer {
     let name = &wanted.parameter;
     let key = match wanted.kind {
         Kind::Wireguard => store.preshared_key(name).await.map(SiteKey::Wireguard),
@@ -322,14 +372,15 @@ async fn fetch(store: &ParameterStore, wanted: &Wanted) -> Result<SiteKey, Failu
 mod tests {
     #![expect(clippy::unwrap_used, reason = "a test that fails should panic")]
     use std::path::Path;
-    use std::sync::{Arc, Mutex};
+    use std::sync::Mutex;
+    use std::sync::atomic::{AtomicUsize, Ordering};
 
     use privnet_model::config::hub::HubConfig;
 
     use super::*;
 
     /// What SSM says of every parameter.
-    type Store = Arc<Mutex<Result<SiteKey, Failure>>>;
+    type Store = Arc<Mutex<Answer>>;
 
     fn down() -> Failure {
         Failure::Temporary("down".to_owned())
@@ -343,7 +394,7 @@ mod tests {
         Arc::new(Mutex::new(Err(failure)))
     }
 
-    fn says(store: &Store, answer: Result<SiteKey, Failure>) {
+    fn says(store: &Store, answer: Answer) {
         *store.lock().unwrap() = answer;
     }
 
@@ -464,8 +515,8 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let ssm = store(down());
         says(&ssm, Ok(key("correct horse")));
-        // Where a file should be, and where one cannot be made.
-        for copy in ["", "none/hub.site-keys"] {
+        std::fs::create_dir(directory.path().join("directory")).unwrap();
+        for copy in ["directory", "none/hub.site-keys"] {
             let mut keys = keys(&ssm, &directory.path().join(copy));
             let mut sites = in_ssm();
             keys.configure(&mut sites, &[]);
@@ -498,5 +549,81 @@ mod tests {
         keys.configure(&mut sites, &before);
         assert_eq!(sites[0].secret, secret);
         assert_eq!(keys.unknown().count(), 0);
+    }
+
+    #[tokio::test]
+    async fn a_question_that_breaks_off_is_asked_again() {
+        let directory = tempfile::tempdir().unwrap();
+        let asked = AtomicUsize::new(0);
+        let fetch = move |_: Wanted| -> Fetched {
+            let is_first = asked.fetch_add(1, Ordering::Relaxed) == 0;
+            Box::pin(async move {
+                assert!(!is_first, "a mistake of ours");
+                Ok(key("correct horse"))
+            })
+        };
+        let mut keys = SiteKeys::by(Box::new(fetch), directory.path().join("copy"));
+        let mut sites = in_ssm();
+        keys.configure(&mut sites, &[]);
+        changed(&mut keys).await;
+        keys.put_into(&mut sites);
+        let said = "preshared_key: SSM parameter /dc: the question broke off";
+        assert_eq!(sites[0].secret, awaited(said));
+        changed(&mut keys).await;
+        keys.put_into(&mut sites);
+        assert_eq!(key_of(&sites[0].secret), Some(key("correct horse")));
+    }
+
+    #[tokio::test]
+    async fn many_keys_are_asked_for_in_turns_and_told_together() {
+        const SITES: usize = 40;
+        let directory = tempfile::tempdir().unwrap();
+        let copy = directory.path().join("copy");
+        let (now, most) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+        let most_at_once = most.clone();
+        let fetch = move |_: Wanted| -> Fetched {
+            let (now, most) = (now.clone(), most.clone());
+            Box::pin(async move {
+                let under_way = now.fetch_add(1, Ordering::Relaxed) + 1;
+                most.fetch_max(under_way, Ordering::Relaxed);
+                sleep(Duration::from_millis(5)).await;
+                now.fetch_sub(1, Ordering::Relaxed);
+                Ok(key("correct horse"))
+            })
+        };
+        let mut keys = SiteKeys::by(Box::new(fetch), copy.clone());
+        let site = |number: usize| {
+            let [mut site] = in_ssm();
+            site.config.name = format!("dc-{number}");
+            site
+        };
+        let mut sites: Vec<Site> = (0..SITES).map(site).collect();
+        keys.configure(&mut sites, &[]);
+        assert_eq!(keys.unknown().count(), SITES);
+        let mut told = 0;
+        while keys.unknown().count() > 0 {
+            changed(&mut keys).await;
+            told += 1;
+        }
+        assert!(told < SITES / 4, "told {told} times");
+        assert_eq!(most_at_once.load(Ordering::Relaxed), MOST_AT_ONCE);
+        let kept = key_file::read_site_keys(&copy).unwrap();
+        assert_eq!(kept.len(), SITES);
+    }
+
+    #[tokio::test]
+    async fn what_was_taken_in_is_told_though_its_waiting_was_broken_off() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut keys = keys(&store(none()), &directory.path().join("copy"));
+        keys.configure(&mut in_ssm(), &[]);
+        let taken_in = async {
+            while keys.problems.is_empty() {
+                let broken_off = timeout(GATHER / 50, keys.changed()).await;
+                assert!(broken_off.is_err(), "others may come with it");
+            }
+        };
+        timeout(Duration::from_secs(10), taken_in).await.unwrap();
+        changed(&mut keys).await;
+        assert_eq!(keys.tell_at, None);
     }
 }
