@@ -20,6 +20,7 @@ use privnet_model::status::{Status, Tunnel, TunnelState};
 use privnet_tests::charon::{Charon, Esp};
 use privnet_tests::daemon::{config_file, hub_config};
 use privnet_tests::deployment::{PATIENCE, nothing_leaked, start_spokes, tunnels, wait_until_up};
+use privnet_tests::fault_proxy::{Fault, FaultKind};
 use privnet_tests::firewall::{BRANCH, EAST, Firewall, SECRET, Settings};
 use privnet_tests::long_ping::LongPing;
 use privnet_tests::namespace::Namespace;
@@ -30,6 +31,9 @@ use privnet_tests::world::World;
 
 /// DPD and charon's retransmissions at both ends, and a machine that is slow.
 pub(crate) const SLOW: Duration = Duration::from_secs(60);
+
+/// Where the site's key is, when it is in SSM.
+const PARAMETER: &str = "/privnet/site/dc-east";
 
 /// The hub's section about a site.
 fn site(world: &World, name: &str, cidr: &str, more: &str) -> Result<String> {
@@ -214,14 +218,19 @@ pub(crate) fn a_firewall_and_wireguard_spokes_reach_each_other() -> Result<()> {
     world.check()
 }
 
-pub(crate) fn a_key_in_ssm_is_taken_when_it_is_there() -> Result<()> {
-    const PARAMETER: &str = "/privnet/site/dc-east";
-    let (mut world, charon, firewall) = start(&EAST)?;
-    let in_file = site(&world, "dc-east", EAST.cidr, &calls(&EAST))?;
+/// What this section about a site is when the site's key is in SSM, and in no file.
+fn in_ssm(world: &World, in_file: &str) -> Result<String> {
     let key = world.namespace("hub")?.directory().join("site.psk");
     std::fs::remove_file(&key)?;
     let in_ssm = in_file.replace(&format!("file = {key:?}"), &format!("ssm = {PARAMETER:?}"));
     ensure!(in_ssm.contains("ssm ="), "{in_ssm}");
+    Ok(in_ssm)
+}
+
+pub(crate) fn a_key_in_ssm_is_taken_when_it_is_there() -> Result<()> {
+    let (mut world, charon, firewall) = start(&EAST)?;
+    let in_file = site(&world, "dc-east", EAST.cidr, &calls(&EAST))?;
+    let in_ssm = in_ssm(&world, &in_file)?;
     world.start("hub", &(with_charon(&world, &charon)? + &in_ssm))?;
     wait_until_up(&world, &["spoke-a", "spoke-b"], PATIENCE)?;
     reason(&world, "dc-east", "there is none")?;
@@ -244,6 +253,44 @@ pub(crate) fn a_key_in_ssm_is_taken_when_it_is_there() -> Result<()> {
     world.start_again("hub")?;
     wait_until_up(&world, &["dc-east"], PATIENCE)?;
     both_ways(&world, &firewall, &EAST)?;
+    let after = spi()?;
+    ensure!(after == before, "{before:?} became {after:?}");
+    nothing_leaked(&world)?;
+    world.check()
+}
+
+/// A key that moves from a file to SSM with a restart: no copy of it is kept yet.
+pub(crate) fn what_runs_goes_on_while_ssm_does_not_give_the_key() -> Result<()> {
+    let (mut world, charon, firewall) = start(&EAST)?;
+    let in_file = site(&world, "dc-east", EAST.cidr, &calls(&EAST))?;
+    world.start("hub", &(with_charon(&world, &charon)? + &in_file))?;
+    wait_until_up(&world, &["spoke-a", "spoke-b", "dc-east"], PATIENCE)?;
+    both_ways(&world, &firewall, &EAST)?;
+    let spi = || -> Result<Vec<String>> { Ok(spis(&charon.swanctl(&["--list-sas"])?)) };
+    let before = spi()?;
+    ensure!(!before.is_empty(), "no SPI is listed");
+
+    let region = world.host("hub")?.metadata.region.clone();
+    world.ec2.put_secret(&region, PARAMETER, SECRET)?;
+    let denied = Fault::of_action("GetParameter", FaultKind::Denied);
+    world.faults.set(&[denied])?;
+    world.crash("hub")?;
+    let in_ssm = in_ssm(&world, &in_file)?;
+    world.start("hub", &(with_charon(&world, &charon)? + &in_ssm))?;
+    reason(&world, "dc-east", "ssm:GetParameter")?;
+    let east = tunnel(&world.daemon("hub")?.status()?, "dc-east")?;
+    ensure!(east.state == TunnelState::Pending, "it is {}", east.state);
+    both_ways(&world, &firewall, &EAST)?;
+    // Longer than from one look at charon to the next but one.
+    let mut pings = LongPing::start(world.namespace("host-a")?, EAST.inside()?)?;
+    pings.answers(60, PATIENCE)?;
+    pings.has_lost_nothing(PATIENCE)?;
+    let after = spi()?;
+    ensure!(after == before, "{before:?} became {after:?}");
+
+    world.faults.clear()?;
+    wait_until_up(&world, &["dc-east"], 2 * SLOW)?;
+    pings.has_lost_nothing(PATIENCE)?;
     let after = spi()?;
     ensure!(after == before, "{before:?} became {after:?}");
     nothing_leaked(&world)?;

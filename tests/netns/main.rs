@@ -89,6 +89,7 @@ const TESTS: &[Test] = tests![
     keys::the_hub_changes_its_key_without_losing_a_packet,
     ipsec::a_firewall_and_wireguard_spokes_reach_each_other,
     ipsec::a_key_in_ssm_is_taken_when_it_is_there,
+    ipsec::what_runs_goes_on_while_ssm_does_not_give_the_key,
     ipsec::the_kernel_does_esp_or_its_lack_is_explained,
     ipsec::a_firewall_behind_a_nat_calls_the_hub,
     ipsec::what_is_wrong_is_told_in_plain_words,

@@ -85,7 +85,7 @@ impl Wanted {
     }
 
     /// Whether this one is not wanted and stays.
-    fn keeps(&self, name: &ConnectionName) -> bool {
+    fn stays(&self, name: &ConnectionName) -> bool {
         !self.tunnels.contains_key(name) && (self.keeps_others || self.keeps.contains(name))
     }
 }
@@ -545,7 +545,7 @@ impl Session {
         changes.retain(|change| match change {
             IpsecChange::UnloadConnection(name)
             | IpsecChange::UnloadSecret(name)
-            | IpsecChange::TerminateIke { name, .. } => !wanted.keeps(name),
+            | IpsecChange::TerminateIke { name, .. } => !wanted.stays(name),
             IpsecChange::Initiate { name, child } => {
                 let longest = match child {
                     Some(_) => LONGEST_PAUSE,
@@ -815,7 +815,7 @@ mod tests {
             tunnel: own_tunnel(names[0].clone(), local, remote, IkeRole::Initiator),
             credential: IkeCredential::PresharedKey(IkeSecret::new("correct horse").unwrap()),
         };
-        let kept = |wanted: &Wanted| names.each_ref().map(|name| wanted.keeps(name));
+        let kept = |wanted: &Wanted| names.each_ref().map(|name| wanted.stays(name));
         let mut wanted = Wanted {
             tunnels: [(names[0].clone(), planned)].into(),
             ..Wanted::default()
