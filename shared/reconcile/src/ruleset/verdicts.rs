@@ -82,7 +82,10 @@ impl Verdicts {
         for rule in rules {
             let _ = writeln!(text, "\tchain {} {{\n\t\tcounter drop\n\t}}", chain(rule));
         }
-        let strict = |class: u16| self.denied.keys().any(|(from, _)| *from == class);
+        let strict = |class: u16| {
+            let mut denied = self.denied.range((class, 0)..=(class, u16::MAX));
+            denied.next().is_some()
+        };
         let classes: BTreeSet<u16> = self.prefixes.iter().map(|(_, class)| *class).collect();
         for from in classes.iter().filter(|class| strict(**class)) {
             let _ = writeln!(text, "\tchain from_{from} {{");
