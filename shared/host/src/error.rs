@@ -105,7 +105,7 @@ pub enum HostError {
     /// The kernel lacks what our rules need.
     #[error(
         "the kernel lacks a part of nftables that is needed to {operation} \
-         (nf_tables, nft_nat, nft_masq, nft_counter): {stderr}"
+         (nf_tables, nft_nat, nft_masq, nft_counter, nft_objref): {stderr}"
     )]
     KernelLacksNftables {
         /// What was tried.

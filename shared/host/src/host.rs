@@ -26,7 +26,8 @@ use crate::error::HostError;
 use crate::link::{Interface, Links, MacAddress};
 use crate::netlink::Netlink;
 use crate::{
-    abilities, address, conntrack, firewall, kernel, nftables, path, route, storage, sysctl, xfrm,
+    abilities, address, conntrack, counters, firewall, kernel, nftables, path, route, storage,
+    sysctl, xfrm,
 };
 
 /// Route requests on their way to the kernel at once. It works on them one by
@@ -227,7 +228,7 @@ impl Host {
     /// What each rule of the policy denied in our table since that was loaded, by the
     /// number of the rule (from 0).
     pub async fn denied(&self) -> Result<BTreeMap<u16, u64>, HostError> {
-        nftables::denied().await
+        counters::denied().await
     }
 
     /// What the kernel holds of our table.

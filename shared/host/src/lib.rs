@@ -33,6 +33,7 @@
 mod abilities;
 mod address;
 mod conntrack;
+mod counters;
 mod error;
 mod firewall;
 mod host;

@@ -160,7 +160,7 @@ impl RequestError {
     }
 }
 
-fn refused(operation: String, source: io::Error) -> HostError {
+pub(crate) fn refused(operation: String, source: io::Error) -> HostError {
     match source.kind() {
         io::ErrorKind::PermissionDenied => HostError::NotPermitted { operation },
         _ => HostError::Netlink { operation, source },

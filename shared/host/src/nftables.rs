@@ -2,7 +2,6 @@
 //!
 //! Every command names one of them; none flushes or lists anything else.
 
-use std::collections::BTreeMap;
 use std::io;
 use std::process::{Output, Stdio};
 use std::time::Duration;
@@ -25,15 +24,6 @@ const PROBE_DEADLINE: Duration = Duration::from_secs(3);
 /// What the kernel holds of our table; `None` when there is no such table.
 pub(crate) async fn fetch() -> Result<Option<LoadedRuleset>, HostError> {
     Ok(list().await?.as_deref().map(ruleset::inspect))
-}
-
-/// What each rule of the policy denied since our table was loaded, by the number of the
-/// rule; nothing when there is no such table.
-pub(crate) async fn denied() -> Result<BTreeMap<u16, u64>, HostError> {
-    let operation = "list what the table inet privnet counted";
-    let listing = list_table(&["list", "table"], operation).await?;
-    let denied = listing.as_deref().map(ruleset::denied);
-    Ok(denied.unwrap_or_default())
 }
 
 /// Replaces our table and seals it. A failure between the two leaves rules that
@@ -107,16 +97,10 @@ fn first_error(stderr: &str) -> &str {
 }
 
 async fn list() -> Result<Option<String>, HostError> {
-    let arguments = ["--stateless", "list", "table"];
-    list_table(&arguments, "list the table inet privnet").await
-}
-
-async fn list_table(
-    arguments: &[&str],
-    operation: &'static str,
-) -> Result<Option<String>, HostError> {
+    let operation = "list the table inet privnet";
+    let arguments = ["--stateless", "list", "table"].into_iter();
     let table = ruleset::TABLE.split(' ');
-    let output = run(arguments.iter().copied().chain(table), "", operation).await?;
+    let output = run(arguments.chain(table), "", operation).await?;
     if output.status.success() {
         return Ok(Some(String::from_utf8_lossy(&output.stdout).into_owned()));
     }

@@ -19,7 +19,7 @@ pub use diversion::Diversions;
 pub use egress::Egress;
 pub use flowtable::{Flowtable, probe as flowtable_probe};
 pub use seal::{Fingerprint, LoadedRuleset, inspect, seal};
-pub use verdicts::{Verdicts, denied};
+pub use verdicts::{Verdicts, denying_rule};
 
 /// The table's family and name.
 pub const TABLE: &str = "inet privnet";

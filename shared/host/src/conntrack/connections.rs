@@ -28,7 +28,7 @@ use privnet_reconcile::connections::roster::News;
 use rustix::net::sockopt;
 
 /// The kernel sends at most 32 KiB at once.
-const BUFFER: usize = 64 << 10;
+pub(crate) const BUFFER: usize = 64 << 10;
 /// Room for events while nobody reads: some 20,000.
 const EVENTS: usize = 8 << 20;
 /// Connections entered by one system call. The answers to them fit any socket's buffer.
@@ -199,7 +199,7 @@ impl ConnectionEvents {
     }
 }
 
-fn open() -> io::Result<Socket> {
+pub(crate) fn open() -> io::Result<Socket> {
     let mut socket = Socket::new(NETLINK_NETFILTER)?;
     socket.bind_auto()?;
     socket.connect(&NetlinkAddress::new(0, 0))?;
@@ -264,7 +264,7 @@ fn each(bytes: &[u8], mut take: impl FnMut(NetlinkPayload<NetfilterMessage>)) ->
     headed(bytes, |_, message| take(message))
 }
 
-fn headed(
+pub(crate) fn headed(
     mut rest: &[u8],
     mut take: impl FnMut(NetlinkHeader, NetlinkPayload<NetfilterMessage>),
 ) -> io::Result<()> {

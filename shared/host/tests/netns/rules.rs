@@ -147,6 +147,13 @@ pub(crate) fn denied() {
     };
     let counted = || wait(Host::new().denied()).unwrap();
     assert_eq!(counted(), BTreeMap::new());
+    // What others count by such a name, and other things of ours, are no denials.
+    sh("nft -f - <<'END'
+        table ip privnet { counter denied_1 { packets 7 bytes 7; }; }
+        table inet privnet2 { counter denied_1 { packets 7 bytes 7; }; }
+        table inet privnet { counter other { packets 7 bytes 7; }; quota denied_1 { 7 bytes; }; }
+END");
+    assert_eq!(counted(), BTreeMap::new());
     let desired = denies("lo");
     assert_eq!(reconcile(&desired), [LOAD]);
     assert_eq!(counted(), [(1, 0)].into());

@@ -2,9 +2,10 @@
 //! tunnels, and between them and the own VPC. What goes into or comes out of a
 //! WireGuard tunnel meets the data plane's table, of which this is a part.
 //!
-//! Each rule of the policy that denies something has a chain of its own, which counts
-//! what it drops: one line to read back for a rule, whatever pairs it decides. The
-//! counters are no part of the seal, because the table is listed for it without state.
+//! Each rule of the policy that denies something has a chain of its own, and a counter of
+//! that name, which counts what it drops: one number to read back for a rule, whatever
+//! pairs it decides. What it counted is no part of the seal, because the table is listed
+//! for it without state.
 //!
 //! Written as chains of single rules, longest prefix first, like the sets of
 //! addresses elsewhere in the table ([`super::cidr`] tells why).
@@ -80,7 +81,12 @@ impl Verdicts {
         let mut text = String::new();
         let rules: BTreeSet<u16> = self.denied.values().copied().collect();
         for rule in rules {
-            let _ = writeln!(text, "\tchain {} {{\n\t\tcounter drop\n\t}}", chain(rule));
+            let name = name(rule);
+            let _ = writeln!(text, "\tcounter {name} {{\n\t}}");
+            let _ = writeln!(
+                text,
+                "\tchain {name} {{\n\t\tcounter name \"{name}\" drop\n\t}}"
+            );
         }
         let strict = |class: u16| {
             let mut denied = self.denied.range((class, 0)..=(class, u16::MAX));
@@ -91,7 +97,7 @@ impl Verdicts {
             let _ = writeln!(text, "\tchain from_{from} {{");
             for (net, to) in &self.prefixes {
                 let verdict = match self.denied.get(&(*from, *to)) {
-                    Some(rule) => format!("goto {}", chain(*rule)),
+                    Some(rule) => format!("goto {}", name(*rule)),
                     None => "accept".to_owned(),
                 };
                 let _ = writeln!(text, "\t\t{} daddr {net} {verdict}", family(net));
@@ -133,25 +139,18 @@ impl Verdicts {
     }
 }
 
-/// What each rule of the policy denied, by its number from 0, in nft's listing of the
-/// table with its counters (`nft list table inet privnet`).
-pub fn denied(listing: &str) -> BTreeMap<u16, u64> {
-    let chains = listing.split("\tchain ").filter_map(|chain| {
-        let (number, rules) = chain.strip_prefix(DENIED)?.split_once(' ')?;
-        let number = number.parse::<u32>().ok()?.checked_sub(1)?;
-        let (_, counted) = rules.split_once("counter packets ")?;
-        let packets = counted.split(' ').next()?;
-        Some((u16::try_from(number).ok()?, packets.parse().ok()?))
-    });
-    chains.collect()
+/// The number of the rule (from 0) whose denials the counter of this name counts.
+pub fn denying_rule(counter: &str) -> Option<u16> {
+    let number = counter.strip_prefix(DENIED)?.parse::<u32>().ok()?;
+    u16::try_from(number.checked_sub(1)?).ok()
 }
 
-/// What the chains are called that deny and count.
+/// What chains and counters are called that deny.
 const DENIED: &str = "denied_";
 
-/// Where the rule of this number has its packets dropped; by its number from 1, as
-/// `tunnels show` and the metrics have it.
-fn chain(rule: u16) -> String {
+/// Where the rule of this number has its packets counted and dropped; by its number from
+/// 1, as `tunnels show` and the metrics have it.
+fn name(rule: u16) -> String {
     format!("{DENIED}{}", u32::from(rule) + 1)
 }
 
@@ -206,11 +205,15 @@ mod tests {
     #[test]
     fn the_longest_prefix_decides_on_both_sides() {
         let text = verdicts(true).unwrap().chains();
-        let expected = "\tchain denied_1 {
-\t\tcounter drop
+        let expected = "\tcounter denied_1 {
+\t}
+\tchain denied_1 {
+\t\tcounter name \"denied_1\" drop
+\t}
+\tcounter denied_2 {
 \t}
 \tchain denied_2 {
-\t\tcounter drop
+\t\tcounter name \"denied_2\" drop
 \t}
 \tchain from_2 {
 \t\tip daddr 10.200.7.0/24 accept
@@ -255,49 +258,21 @@ mod tests {
         assert_eq!(text, expected);
     }
 
-    /// As nft 1.0.6 lists it.
     #[test]
-    fn what_each_rule_denied_is_read_from_the_listing() {
-        let listing = "table inet privnet {
-\tset seal_1_2 {
-\t\ttype mark
-\t}
-
-\tchain postrouting {
-\t\ttype nat hook postrouting priority srcnat; policy accept;
-\t\toifname \"ens5\" ip saddr 10.9.0.0/16 counter packets 9 bytes 540 masquerade
-\t}
-
-\tchain denied_1 {
-\t\tcounter packets 2 bytes 168 drop
-\t}
-
-\tchain denied_65536 {
-\t\tcounter packets 18446744073709551615 bytes 0 drop
-\t}
-
-\tchain from_3 {
-\t\tip daddr 10.200.7.0/24 goto denied_1
-\t}
-}
-";
-        assert_eq!(denied(listing), [(0, 2), (u16::MAX, u64::MAX)].into());
-    }
-
-    #[test]
-    fn what_is_no_count_of_a_rule_counts_nothing() {
-        for chain in [
-            "denied_0 {\n\t\tcounter packets 2 bytes 168 drop",
-            "denied_65537 {\n\t\tcounter packets 2 bytes 168 drop",
-            "denied_x {\n\t\tcounter packets 2 bytes 168 drop",
-            "denied_1 {\n\t\tcounter packets many bytes 168 drop",
-            "denied_1 {\n\t\tcounter drop",
-            "denied_1 {",
-            "from_1 {\n\t\tcounter packets 2 bytes 168 drop",
-        ] {
-            let listing = format!("table inet privnet {{\n\tchain {chain}\n\t}}\n}}\n");
-            assert_eq!(denied(&listing), BTreeMap::new(), "{chain}");
+    fn a_counter_tells_by_its_name_whose_it_is() {
+        for rule in [0, 1, 9, u16::MAX] {
+            assert_eq!(denying_rule(&name(rule)), Some(rule));
         }
-        assert_eq!(denied(""), BTreeMap::new());
+        for other in [
+            "denied_0",
+            "denied_65537",
+            "denied_x",
+            "denied_",
+            "denied",
+            "from_1",
+            "",
+        ] {
+            assert_eq!(denying_rule(other), None, "{other}");
+        }
     }
 }
