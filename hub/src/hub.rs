@@ -287,7 +287,6 @@ impl Daemon for Hub {
                     }
                     Event::Signal(Signal::Reload) => self.reload().await,
                     Event::Status(answer) => {
-                        self.router.count_denied().await;
                         let _ = answer.send(self.status());
                     }
                     Event::Refresh(request, answer) => self.poll.wait(request, answer),
@@ -300,7 +299,10 @@ impl Daemon for Hub {
                     Event::RotateKey(request, answer) => {
                         let _ = answer.send(self.rotate_key(request).await);
                     }
-                    Event::Observe => self.observe().await?,
+                    Event::Observe => {
+                        self.router.count_denied().await;
+                        self.observe().await?;
+                    }
                     Event::Reconcile => {
                         self.router.reconcile().await;
                     }

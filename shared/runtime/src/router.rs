@@ -50,6 +50,7 @@ use tokio::task::JoinHandle;
 use tokio::time::timeout;
 use tracing::{debug, info, warn};
 
+use self::denied::Reading;
 use self::esp::{EspSide, keep_others};
 
 /// How long one look at the host and its changes may take. Well below the
@@ -116,6 +117,9 @@ pub struct Router {
     ruled: bool,
     policy: PolicyTable,
     denials: Denials,
+    reading: Option<Reading>,
+    /// Why what nftables denied could not be read the last time.
+    uncounted: Option<String>,
     applied_endpoints: BTreeMap<PublicKey, SocketAddr>,
     desired: Desired,
     nat_active: bool,
@@ -181,6 +185,8 @@ impl Router {
             ruled: false,
             policy: PolicyTable::default(),
             denials: Denials::default(),
+            reading: None,
+            uncounted: None,
             applied_endpoints: BTreeMap::new(),
             desired: Desired::default(),
             nat_active: false,
@@ -345,8 +351,7 @@ impl Router {
         let read = unseen.is_none();
         failures.extend(unseen);
         if read {
-            // What is loaded anew counts from nothing.
-            self.count_denied().await;
+            self.count_denied_now().await;
         }
         let (changes, mut failed) = self.apply(&plan).await;
         let loads = |change: &HostChange| matches!(change, HostChange::LoadRuleset(_));
@@ -543,7 +548,7 @@ impl Router {
             .filter(|_| !self.desired.ipsec.tunnels.is_empty());
         let lost = lost.map(|problem| format!("IPsec tunnels wait for strongSwan: {problem}"));
         let own = self.problems.iter().chain(&self.metadata_problem);
-        let own = own.chain(troubles).cloned();
+        let own = own.chain(&self.uncounted).chain(troubles).cloned();
         own.chain(lost).chain(seen.problems)
     }
 

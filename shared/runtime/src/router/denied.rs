@@ -1,29 +1,72 @@
 //! What the policy denied: in the data plane, and in nftables where the kernel forwards
 //! by itself.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use anyhow::anyhow;
+use privnet_host::HostError;
+use tokio::task::JoinHandle;
 use tokio::time::timeout;
-use tracing::debug;
+use tracing::warn;
 
 use super::Router;
 
-/// nft takes milliseconds, and whoever asks for the status waits for it.
+/// The kernel takes less than a millisecond, and rules that are to be loaded wait for it.
 const PATIENCE: Duration = Duration::from_secs(1);
 
+/// What nftables denied, by the number of the rule, as it is being read.
+pub(super) type Reading = JoinHandle<Result<BTreeMap<u16, u64>, HostError>>;
+
 impl Router {
-    /// Reads what nftables denied, for [`Router::denied`]. Where that fails, what was
-    /// read before stands.
+    /// Takes what was read of what nftables denied, for [`Router::denied`], and has it read
+    /// anew; waits for nothing. Where that fails, what was read before stands.
     pub async fn count_denied(&mut self) {
+        if !self.kernel_may_deny() {
+            self.reading = None;
+            self.uncounted = None;
+            return;
+        }
+        if let Some(reading) = self.reading.take_if(|reading| reading.is_finished()) {
+            match reading.await {
+                Ok(read) => self.note_denied(read.map_err(|error| format!("{:#}", anyhow!(error)))),
+                Err(error) => self.note_denied(Err(error.to_string())),
+            }
+        }
+        if self.reading.is_none() {
+            let host = self.host;
+            self.reading = Some(tokio::spawn(async move { host.denied().await }));
+        }
+    }
+
+    /// The same now, for rules that are loaded anew count from nothing. What is being read
+    /// would come too late.
+    pub(super) async fn count_denied_now(&mut self) {
+        self.reading = None;
         if !self.kernel_may_deny() {
             return;
         }
-        match timeout(PATIENCE, self.host.denied()).await {
-            Ok(Ok(counters)) => self.denials.read(counters),
-            Ok(Err(error)) => debug!("{:#}", anyhow!(error)),
-            Err(_) => debug!("nft did not say within {PATIENCE:?} what was denied"),
-        }
+        let read = match timeout(PATIENCE, self.host.denied()).await {
+            Ok(read) => read.map_err(|error| format!("{:#}", anyhow!(error))),
+            Err(_) => Err(format!("no answer within {PATIENCE:?}")),
+        };
+        self.note_denied(read);
+    }
+
+    fn note_denied(&mut self, read: Result<BTreeMap<u16, u64>, String>) {
+        self.uncounted = match read {
+            Ok(counters) => {
+                self.denials.read(counters);
+                None
+            }
+            Err(error) => {
+                let problem = format!("what nftables denied is not counted: {error}");
+                if self.uncounted.as_ref() != Some(&problem) {
+                    warn!("{problem}");
+                }
+                Some(problem)
+            }
+        };
     }
 
     /// Packets that the policy denied since the daemon started, by the number of the
