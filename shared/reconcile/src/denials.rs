@@ -38,6 +38,26 @@ impl Denials {
         self.rules = rules.collect();
     }
 
+    /// The policy is the same from now on, and its rules have these words: all that counts
+    /// goes on.
+    pub fn reworded(&mut self, rules: &[String]) {
+        let before = std::mem::take(&mut self.rules);
+        let mut before = before.into_iter();
+        for (number, words) in rules.iter().enumerate() {
+            let rule = before.next();
+            // nftables has the rule as well, if it had that of the words before.
+            if let (Some(rule), Some(enforced)) = (&rule, self.in_force.get_mut(number))
+                && *enforced == rule.words
+            {
+                enforced.clone_from(words);
+            }
+            self.rules.push(Rule {
+                words: words.clone(),
+                denied: rule.map_or(0, |rule| rule.denied),
+            });
+        }
+    }
+
     /// Takes what nftables' counters say, by the number of the rule. What they said at
     /// the first look was denied before the daemon started.
     pub fn read(&mut self, counters: BTreeMap<u16, u64>) {
@@ -152,6 +172,44 @@ mod tests {
         assert_eq!(denials.total(NOTHING), [11, 0, 11, 0]);
         denials.renewed(&words(&["a"]), &[1]);
         assert_eq!(denials.total(&[1]), [13]);
+    }
+
+    #[test]
+    fn a_rule_that_says_the_same_in_other_words_counts_on() {
+        let mut denials = denials(&["a", "b"]);
+        denials.read([(0, 1), (1, 1)].into());
+        denials.reworded(&words(&["a", "the same as b"]));
+        // The data plane goes on, too.
+        assert_eq!(denials.total(&[10, 10]), [11, 11]);
+        denials.read([(0, 2), (1, 3)].into());
+        assert_eq!(denials.total(&[10, 10]), [12, 13]);
+        // A site comes: the words are the same, and the data plane begins anew.
+        denials.renewed(&words(&["a", "the same as b"]), &[10, 11]);
+        assert_eq!(denials.total(NOTHING), [12, 14]);
+    }
+
+    #[test]
+    fn other_words_make_no_rule_of_what_nftables_has_from_before() {
+        let mut denials = denials(&["a"]);
+        denials.renewed(&words(&["b"]), NOTHING);
+        denials.reworded(&words(&["the same as b"]));
+        denials.read([(0, 1)].into());
+        assert_eq!(denials.total(NOTHING), [0]);
+        denials.are_in_force();
+        denials.read([(0, 2)].into());
+        assert_eq!(denials.total(NOTHING), [1]);
+    }
+
+    #[test]
+    fn rules_that_had_no_words_get_them() {
+        let mut denials = denials(&[]);
+        denials.reworded(&words(&["a", "b"]));
+        assert_eq!(denials.total(&[3]), [3, 0]);
+        denials.are_in_force();
+        denials.read([(1, 2)].into());
+        assert_eq!(denials.total(&[3]), [3, 2]);
+        denials.reworded(&words(&["a"]));
+        assert_eq!(denials.total(&[3]), [3]);
     }
 
     #[test]

@@ -245,23 +245,28 @@ impl Router {
         }
     }
 
-    /// Who may talk to whom through the tunnels, and the rules of it in words, by number.
+    /// Who may talk to whom through the tunnels.
+    pub fn policy(&self) -> &PolicyTable {
+        &self.policy
+    }
+
+    /// Changes that; `rules` are the rules of it in words, by number.
     ///
     /// # Errors
-    /// The data plane is gone.
+    /// The data plane is gone. What was set before stays.
     pub fn set_policy(&mut self, table: &PolicyTable, rules: &[String]) -> Result<()> {
-        if self.policy != *table {
-            let by_data_plane = self.denied_by_data_plane();
-            self.denials.renewed(rules, &by_data_plane);
-            self.policy = table.clone();
-        }
-        let Some(tunnel) = &self.tunnel else {
+        if self.policy == *table {
+            self.denials.reworded(rules);
             return Ok(());
-        };
-        tunnel
-            .device
-            .set_policy(table.clone())
-            .context("setting the policy")
+        }
+        let by_data_plane = self.denied_by_data_plane();
+        if let Some(tunnel) = &self.tunnel {
+            let set = tunnel.device.set_policy(table.clone());
+            set.context("setting the policy")?;
+        }
+        self.denials.renewed(rules, &by_data_plane);
+        self.policy = table.clone();
+        Ok(())
     }
 
     /// Another private key of our own. Sessions live on until new ones have taken
