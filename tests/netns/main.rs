@@ -108,6 +108,7 @@ const TESTS: &[Test] = tests![
     ipsec_spokes::spokes_by_ipsec_serve_a_zone_each_and_stand_in_for_each_other,
     ipsec_spokes::of_two_hubs_the_next_serves_its_private_network_when_one_dies,
     policy::sites_that_may_not_talk_do_not_and_the_operator_is_told_why,
+    policy::a_first_policy_that_cannot_be_closes_the_hub_until_it_is_removed,
     failover::each_zone_of_a_vpc_is_reached_through_its_own_spoke,
     failover::a_gateway_that_hangs_is_replaced_within_seconds_and_comes_back,
     doctor::a_healthy_spoke_is_well_and_everything_that_breaks_is_named,

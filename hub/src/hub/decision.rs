@@ -116,10 +116,8 @@ impl Hub {
             control: HUB_ADDRESS.into(),
         });
         let enforced = match compiled {
-            Ok(policy) if policy.table() == self.policy.table() => {
-                self.policy = policy;
-                Ok(())
-            }
+            // Also one that is like ours before: the router may have another ([`closed`]),
+            // and the words may be others.
             Ok(policy) => {
                 let set = self.router.set_policy(policy.table(), policy.rules());
                 set.map(|()| self.policy = policy)
@@ -180,9 +178,9 @@ impl Hub {
             let all: BTreeSet<IpNet> = fleet.cidrs().collect();
             (all, behind_ipsec(fleet), by_ipsec)
         };
-        let (before, table) = (routed(&self.fleet), self.policy.table().clone());
+        let (before, table) = (routed(&self.fleet), self.router.policy().clone());
         self.decide_anew();
-        if routed(&self.fleet) != before || *self.policy.table() != table {
+        if routed(&self.fleet) != before || *self.router.policy() != table {
             self.reconcile().await;
             return;
         }
