@@ -51,6 +51,7 @@ use sibling::Sibling;
 pub use decide::{Decision, Move, Reason};
 pub use memory::{Memory, Remembered};
 pub use outlook::{Outlook, Seen};
+pub use own::HOLD;
 pub use sibling::SiblingState;
 
 /// How much later than the one before it the next in the order moves a route. Two spokes
@@ -73,7 +74,7 @@ const RETRY: Duration = Duration::from_secs(1);
 /// The longest that this grows to.
 const MOST_RETRY: Duration = Duration::from_secs(8);
 /// Who failed to change a route says so for so long: others go first.
-const UNABLE: Duration = Duration::from_secs(30);
+pub const UNABLE: Duration = Duration::from_secs(30);
 /// What moved between two looks that lie farther apart may have moved long ago.
 const SIGN_OF_LIFE: Duration = Duration::from_secs(10);
 /// Spokes remembered that EC2 does not describe any more.

@@ -6,8 +6,9 @@ use std::time::{Duration, Instant};
 use privnet_model::health::Condition;
 
 /// So long a spoke must be well before it takes its tables back from one that serves
-/// them well.
-pub(super) const HOLD: Duration = Duration::from_secs(10);
+/// them well; who has been well for so long comes before who has not in the order of those
+/// that stand in.
+pub const HOLD: Duration = Duration::from_secs(10);
 /// The longest that this grows to.
 const MOST_HOLD: Duration = Duration::from_secs(600);
 /// Whoever was well for so long before it failed does not flap.
