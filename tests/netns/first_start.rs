@@ -14,16 +14,12 @@ use privnet_tests::deployment::{PATIENCE, public_address, sees, sibling_config};
 use privnet_tests::namespace::ROOT;
 use privnet_tests::process::{run, wait_until};
 use privnet_tests::programs;
-use privnet_tests::topology::{self, WEB};
-use privnet_tests::vpc_fabric::{Fabric, Follower};
+use privnet_tests::topology::WEB;
+use privnet_tests::vpc_fabric::Fabric;
 use privnet_tests::world::World;
 
-/// A spoke, the host of its zone, and the number of the host's subnet.
-const ZONES: [(&str, &str, usize); 3] = [
-    ("spoke-d1", "host-d1", 1),
-    ("spoke-d2", "host-d2", 3),
-    ("spoke-d3", "host-d3", 5),
-];
+use crate::three_zones;
+
 const LOOK: &str = "DescribeRouteTables";
 const CLAIMS: [&str; 2] = ["CreateRoute", "ReplaceRoute"];
 /// On a host with this file in its directory `nft` fails, and says so.
@@ -74,16 +70,8 @@ impl Starting {
 
     /// So does the spoke of another zone know it, by the signed word of the one itself.
     fn is_known(&self, at: &str, spoke: &str, why: &str) -> Result<()> {
-        let instance = &self.world.host(spoke)?.metadata.instance;
-        wait_until(&format!("{at} to know of {spoke}"), PATIENCE, || {
-            let routes = self.world.daemon(at)?.status()?.routes;
-            let siblings = routes.unwrap_or_default().siblings;
-            let mut it = siblings.iter().filter(|one| one.instance == *instance);
-            let known =
-                it.any(|one| one.state.starts_with("starting: ") && one.state.contains(why));
-            ensure!(known, "{siblings:?}");
-            Ok(Some(()))
-        })
+        let words = format!("starting: {why}");
+        three_zones::wait_for_state(&self.world, at, spoke, &words)
     }
 
     fn claims(&self, spoke: &str, host: &str) -> Result<()> {
@@ -120,12 +108,8 @@ fn breakable_nft() -> Result<()> {
 }
 
 pub(crate) fn who_cannot_serve_claims_nothing_and_says_why() -> Result<()> {
-    let mut network = topology::demo();
-    network.vpcs.push(topology::three_gateways());
-    let world = World::build(&network)?;
+    let (world, fabric) = three_zones::build()?;
     breakable_nft()?;
-    let followers = ZONES.map(|(_, host, subnet)| Follower { host, subnet });
-    let fabric = Fabric::start(&world, "vpc-d", &followers, &ZONES.map(|(spoke, ..)| spoke))?;
     let mut starting = Starting { world, fabric };
 
     let why = "there has been no session with the hub yet";

@@ -37,6 +37,7 @@ mod star;
 mod static_site;
 mod takeover;
 mod templates;
+mod three_zones;
 mod traffic;
 mod upgrades;
 mod userspace_api;
@@ -189,6 +190,7 @@ const TESTS: &[Test] = tests![
     static_site::a_key_in_ssm_is_taken_when_it_is_there_and_kept_when_ssm_is_away,
     takeover::an_instance_that_fails_or_hangs_is_stood_in_for,
     takeover::what_breaks_beneath_a_spoke_that_lives_is_noticed,
+    takeover::a_daemon_that_crashes_and_is_back_at_once_keeps_its_routes,
     takeover::a_throttled_or_absent_ec2_delays_a_takeover_and_breaks_nothing,
     takeover::a_helper_that_ec2_refuses_is_stepped_in_for_by_the_next,
     takeover::a_split_between_siblings_costs_nothing_and_two_losses_at_once_are_covered,

@@ -139,9 +139,9 @@ pub(crate) fn metrics_are_scraped_on_the_socket_and_on_loopback_and_not_from_out
 }
 
 /// The value of a series.
-fn sample(page: &str, series: &str) -> Result<f64> {
-    let line = page.lines().find_map(|line| line.strip_prefix(series));
-    let value = line.and_then(|rest| rest.strip_prefix(' '));
+pub(crate) fn sample(page: &str, series: &str) -> Result<f64> {
+    let mut lines = page.lines();
+    let value = lines.find_map(|line| line.strip_prefix(series)?.strip_prefix(' '));
     let value = value.with_context(|| format!("no {series} in:\n{page}"))?;
     Ok(value.parse()?)
 }

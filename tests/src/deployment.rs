@@ -77,25 +77,15 @@ pub fn fleet_secret(world: &World, name: &str) -> Result<String> {
 /// its zone and stands in for the others; `more` is the end of the spokes' config files.
 /// Waits until their tunnels are up.
 pub fn start_siblings(world: &mut World, spokes: &[&str], more: &str) -> Result<()> {
-    start_siblings_serving(world, spokes, "", more)
-}
-
-/// The same with more keys in the spokes' `[routes]`.
-pub fn start_siblings_serving(
-    world: &mut World,
-    spokes: &[&str],
-    routes: &str,
-    more: &str,
-) -> Result<()> {
     for name in ["hub"].iter().chain(spokes) {
-        let config = sibling_config(world, name, routes, more)?;
+        let config = sibling_config(world, name, "", more)?;
         world.start(name, &config)?;
     }
     wait_until_up(world, spokes, PATIENCE).map(drop)
 }
 
-/// The config file that [`start_siblings_serving`] gives the hub, or one of these spokes;
-/// the fleet's secret is beside it.
+/// The config file that [`start_siblings`] gives the hub, or one of these spokes, with more
+/// keys in its `[routes]` and `more` at the end; the fleet's secret is beside it.
 pub fn sibling_config(world: &World, name: &str, routes: &str, more: &str) -> Result<String> {
     let host = world.host(name)?;
     let secret = fleet_secret(world, name)?;

@@ -28,6 +28,8 @@ const ANSWER: Duration = Duration::from_secs(5);
 pub struct Request {
     /// When it began.
     pub at: Instant,
+    /// When it had its answer, or was given up.
+    pub until: Instant,
     /// The address that the server saw; nothing if there was no answer.
     pub seen_as: Option<Ipv4Addr>,
 }
@@ -107,10 +109,10 @@ pub fn length(time: &Range<Instant>) -> Duration {
     time.end - time.start
 }
 
-/// How many had no answer.
-pub fn lost(requests: &[Request]) -> usize {
+/// Those that had no answer: when each was under way.
+pub fn lost(requests: &[Request]) -> Vec<Range<Instant>> {
     let lost = requests.iter().filter(|request| request.seen_as.is_none());
-    lost.count()
+    lost.map(|request| request.at..request.until).collect()
 }
 
 async fn ask_until(stop: &AtomicBool, server: std::net::IpAddr, record: &Arc<Mutex<Vec<Request>>>) {
@@ -123,9 +125,10 @@ async fn ask_until(stop: &AtomicBool, server: std::net::IpAddr, record: &Arc<Mut
         asked.spawn(async move {
             let at = Instant::now();
             let seen_as = ask(SocketAddr::from((server, 80))).await;
+            let until = Instant::now();
             let made = record.lock();
             let mut made = made.unwrap_or_else(PoisonError::into_inner);
-            made.push(Request { at, seen_as });
+            made.push(Request { at, until, seen_as });
         });
         while asked.try_join_next().is_some() {}
     }
@@ -155,6 +158,7 @@ mod tests {
         let start = Instant::now();
         let request = |n: u32, well: bool| Request {
             at: start + INTERVAL * n,
+            until: start + INTERVAL * n,
             seen_as: well.then_some(Ipv4Addr::LOCALHOST),
         };
         let made = [
@@ -167,7 +171,7 @@ mod tests {
         ];
         let each = |made: &[Request]| outages(made).iter().map(length).collect::<Vec<_>>();
         assert_eq!(each(&made), [INTERVAL, INTERVAL * 2]);
-        assert_eq!(lost(&made), 3);
+        assert_eq!(lost(&made).len(), 3);
         // One that has not ended is as long as it was seen.
         assert_eq!(each(&made[..5]), [INTERVAL, INTERVAL]);
         assert!(each(&made[..1]).is_empty());
