@@ -167,7 +167,7 @@ pub(crate) fn a_spoke_without_egress_serves_nothing_until_it_has_it_again() -> R
         .nft("delete table ip broken\n")?;
     running.is_given_back()?;
 
-    // What a stranger takes away is put back before anybody needs to stand in.
+    // What a stranger takes away is put back, mostly before anybody stands in.
     running.wait_until_all_is_well()?;
     let before = running.fabric.moves().len();
     let ping = LongPing::start(running.world.namespace("host-d2")?, WEB)?;
