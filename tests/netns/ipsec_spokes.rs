@@ -27,6 +27,7 @@ use privnet_tests::vpc_fabric::{Fabric, Follower};
 use privnet_tests::world::World;
 
 use crate::ipsec::{SLOW, tunnel, watched, with_charon};
+use crate::takeover::{plug_in, unplug};
 
 /// Starts a spoke of the demo network by IPsec, with its charon.
 fn start_spoke_by_ipsec(world: &mut World, name: &str, hubs: &[Ipv4Addr]) -> Result<Charon> {
@@ -332,7 +333,9 @@ pub(crate) fn spokes_by_ipsec_serve_a_zone_each_and_stand_in_for_each_other() ->
         for (.., pings) in &asking {
             pings.answers(5, PATIENCE)?;
         }
+        // As when its hardware fails.
         world.crash(spoke)?;
+        unplug(&world, spoke)?;
         let charon = charons.remove(spoke).context("killed twice")?;
         charon.kill()?;
         wait_until(&format!("{host} to be led elsewhere"), PATIENCE, || {
@@ -368,6 +371,7 @@ pub(crate) fn spokes_by_ipsec_serve_a_zone_each_and_stand_in_for_each_other() ->
             Ok((told.state == TunnelState::Down).then_some(()))
         })?;
 
+        plug_in(&world, spoke)?;
         let charon = Charon::of_instance(world.namespace(spoke)?)?;
         charons.insert(spoke, charon);
         world.start_again(spoke)?;

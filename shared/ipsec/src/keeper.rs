@@ -812,6 +812,7 @@ mod tests {
         let local = end("10.0.0.10", "hub.example", "10.0.0.0/8");
         let remote = end("203.0.113.1", "dc.example", "10.200.0.0/16");
         let planned = PlannedIpsec {
+            routed: BTreeSet::new(),
             tunnel: own_tunnel(names[0].clone(), local, remote, IkeRole::Initiator),
             credential: IkeCredential::PresharedKey(IkeSecret::new("correct horse").unwrap()),
         };

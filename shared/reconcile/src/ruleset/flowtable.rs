@@ -2,7 +2,7 @@
 //! forwarded where they come in, past routing, rules and most of connection
 //! tracking (nf_flowtable, the kernel's documentation).
 //!
-//! Translated connections alone take it, and only between interfaces of the
+//! Translated connections alone take it, once packets went both ways for a while, and only between interfaces of the
 //! host's network: the tunnel's packets meet the data plane, whose interface
 //! comes and goes with the daemon.
 
@@ -27,14 +27,16 @@ impl Flowtable {
             .map(|device| format!("\"{device}\""))
             .collect();
         let devices = devices.join(", ");
-        // What takes the short cut is not seen by who keeps connections of an address that
+        // Assured is what goes on: a question and its answer by UDP (DNS) are forgotten soon,
+        // and would be remembered for as long as a stream if they took the short cut.
+        // What takes it is not seen by who keeps connections of an address that
         // moves, neither the guard over them nor the listing that siblings are told.
         format!(
             "\tflowtable flows {{\n\t\thook ingress priority filter; devices = {{ {devices} }};\n\t}}\n\
              \tchain established {{\n\
              \t\ttype filter hook forward priority filter; policy accept;\n\
              \t\tiifname {{ {devices} }} oifname {{ {devices} }} meta l4proto {{ tcp, udp }} \
-             ct state established ct status & (snat | dnat) != 0 ct mark & {MARK} == 0 flow add @flows\n\
+             ct state established ct status assured ct status & (snat | dnat) != 0 ct mark & {MARK} == 0 flow add @flows\n\
              \t}}\n"
         )
     }

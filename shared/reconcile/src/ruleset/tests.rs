@@ -160,7 +160,7 @@ fn the_short_cut_is_for_what_is_translated() {
 	}
 	chain established {
 		type filter hook forward priority filter; policy accept;
-		iifname { "ens5", "ens6" } oifname { "ens5", "ens6" } meta l4proto { tcp, udp } ct state established ct status & (snat | dnat) != 0 ct mark & 536870912 == 0 flow add @flows
+		iifname { "ens5", "ens6" } oifname { "ens5", "ens6" } meta l4proto { tcp, udp } ct state established ct status assured ct status & (snat | dnat) != 0 ct mark & 536870912 == 0 flow add @flows
 	}
 "#;
     assert!(text.contains(expected), "{text}");
