@@ -1,6 +1,6 @@
 //! What every gateway that booted from an image has to be, whatever its role.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use privnet_tests::guest::{Guest, LoginKey};
@@ -12,8 +12,9 @@ use crate::report::Figures;
 pub(crate) const VOLUME: u64 = 2 << 30;
 
 /// Within what time from power on a gateway has to serve, emulated: about half a minute is
-/// what it takes, and the machine may have other things to do.
-pub(crate) const IN_SERVICE: Duration = Duration::from_secs(120);
+/// what it takes on a machine that does nothing else; on one whose processors were all busy
+/// a hub took 114 s.
+pub(crate) const IN_SERVICE: Duration = Duration::from_secs(240);
 
 /// The kernel's drivers for EC2's network cards and volumes.
 const EC2_DRIVERS: [&str; 2] = ["ena", "nvme"];
@@ -236,18 +237,25 @@ fn sysctls_are_in_force(guest: &Guest, key: &LoginKey) -> Result<usize> {
     Ok(expected.len())
 }
 
-/// Nobody but who is configured gets to the SSH port, though it listens.
+/// Nobody but who is configured gets to the SSH port, though it listens and answers pings:
+/// what is sent there is dropped.
 pub(crate) fn stranger_is_kept_out(stranger: &Namespace, address: &str) -> Result<()> {
-    let start = Instant::now();
-    let open = stranger
+    const WAITED: i32 = 124;
+    ensure!(
+        stranger.ping(address, 3)? > 0,
+        "{} does not even reach {address}",
+        stranger.name()
+    );
+    let tried = stranger
         .command("timeout")
         .args(["3", "bash", "-c", &format!("</dev/tcp/{address}/22")])
         .output()?;
     ensure!(
-        !open.status.success(),
-        "{} reached the SSH port of {address} after {:?}",
+        tried.status.code() == Some(WAITED),
+        "{} at the SSH port of {address}: {}, expected no answer at all: {}",
         stranger.name(),
-        start.elapsed()
+        tried.status,
+        String::from_utf8_lossy(&tried.stderr)
     );
     Ok(())
 }

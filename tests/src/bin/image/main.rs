@@ -148,6 +148,8 @@ fn inside(role: Role, arguments: &Arguments, file: &Path) -> Result<()> {
                 registering::test(&mut figures)?;
                 // A world is made where none was, so the logs start afresh.
                 std::fs::remove_dir_all(privnet_tests::namespace::ROOT)?;
+            } else {
+                registering::left_out(&mut figures);
             }
             spoke::test(&image, &mut figures)?;
         }

@@ -80,6 +80,14 @@ pub(crate) fn test(figures: &mut Figures) -> Result<()> {
     Ok(())
 }
 
+/// Tells why there is nothing of it in the page.
+pub(crate) fn left_out(figures: &mut Figures) {
+    figures.row(
+        "ami/image/register against moto",
+        "left out: emulated; the page of this machine's own architecture has it",
+    );
+}
+
 struct Registering<'a> {
     host: &'a Namespace,
     endpoint: &'a str,

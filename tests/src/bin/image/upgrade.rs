@@ -110,8 +110,8 @@ pub(crate) fn by_another_instance(
     Ok(next)
 }
 
-/// The packages of the hub; `make packages` leaves one version of each there.
-/// The packages of a hub among those of this directory.
+/// The packages of a hub among those of this directory, in which `make packages` leaves one
+/// version of each.
 pub(crate) fn of_hub(architecture: Architecture, directory: &Path) -> Result<Vec<PathBuf>> {
     let entries = std::fs::read_dir(directory)
         .with_context(|| format!("{}: make packages first", directory.display()))?;
