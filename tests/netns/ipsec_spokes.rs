@@ -2,7 +2,7 @@
 //! with a strongSwan of its own.
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 use std::ops::Range;
 use std::time::{Duration, Instant};
 
@@ -15,7 +15,8 @@ use privnet_tests::charon::Charon;
 use privnet_tests::daemon::{hub_config, hub_public_key, spoke_config};
 use privnet_tests::deployment::{
     FLEET_SECRET, PATIENCE, fleet_secret, nothing_leaked, public_address, reach_each_other, sees,
-    tunnels, wait_for_published_key, wait_until_up,
+    start_spoke_by_ipsec, start_spoke_by_ipsec_with, tunnels, wait_for_published_key,
+    wait_until_up,
 };
 use privnet_tests::firewall::{EAST, SECRET};
 use privnet_tests::heartbeat::Heartbeat;
@@ -28,38 +29,6 @@ use privnet_tests::world::World;
 
 use crate::ipsec::{SLOW, tunnel, watched, with_charon};
 use crate::takeover::{plug_in, unplug};
-
-/// Starts a spoke of the demo network by IPsec, with its charon.
-fn start_spoke_by_ipsec(world: &mut World, name: &str, hubs: &[Ipv4Addr]) -> Result<Charon> {
-    start_spoke_with(world, name, hubs, "")
-}
-
-/// The same with more sections in its config file.
-fn start_spoke_with(
-    world: &mut World,
-    name: &str,
-    hubs: &[Ipv4Addr],
-    more: &str,
-) -> Result<Charon> {
-    let charon = Charon::of_instance(world.namespace(name)?)?;
-    let secret = fleet_secret(world, name)?;
-    let mut config = format!(
-        "privnet = \"{PRIVNET}\"\ntransport = \"ipsec\"\n{secret}[ipsec]\nsocket = {:?}\n\
-         [nat]\negress = true\n",
-        charon.socket()
-    );
-    for hub in hubs {
-        config.push_str(&format!("[[hub]]\nendpoint = \"{hub}\"\n"));
-    }
-    config.push_str(more);
-    world.start(name, &config)?;
-    // A hub that polled before that would not know it until the next poll.
-    wait_until(&format!("{name} to tag itself"), PATIENCE, || {
-        let log = world.daemon(name)?.process.log();
-        Ok(log.contains("tags published").then_some(()))
-    })?;
-    Ok(charon)
-}
 
 pub(crate) fn a_spoke_by_ipsec_is_discovered_listed_and_removed() -> Result<()> {
     let mut world = watched()?;
@@ -294,7 +263,7 @@ pub(crate) fn spokes_by_ipsec_serve_a_zone_each_and_stand_in_for_each_other() ->
     );
     let mut charons = BTreeMap::new();
     for spoke in spokes {
-        let charon = start_spoke_with(&mut world, spoke, &[HUB_PUBLIC], &serves)?;
+        let charon = start_spoke_by_ipsec_with(&mut world, spoke, &[HUB_PUBLIC], &serves)?;
         charons.insert(spoke, charon);
     }
     start_hub(&mut world, "hub", &hub)?;

@@ -1,6 +1,7 @@
 //! Privnet as an operator deploys it on the demo network, and what everybody
 //! checks there: the demo and the namespace tests share these words.
 
+use std::fmt::Write as _;
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
@@ -9,9 +10,10 @@ use privnet_model::admin::HUB_SOCKET;
 use privnet_model::inventory::PUBLIC_KEY_TAG;
 use privnet_model::status::Status;
 
+use crate::charon::Charon;
 use crate::daemon::{self, hub_config, hub_public_key, nat_hub_config, spoke_config};
 use crate::process::{run, wait_until};
-use crate::topology::{self, HUB_PUBLIC, PORT, Role, WEB};
+use crate::topology::{self, HUB_PUBLIC, PORT, PRIVNET, Role, WEB};
 use crate::world::World;
 
 /// How long a step of the control plane may take before it counts as broken.
@@ -55,6 +57,38 @@ pub fn start_spoke(world: &mut World, name: &str) -> Result<()> {
         spoke_config(host, &format!("{HUB_PUBLIC}:{PORT}"), &key)
     };
     world.start(name, &config).map(drop)
+}
+
+/// Starts a spoke by IPsec with a charon of its own, which it returns, and waits until EC2
+/// has its tags: a hub that polls before that does not know it until the next poll.
+pub fn start_spoke_by_ipsec(world: &mut World, name: &str, hubs: &[Ipv4Addr]) -> Result<Charon> {
+    start_spoke_by_ipsec_with(world, name, hubs, "")
+}
+
+/// The same with more sections in its config file.
+pub fn start_spoke_by_ipsec_with(
+    world: &mut World,
+    name: &str,
+    hubs: &[Ipv4Addr],
+    more: &str,
+) -> Result<Charon> {
+    let charon = Charon::of_instance(world.namespace(name)?)?;
+    let secret = fleet_secret(world, name)?;
+    let mut config = format!(
+        "privnet = \"{PRIVNET}\"\ntransport = \"ipsec\"\n{secret}[ipsec]\nsocket = {:?}\n\
+         [nat]\negress = true\n",
+        charon.socket()
+    );
+    for hub in hubs {
+        writeln!(config, "[[hub]]\nendpoint = \"{hub}\"")?;
+    }
+    config.push_str(more);
+    world.start(name, &config)?;
+    wait_until(&format!("{name} to tag itself"), PATIENCE, || {
+        let log = world.daemon(name)?.process.log();
+        Ok(log.contains("tags published").then_some(()))
+    })?;
+    Ok(charon)
 }
 
 /// Starts the hub.

@@ -19,7 +19,7 @@ use privnet_tests::topology::{self, API, API_PORT, HUB_PUBLIC, PORT};
 use privnet_tests::world::World;
 
 use crate::report::Figures;
-use crate::{BOOT, machine, upgrade};
+use crate::{BOOT, gateways, machine, upgrade};
 
 const NAME: &str = "hub";
 
@@ -77,6 +77,7 @@ pub(crate) fn test(image: &Path, packages: &Path, figures: &mut Figures) -> Resu
         "all ways, no NAT",
     );
     ipsec(&mut world, &guest, &login, &user_data, figures)?;
+    gateways::by_ipsec(&mut world, &guest, &login, &user_data, figures)?;
     config_in_ssm(&mut world, &mut guest, &login, &user_data, figures)?;
     let packages = upgrade::of_hub(disk.architecture, packages)?;
     upgrade::in_place(&world, &guest, &login, &packages, figures)?;
@@ -113,11 +114,7 @@ fn ipsec(
         EAST.public, EAST.cidr
     );
     let with_site = format!("{user_data}{more}");
-    let give = |world: &mut World, user_data: String| -> Result<()> {
-        world.change_metadata(NAME, |metadata| metadata.user_data = Some(user_data))?;
-        on("systemctl restart privnet-boot && systemctl reload privnet-hub").map(drop)
-    };
-    give(world, with_site.clone())?;
+    give(world, guest, login, &with_site)?;
     let began = Instant::now();
     wait_until_up(guest, login, &["spoke-a", "spoke-b", "dc-east"])?;
     figures.row(
@@ -207,7 +204,7 @@ fn ipsec(
 
     // The policy holds on that interface; and what is not wanted any more goes.
     let rule = "\n[[policy]]\naction = \"deny\"\nbetween = [\"site:dc-east\"]\nand = [\"hub\"]\n";
-    give(world, format!("{with_site}{rule}"))?;
+    give(world, guest, login, &format!("{with_site}{rule}"))?;
     let reached = |world: &World, from: &str| -> Result<bool> {
         Ok(world.namespace(from)?.ping(inside, 2)? > 0)
     };
@@ -218,7 +215,7 @@ fn ipsec(
         reached(world, "host-a")?,
         "more is denied than the policy says"
     );
-    give(world, user_data.to_owned())?;
+    give(world, guest, login, user_data)?;
     // The SAs of the charon that was killed stay in the kernel until they expire: without
     // an interface nothing gets to them.
     let left = "ip -o link show type xfrm; ip route show 10.200.0.0/16";
@@ -291,22 +288,37 @@ fn config(world: &World) -> Result<String> {
         .collect())
 }
 
-fn wait_until_up(guest: &Guest, login: &LoginKey, names: &[&str]) -> Result<()> {
+/// Has it take other user data while it serves.
+pub(crate) fn give(
+    world: &mut World,
+    guest: &Guest,
+    login: &LoginKey,
+    user_data: &str,
+) -> Result<()> {
+    world.change_metadata(NAME, |metadata| {
+        metadata.user_data = Some(user_data.to_owned())
+    })?;
+    let again = "systemctl restart privnet-boot && systemctl reload privnet-hub";
+    guest.run(login, again).map(drop)
+}
+
+/// What it says of itself.
+pub(crate) fn status(guest: &Guest, login: &LoginKey) -> Result<Status> {
+    let answer = guest.run(login, "tunnels list --json")?;
+    serde_json::from_str(&answer).with_context(|| answer)
+}
+
+pub(crate) fn wait_until_up(guest: &Guest, login: &LoginKey, names: &[&str]) -> Result<()> {
     wait_until("the tunnels up at the guest", PATIENCE * 2, || {
-        let answer = guest.run(
-            login,
-            "curl -sS --unix-socket /run/privnet/hub.sock http://privnet/v1/status",
-        )?;
-        let status: Status = serde_json::from_str(&answer)?;
+        let tunnels = status(guest, login)?.tunnels;
         let up = |name: &str| {
-            status
-                .tunnels
+            tunnels
                 .iter()
                 .any(|tunnel| tunnel.name == name && tunnel.state == TunnelState::Up)
         };
         if names.iter().all(|name| up(name)) {
             return Ok(Some(()));
         }
-        bail!("it has {answer}")
+        bail!("it has {tunnels:?}")
     })
 }

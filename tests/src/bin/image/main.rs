@@ -9,6 +9,7 @@
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "it reports")]
 
 mod content;
+mod gateways;
 mod hub;
 mod machine;
 mod registering;

@@ -28,7 +28,7 @@ const SITE: &str = "10.200.0.1";
 /// How many connections the kernel remembers at most.
 const CONNECTIONS: &str = "sysctl -n net.netfilter.nf_conntrack_max";
 /// Where the templates keep the fleet's secret.
-const SECRET_PARAMETER: &str = "/privnet/psk";
+pub(crate) const SECRET_PARAMETER: &str = "/privnet/psk";
 
 pub(crate) fn test(image: &Path, figures: &mut Figures) -> Result<()> {
     let network = topology::demo();

@@ -18,7 +18,7 @@ use crate::{BOOT, machine};
 /// From one ping to the next.
 const INTERVAL: Duration = Duration::from_millis(50);
 /// An answer that came later than this was not there when it was wanted.
-const LATE: Duration = Duration::from_secs(1);
+pub(crate) const LATE: Duration = Duration::from_secs(1);
 /// What may be missed in place at most: the daemon's end and start, emulated.
 const IN_PLACE: Duration = Duration::from_secs(15);
 /// What a first handshake, and spokes that tried in vain before, may add to a boot.
