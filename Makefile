@@ -130,6 +130,7 @@ images: programs
 	@ami/image/images $(if $(TWICE),--twice) "$(HERE)" "$(IMAGES)"
 
 test-image: images packages
+	@ami/image/setup-coldsnap
 	"$(HERE)/image" --packages "$(PACKAGES)" "$(IMAGES)"
 
 # On arm64 the other programs are not what these images take.

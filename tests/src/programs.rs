@@ -113,6 +113,18 @@ pub fn bench_tool(name: &str) -> Result<PathBuf> {
     Ok(path)
 }
 
+/// The path of coldsnap, in the cache directory.
+pub fn coldsnap() -> Result<PathBuf> {
+    let path = cache_directory()?.join("coldsnap/bin/coldsnap");
+    if !path.is_file() {
+        bail!(
+            "{} is missing (make test-image installs it)",
+            path.display()
+        );
+    }
+    Ok(path)
+}
+
 /// A tool's path: from `PATH`, and from where Debian puts what only root was
 /// meant to use, which is not in an ordinary user's `PATH`.
 fn find_tool(name: &str) -> Option<PathBuf> {

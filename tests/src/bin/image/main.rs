@@ -96,6 +96,9 @@ fn run(arguments: &Arguments) -> Result<()> {
     programs::require_tools(&guest::TOOLS)?;
     programs::require_tools(&[arguments.arch.qemu()])?;
     programs::require_tools(&["wg", "curl", "iperf3", "debugfs", "zstd", "sfdisk", "aws"])?;
+    if arguments.arch == Architecture::HERE {
+        programs::coldsnap()?;
+    }
     let work = tempfile::tempdir()?;
     let roles = [Role::Spoke, Role::Hub];
     let mut tested = Vec::new();

@@ -1,11 +1,10 @@
-//! `ami/image/register`, by the AWS command line, against moto: each step once, and
-//! nothing a second time; what it does where a permission is missing; what it forgets and
-//! what it must not. coldsnap is played by a script that makes an empty, tagged snapshot,
-//! because moto has no EBS direct API: the upload itself is not tested. moto keeps no more
-//! of an AMI than its name, description and permissions, so tags and properties are read
-//! from what the AWS command line was asked.
+//! `ami/image/register`, by the AWS command line and coldsnap, against moto: each step once,
+//! and nothing a second time; what it does where a permission is missing; what it forgets
+//! and what it must not. moto keeps no more of an AMI than its name, description and
+//! permissions, so tags and properties are read from what the programs were asked.
 
 use std::collections::BTreeSet;
+use std::io::Read;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::{Command, Output};
@@ -21,25 +20,12 @@ const REGION: &str = "us-west-2";
 const COPY: &str = "eu-west-1";
 const FRIEND: &str = "222222222222";
 
-const COLDSNAP: &str = r#"#!/bin/sh
-# coldsnap --region REGION upload --wait --description TEXT [--tag TAG]... IMAGE
+/// What stands in front of a program, and ends as the AWS command line does where IAM does
+/// not permit something.
+const WITNESS: &str = r#"#!/bin/sh
+# NAME, which writes down what it is asked; what has $REFUSED in it, is not permitted.
 set -eu
-region=$2 tags=''
-shift 2
-while [ $# -gt 1 ]; do
-    [ "$1" != --tag ] || tags="$tags{$2},"
-    shift
-done
-volume=$(aws ec2 create-volume --region "$region" --size 1 --availability-zone "${region}a" --query VolumeId --output text)
-aws ec2 create-snapshot --region "$region" --volume-id "$volume" --query SnapshotId --output text \
-    --tag-specifications "ResourceType=snapshot,Tags=[${tags%,}]"
-"#;
-
-/// What the AWS command line says and how it ends where IAM does not permit something.
-const AWS: &str = r#"#!/bin/sh
-# aws, which writes down what it is asked; what has $REFUSED in it, is not permitted.
-set -eu
-printf '%s\n' "$*" >>"ASKED"
+printf '%s\n' "NAME $*" >>"ASKED"
 if [ -n "${REFUSED:-}" ]; then
     case $* in
     *"$REFUSED"*)
@@ -67,9 +53,9 @@ pub(crate) fn test(figures: &mut Figures) -> Result<()> {
     let one = images.makes_each_thing_once()?;
     images.goes_on_where_it_was_refused()?;
     figures.row(
-        "ami/image/register against moto (upload played by a script)",
-        "registers, tags, copies, shares; a second run and a dry run change nothing; where a permission \
-         is missing it stops, and goes on from there",
+        "ami/image/register against moto",
+        "uploads by coldsnap, registers, tags, copies, shares; a second run and a dry run change nothing; \
+         where a permission is missing it stops, and goes on from there",
     );
     images.forgets_what_is_old_and_its_own(&one, &before)?;
     figures.row(
@@ -95,13 +81,16 @@ struct Registering<'a> {
 }
 
 impl Registering<'_> {
-    /// Puts the scripts in front of the programs whose place they take.
+    /// Puts the scripts in front of the programs.
     fn install(&self) -> Result<()> {
-        let program = programs::tool("aws")?;
-        let aws = AWS
-            .replace("ASKED", &self.work.join("asked").display().to_string())
-            .replace("PROGRAM", &program.display().to_string());
-        for (name, text) in [("coldsnap", COLDSNAP), ("aws", aws.as_str())] {
+        for (name, program) in [
+            ("aws", programs::tool("aws")?),
+            ("coldsnap", programs::coldsnap()?),
+        ] {
+            let text = WITNESS
+                .replace("NAME", name)
+                .replace("ASKED", &self.work.join("asked").display().to_string())
+                .replace("PROGRAM", &program.display().to_string());
             let file = self.work.join(name);
             std::fs::write(&file, text)?;
             std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o755))?;
@@ -154,11 +143,13 @@ impl Registering<'_> {
         );
         let image = format!("ResourceType=image,{tags}");
         let snapshot = format!("ResourceType=snapshot,{tags}");
+        let uploaded = format!("--tag Key=Name,Value=privnet-spoke-amd64-{} ", &sum[..16]);
         let found = self.snapshots_of(&sum)?;
         let [snapshot_id, kind] = found.as_slice() else {
             bail!("not one snapshot has the image's sum: {found:?}");
         };
         ensure!(kind == "spoke-amd64", "its privnet:image is {kind}");
+        self.holds_the_image(snapshot_id)?;
         let made_of = format!("SnapshotId={snapshot_id},");
         for (command, parts) in [
             (
@@ -173,7 +164,7 @@ impl Registering<'_> {
                 ][..],
             ),
             (" copy-image ", &[image.as_str(), snapshot.as_str()][..]),
-            (" create-snapshot ", &[snapshot.as_str()][..]),
+            (" upload ", &[uploaded.as_str()][..]),
         ] {
             let lines: Vec<&str> = asked.lines().filter(|it| it.contains(command)).collect();
             ensure!(lines.len() == 1, "{command}: {lines:?}");
@@ -218,11 +209,11 @@ impl Registering<'_> {
         self.is_refused("two", &share, " register-image ")?;
         ensure!(self.all(REGION)? == before, "refused, and registered");
         let asked = self.asked()?;
-        ensure!(asked.contains(" create-snapshot "), "{asked}");
+        ensure!(asked.contains(" upload "), "{asked}");
         // The upload is not done again.
         self.is_refused("two", &share, " modify-image-attribute ")?;
         let asked = self.asked()?;
-        ensure!(!asked.contains(" create-snapshot "), "{asked}");
+        ensure!(!asked.contains(" upload "), "{asked}");
         let made = self.all(REGION)?;
         ensure!(made.len() == before.len() + 1, "{before:?}, {made:?}");
         let (done, _) = self.register("two", &share)?;
@@ -305,6 +296,22 @@ impl Registering<'_> {
         Ok(())
     }
 
+    /// An error unless this snapshot holds the image, and nothing behind it.
+    fn holds_the_image(&self, snapshot: &str) -> Result<()> {
+        let file = self.work.join("downloaded");
+        let mut command = self.host.command(programs::coldsnap()?);
+        self.environment(&mut command)?;
+        command.args(["--region", REGION, "download", "--no-progress", snapshot]);
+        run(command.arg(&file))?;
+        let mut image = std::fs::read(self.image())?;
+        image.resize(image.len() + 4096, 0);
+        // All of the volume is a GiB.
+        let mut volume = vec![0; image.len()];
+        std::fs::File::open(&file)?.read_exact(&mut volume)?;
+        ensure!(volume == image, "{snapshot} holds something else");
+        std::fs::remove_file(file).context("what was downloaded")
+    }
+
     /// An error unless it fails for want of a permission.
     fn is_refused(&self, content: &str, options: &[&str], what: &str) -> Result<()> {
         let output = self.script(content, options, what)?;
@@ -327,7 +334,8 @@ impl Registering<'_> {
 
     /// Runs the script; the AWS command line is refused what has `refused` in it.
     fn script(&self, content: &str, options: &[&str], refused: &str) -> Result<Output> {
-        std::fs::write(self.image(), content)?;
+        // Some of the blocks that EBS makes of it, the last one not a whole one.
+        std::fs::write(self.image(), content.repeat(1000))?;
         let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../ami/image/register");
         let mut command = self.host.command(script);
         self.environment(&mut command)?;
@@ -365,7 +373,7 @@ impl Registering<'_> {
     fn made_nothing(&self) -> Result<()> {
         let asked = self.asked()?;
         ensure!(!asked.is_empty(), "nothing was asked");
-        for made in [" create-snapshot ", " register-image ", " copy-image "] {
+        for made in [" upload ", " register-image ", " copy-image "] {
             ensure!(!asked.contains(made), "{made} in:\n{asked}");
         }
         Ok(())
