@@ -119,6 +119,8 @@ pub(super) fn keep_others(desired: &mut DesiredHost, actual: &ActualHost, wanted
 #[cfg(test)]
 mod tests {
     #![expect(clippy::unwrap_used, reason = "a test that fails should panic")]
+    use privnet_model::ipsec::ConnectionName;
+
     use super::*;
 
     fn into(destination: &str, if_id: u32) -> Route {
