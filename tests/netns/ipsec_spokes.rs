@@ -290,7 +290,8 @@ pub(crate) fn spokes_by_ipsec_serve_a_zone_each_and_stand_in_for_each_other() ->
     };
     at_home(&world)?;
 
-    for (spoke, host, _) in zones {
+    // The last time it is the one through which strongSwan sends, whose tunnel is newest.
+    for (spoke, host, _) in [zones[0], zones[1], zones[1]] {
         let host_hub = world.host("host-hub")?.instance.address;
         let heartbeat = Heartbeat::start();
         let mut asking = Vec::new();
