@@ -8,7 +8,7 @@ use std::num::NonZeroU32;
 use ipnet::{IpNet, Ipv4Net};
 use privnet_model::config::spoke::NatConfig;
 use privnet_model::inventory::Identity;
-use privnet_model::net::Supernet;
+use privnet_model::net::{Supernet, overlap};
 use privnet_model::policy::PolicyTable;
 
 use crate::host::DesiredHost;
@@ -218,6 +218,20 @@ pub fn problems(input: &GatewayInput<'_>) -> Vec<String> {
             it.to
         )
     });
+    let sources = sources(input, nat);
+    let owners = nat.source_ports.iter().filter(|_| nat.egress);
+    let owners = owners.filter(|it| {
+        let mut masqueraded = sources.iter();
+        !masqueraded.any(|net| overlap(&(*net).into(), &it.from.into()))
+    });
+    let owners = owners.map(|it| {
+        let sources: Vec<String> = sources.iter().map(ToString::to_string).collect();
+        format!(
+            "nat.source_ports {it}: {} is not among what is masqueraded ({}), so nobody has them",
+            it.from,
+            sources.join(", ")
+        )
+    });
     let size = nat
         .connections
         .filter(|_| !input.kernel.sets_conntrack_size);
@@ -227,15 +241,21 @@ pub fn problems(input: &GatewayInput<'_>) -> Vec<String> {
              a machine sets how many connections are remembered"
         )
     });
-    forwards.chain(redirects).chain(size).collect()
+    let told = forwards.chain(redirects).chain(owners);
+    told.chain(size).collect()
 }
 
-fn egress(input: &GatewayInput<'_>, nat: &NatConfig) -> Egress {
-    let mut sources: Vec<Ipv4Net> = if nat.sources.is_empty() {
+/// Whose traffic is masqueraded.
+fn sources(input: &GatewayInput<'_>, nat: &NatConfig) -> Vec<Ipv4Net> {
+    if nat.sources.is_empty() {
         vpc(input).collect()
     } else {
         v4(&nat.sources).collect()
-    };
+    }
+}
+
+fn egress(input: &GatewayInput<'_>, nat: &NatConfig) -> Egress {
+    let mut sources = sources(input, nat);
     if input.self_test {
         sources.push(Ipv4Net::from(self_test::CLIENT));
     }
@@ -244,6 +264,7 @@ fn egress(input: &GatewayInput<'_>, nat: &NatConfig) -> Egress {
         sources,
         exclude: inside(input, nat),
         ports: nat.ports,
+        source_ports: nat.source_ports.clone(),
     }
 }
 
@@ -702,6 +723,31 @@ mod tests {
         let diversions = host(false, Some(&nat), &[]).ruleset.unwrap().diversions;
         assert_eq!(diversions.forwards, nat.forwards[..1]);
         assert_eq!(diversions.redirects, nat.redirects[..1]);
+    }
+
+    #[test]
+    fn source_ports_of_nobody_who_is_masqueraded_are_told() {
+        let owner = |from: &str, ports: &str| {
+            format!("[[nat.source_ports]]\nfrom = '{from}'\nports = '{ports}'\n")
+        };
+        let owners = [
+            owner("10.2.7.9", "2000-2999"),
+            owner("10.16.0.0/12", "3000-3999"),
+            owner("10.3.0.0/16", "4000-4999"),
+        ]
+        .concat();
+        assert_eq!(
+            problems_of(&nat(&owners), &kernel()),
+            [
+                "nat.source_ports 4000-4999 for 10.3.0.0/16: 10.3.0.0/16 is not among what is \
+                 masqueraded (10.2.0.0/16, 10.20.0.0/16, 100.64.0.0/16), so nobody has them"
+            ]
+        );
+        let chosen = format!("[nat]\nsources = ['10.2.7.0/24']\n{owners}");
+        let told = problems_of(&nat(&chosen), &kernel());
+        assert_eq!(told.len(), 2, "{told:?}");
+        let off = format!("[nat]\negress = false\n{owners}");
+        assert!(problems_of(&nat(&off), &kernel()).is_empty());
     }
 
     #[test]

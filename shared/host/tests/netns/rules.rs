@@ -20,6 +20,7 @@ pub(crate) fn rules(sources: &[&str]) -> DesiredHost {
         sources: nets(sources),
         exclude: nets(&["10.0.0.0/8"]),
         ports: None,
+        source_ports: Vec::new(),
     };
     let tunnel = TunnelClamp {
         interface: name("tunnel").into(),

@@ -22,7 +22,7 @@ mod nat;
 mod routes;
 
 pub use address::AddressConfig;
-pub use nat::{Forward, NatConfig, PortRange, Protocol, Redirect};
+pub use nat::{Forward, NatConfig, PortRange, Protocol, Redirect, SourcePorts};
 pub use routes::{
     OWN_ZONE, RemedyConfig, RemedyKind, RoutesConfig, SelfTestConfig, SourceDestCheck,
     TableSelection, TakeoverConfig,

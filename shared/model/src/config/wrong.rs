@@ -593,7 +593,7 @@ proptest! {
                     "state", "admin_socket", "metrics", "log", "discovery", "regions", "tags", "site",
                     "trust", "accounts", "policy", "between", "[[policy]]", "[trust]", "preshared_key", "fips",
                     "name", "cidrs", "endpoint", "public_key", "keepalive", "hub", "nat",
-                    "offload", "[offload]", "tun_tso", "udp_gso", "[discovery]", "[[site]]", "[site]", "[[hub]]", "[hub]", "[nat]", "[[nat.forward]]", "[[nat.redirect]]", "proto", "port", "to", "from", "\"8000-8100\"", "\"10.0.1.10:80\"", "[tags]",
+                    "offload", "[offload]", "tun_tso", "udp_gso", "[discovery]", "[[site]]", "[site]", "[[hub]]", "[hub]", "[nat]", "[[nat.forward]]", "[[nat.redirect]]", "[[nat.source_ports]]", "proto", "port", "ports", "to", "from", "\"8000-8100\"", "\"10.0.1.10:80\"", "[tags]",
                 ]),
                 prop::sample::select(vec![
                     "", " = 1", " = -9223372036854775809", " = 'é\u{202e}'", " = ['any']", " = [{ role_arn = 'é' }, 'own']", " = \"\\u0000\"",

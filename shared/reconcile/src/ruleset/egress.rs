@@ -1,7 +1,9 @@
 //! NAT towards the internet.
 
+use std::cmp::Reverse;
+
 use ipnet::Ipv4Net;
-use privnet_model::config::spoke::PortRange;
+use privnet_model::config::spoke::{PortRange, SourcePorts};
 
 use super::cidr::merged;
 use crate::interface::InterfaceName;
@@ -19,6 +21,8 @@ pub struct Egress {
     pub exclude: Vec<Ipv4Net>,
     /// The source ports that TCP and UDP get; `None` is the kernel's choice.
     pub ports: Option<PortRange>,
+    /// Those that some of the sources have to themselves.
+    pub source_ports: Vec<SourcePorts>,
 }
 
 impl Egress {
@@ -31,7 +35,14 @@ impl Egress {
         for net in merged(&self.exclude) {
             text.push_str(&format!("{out}ip daddr {net} accept\n"));
         }
-        for net in merged(&self.sources) {
+        let sources = merged(&self.sources);
+        // Of protocols without ports (ping) the rules without ports below take care.
+        for SourcePorts { from, ports } in self.owners(&sources) {
+            text.push_str(&format!(
+                "{out}ip saddr {from} meta l4proto {{ tcp, udp }} counter masquerade to :{ports}\n"
+            ));
+        }
+        for net in sources {
             let who = format!("{out}ip saddr {net}");
             // Of protocols without ports (ping) the second rule takes care.
             if let Some(ports) = self.ports {
@@ -42,5 +53,28 @@ impl Egress {
             text.push_str(&format!("{who} counter masquerade\n"));
         }
         text
+    }
+
+    /// Who of the sources has ports to itself: the narrowest first, as the first rule that
+    /// matches decides.
+    fn owners(&self, sources: &[Ipv4Net]) -> Vec<SourcePorts> {
+        let mut owners = self.source_ports.clone();
+        owners.sort_unstable_by_key(|one| (Reverse(one.from.prefix_len()), one.from));
+        let masqueraded = owners.into_iter().flat_map(|one| {
+            sources.iter().filter_map(move |source| {
+                let from = common(one.from, *source)?;
+                Some(SourcePorts { from, ..one })
+            })
+        });
+        masqueraded.collect()
+    }
+}
+
+/// The addresses that are in both.
+fn common(one: Ipv4Net, other: Ipv4Net) -> Option<Ipv4Net> {
+    match (one.contains(&other), other.contains(&one)) {
+        (true, _) => Some(other),
+        (false, true) => Some(one),
+        (false, false) => None,
     }
 }

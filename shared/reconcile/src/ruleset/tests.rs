@@ -2,8 +2,11 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that fails should panic")]
 
+use std::net::Ipv4Addr;
+
 use ipnet::Ipv4Net;
-use privnet_model::config::spoke::SpokeConfig;
+use privnet_model::config::spoke::{PortRange, SourcePorts, SpokeConfig};
+use proptest::prelude::*;
 
 use super::*;
 use crate::interface::InterfaceName;
@@ -19,6 +22,7 @@ fn spoke() -> Ruleset {
             sources: nets(&["10.9.0.0/16", "10.1.0.0/16"]),
             exclude: nets(&["10.0.0.0/8", "10.1.0.0/16", "192.168.7.0/24"]),
             ports: None,
+            source_ports: Vec::new(),
         }),
         tunnels: vec![TunnelClamp {
             interface: InterfaceName::new("privnet0").unwrap().into(),
@@ -132,7 +136,7 @@ fn a_range_that_keeps_its_ports_is_one_comparison() {
 fn source_ports_are_given_to_what_has_ports() {
     let mut ruleset = spoke();
     let egress = ruleset.egress.as_mut().unwrap();
-    egress.ports = privnet_model::config::spoke::PortRange::new(2000, 2999);
+    egress.ports = PortRange::new(2000, 2999);
     let text = ruleset.text();
     let who = "oifname \"ens5\" ip saddr 10.9.0.0/16";
     assert!(
@@ -142,6 +146,91 @@ fn source_ports_are_given_to_what_has_ports() {
         )),
         "{text}"
     );
+}
+
+fn owner(from: &str, first: u16, last: u16) -> SourcePorts {
+    SourcePorts {
+        from: from.parse().unwrap(),
+        ports: PortRange::new(first, last).unwrap(),
+    }
+}
+
+#[test]
+fn source_ports_of_the_narrowest_go_before_all_others() {
+    let mut ruleset = spoke();
+    let egress = ruleset.egress.as_mut().unwrap();
+    egress.ports = PortRange::new(2000, 2999);
+    egress.source_ports = vec![
+        // What else lies in it is not masqueraded, nor is the last.
+        owner("10.8.0.0/15", 5000, 5999),
+        owner("10.1.7.0/24", 3000, 3999),
+        owner("10.1.7.9/32", 4000, 4000),
+        owner("10.2.0.0/16", 6000, 6999),
+    ];
+    let expected = r#"
+		oifname "ens5" ip saddr 10.1.7.9/32 meta l4proto { tcp, udp } counter masquerade to :4000
+		oifname "ens5" ip saddr 10.1.7.0/24 meta l4proto { tcp, udp } counter masquerade to :3000-3999
+		oifname "ens5" ip saddr 10.9.0.0/16 meta l4proto { tcp, udp } counter masquerade to :5000-5999
+		oifname "ens5" ip saddr 10.1.0.0/16 meta l4proto { tcp, udp } counter masquerade to :2000-2999
+		oifname "ens5" ip saddr 10.1.0.0/16 counter masquerade
+		oifname "ens5" ip saddr 10.9.0.0/16 meta l4proto { tcp, udp } counter masquerade to :2000-2999
+		oifname "ens5" ip saddr 10.9.0.0/16 counter masquerade
+	}
+"#;
+    let text = ruleset.text();
+    assert!(text.contains(expected), "{text}");
+    // Without ports for everybody else theirs are the kernel's choice.
+    ruleset.egress.as_mut().unwrap().ports = None;
+    let text = ruleset.text();
+    assert_eq!(text.matches("masquerade to :").count(), 3, "{text}");
+    assert_eq!(text.matches("counter masquerade\n").count(), 2, "{text}");
+}
+
+/// The ports that a rule with `ip saddr` gives TCP from this address: none is the kernel's
+/// choice. `None` where it is not for that address.
+fn ports_by(rule: &str, source: Ipv4Addr) -> Option<&str> {
+    let (_, rule) = rule.split_once("ip saddr ")?;
+    let (net, what) = rule.split_once(' ')?;
+    let net: Ipv4Net = net.parse().unwrap();
+    let ports = what.split_once("masquerade to :");
+    let ports = ports.map_or("", |(_, ports)| ports);
+    net.contains(&source).then_some(ports)
+}
+
+proptest! {
+    #[test]
+    fn whose_a_source_port_is_follows_from_the_longest_prefix(
+        sources in proptest::collection::vec((0_u32..64, 26_u8..=32), 0..4),
+        owners in proptest::collection::btree_set((0_u32..64, 26_u8..=32), 0..6),
+    ) {
+        let net = |(address, length): (u32, u8)| {
+            Ipv4Net::new(Ipv4Addr::from(0x0a01_0000 + address), length).unwrap().trunc()
+        };
+        let sources: Vec<Ipv4Net> = sources.into_iter().map(net).collect();
+        let owners: std::collections::BTreeSet<Ipv4Net> = owners.into_iter().map(net).collect();
+        let owners: Vec<SourcePorts> = owners
+            .into_iter()
+            .zip(2000..)
+            .map(|(from, port)| SourcePorts { from, ports: PortRange::new(port, port).unwrap() })
+            .collect();
+        let mut ruleset = spoke();
+        let egress = ruleset.egress.as_mut().unwrap();
+        egress.sources.clone_from(&sources);
+        egress.source_ports.clone_from(&owners);
+        let text = ruleset.text();
+        for host in 0..64 {
+            let source = Ipv4Addr::from(0x0a01_0000 + host);
+            let first = text.lines().find_map(|rule| ports_by(rule, source));
+            let owner = owners
+                .iter()
+                .filter(|one| one.from.contains(&source))
+                .max_by_key(|one| one.from.prefix_len());
+            let owned = owner.map(|one| one.ports.to_string());
+            let masqueraded = sources.iter().any(|net| net.contains(&source));
+            let expected = masqueraded.then_some(owned.as_deref().unwrap_or_default());
+            prop_assert_eq!(first, expected, "{}", text);
+        }
+    }
 }
 
 #[test]

@@ -96,6 +96,7 @@ fn rules(kind: Kind) -> Result<Option<Ruleset>> {
             sources: vec!["10.1.0.0/16".parse()?],
             exclude: vec!["10.0.0.0/8".parse()?],
             ports: None,
+            source_ports: Vec::new(),
         }),
         flowtable: (kind == Kind::NatFlowtable).then(|| Flowtable {
             devices: [lan, wan].into(),

@@ -4,7 +4,7 @@
 //! What is open to callers says to whom: a forward has no default for that.
 
 use std::fmt;
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::num::NonZeroU16;
 use std::time::Duration;
 
@@ -29,6 +29,9 @@ pub struct NatConfig {
     pub exclude: Vec<IpNet>,
     /// The source ports that masqueraded TCP and UDP may use; `None` leaves it to the kernel.
     pub ports: Option<PortRange>,
+    /// Those that some of the VPC have to themselves. No port is in two of them, nor in
+    /// `ports`.
+    pub source_ports: Vec<SourcePorts>,
     /// How long a connection on which nothing is sent is remembered: TCP, and UDP that was
     /// answered. Whole seconds.
     pub idle_timeout: Duration,
@@ -40,6 +43,16 @@ pub struct NatConfig {
     pub forwards: Vec<Forward>,
     /// Outbound connections that are led to a proxy.
     pub redirects: Vec<Redirect>,
+}
+
+/// Source ports that nobody else's masqueraded TCP and UDP has. Where one `from` lies
+/// inside another, the narrower decides.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct SourcePorts {
+    /// Whose they are.
+    pub from: Ipv4Net,
+    /// The ports.
+    pub ports: PortRange,
 }
 
 /// A port of this instance that leads to a private host.
@@ -83,7 +96,7 @@ pub enum Protocol {
 }
 
 /// Ports from the first to the last, both included.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct PortRange {
     first: NonZeroU16,
     last: NonZeroU16,
@@ -110,6 +123,7 @@ impl Default for NatConfig {
             sources: Vec::new(),
             exclude: Vec::new(),
             ports: None,
+            source_ports: Vec::new(),
             idle_timeout: Self::IDLE_TIMEOUT,
             connections: None,
             flowtable: true,
@@ -166,6 +180,13 @@ impl fmt::Display for Protocol {
             Self::Tcp => "tcp",
             Self::Udp => "udp",
         })
+    }
+}
+
+/// As it is told: `20000-29999 for 10.1.1.0/24`.
+impl fmt::Display for SourcePorts {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} for {}", self.ports, self.from)
     }
 }
 
@@ -234,6 +255,20 @@ const SOURCE_PORTS: Kind<PortRange> = Kind {
     parse: |value| match port_range(text(value)?)? {
         ports if ports.first() < 1024 => Err("begins below 1024".into()),
         ports => Ok(ports),
+    },
+};
+
+const OWNER: Kind<Ipv4Net> = Kind {
+    expected: "an IPv4 CIDR such as 10.1.1.0/24, or a host's address such as 10.1.1.10",
+    parse: |value| {
+        let net = match text(value)?.parse::<IpAddr>() {
+            Ok(address) => IpNet::from(address),
+            Err(_) => (value::CIDR.parse)(value)?,
+        };
+        match net {
+            IpNet::V4(net) => Ok(net),
+            IpNet::V6(_) => Err("IPv6, which is never masqueraded".into()),
+        }
     },
 };
 
@@ -335,6 +370,9 @@ pub(super) fn read(nat: &mut Section<'_>, tunnel_port: Option<u16>) -> NatConfig
     let sources = nat.list("sources", &value::IPV4_CIDR).unwrap_or_default();
     let exclude = nat.list("exclude", &value::IPV4_CIDR).unwrap_or_default();
     let ports = nat.optional("ports", &SOURCE_PORTS);
+    let source_ports = present(nat.tables("source_ports", read_source_ports));
+    let source_ports: Vec<_> = source_ports.into_iter().map(|one| one.value).collect();
+    reject_shared(nat, &source_ports, ports.as_ref());
     let idle_timeout = nat.with_default("idle_timeout", &IDLE_TIMEOUT, default.idle_timeout);
     let connections = nat.optional("connections", &CONNECTIONS);
     let flowtable = nat.with_default("flowtable", &value::FLAG, default.flowtable);
@@ -353,6 +391,13 @@ pub(super) fn read(nat: &mut Section<'_>, tunnel_port: Option<u16>) -> NatConfig
         sources: sources.into_iter().map(|net| net.value).collect(),
         exclude: exclude.into_iter().map(|net| net.value).collect(),
         ports: ports.map(|ports| ports.value),
+        source_ports: source_ports
+            .into_iter()
+            .map(|(from, ports)| SourcePorts {
+                from: from.value,
+                ports: ports.value,
+            })
+            .collect(),
         idle_timeout,
         connections: connections.map(|connections| connections.value),
         flowtable,
@@ -370,6 +415,42 @@ fn present<T>(found: Vec<Located<Option<T>>>) -> Vec<Located<T>> {
         Some(Located { place, value })
     });
     present.collect()
+}
+
+fn read_source_ports(one: &mut Section<'_>) -> Option<(Located<Ipv4Net>, Located<PortRange>)> {
+    let from = one.required("from", &OWNER);
+    let ports = one.required("ports", &SOURCE_PORTS);
+    Some((from?, ports?))
+}
+
+/// Notes whoever is named twice, and each range with a port that would not tell whose it
+/// was. `rest` is what everybody else has.
+fn reject_shared(
+    nat: &Section<'_>,
+    all: &[(Located<Ipv4Net>, Located<PortRange>)],
+    rest: Option<&Located<PortRange>>,
+) {
+    for (position, (from, ports)) in all.iter().enumerate() {
+        let earlier = &all[..position];
+        if let Some((same, _)) = earlier.iter().find(|(it, _)| it.value == from.value) {
+            let problem = format!("is in line {} already", nat.line_of(&same.place));
+            let expected = "each network or host once".to_owned();
+            nat.reject(&from.place, &problem, Some(expected));
+        }
+        let other = earlier
+            .iter()
+            .map(|(from, it)| (from.value.to_string(), it));
+        let rest = rest.map(|rest| ("nat.ports".to_owned(), rest));
+        let shared = other
+            .chain(rest)
+            .find(|(_, it)| ports.value.overlaps(it.value));
+        if let Some((whose, it)) = shared {
+            let line = nat.line_of(&it.place);
+            let problem = format!("shares ports with {whose} in line {line}");
+            let expected = "ports that nobody else has".to_owned();
+            nat.reject(&ports.place, &problem, Some(expected));
+        }
+    }
 }
 
 fn read_forward(forward: &mut Section<'_>, tunnel_port: Option<u16>) -> Option<Forward> {

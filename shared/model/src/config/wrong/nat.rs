@@ -1,7 +1,7 @@
 //! What is said of a `[nat]` that is wrong, and what one that is right means.
 
 use super::*;
-use crate::config::spoke::{NatConfig, PortRange, Protocol};
+use crate::config::spoke::{NatConfig, PortRange, Protocol, SourcePorts};
 
 fn read(section: &str) -> NatConfig {
     let text = format!("privnet = '10.0.0.0/8'\ntransport = 'none'\n[nat]\n{section}");
@@ -89,6 +89,163 @@ fn a_minimal_nat_section_has_every_default() {
     assert_eq!(more.idle_timeout, Duration::from_secs(7200));
     assert_eq!(more.connections, Some(100_000));
     assert_eq!(more.ports.unwrap().count(), 1_000);
+}
+
+fn source_ports(keys: &str) -> Vec<String> {
+    let good = ["from = '10.1.1.0/24'", "ports = '20000-29999'"];
+    said_of("source_ports", &good, keys)
+}
+
+#[test]
+fn source_ports_are_a_networks_or_a_hosts() {
+    let nat = read(
+        "ports = '40000-49999'\n[[nat.source_ports]]\nfrom = '10.1.1.0/24'\n\
+         ports = '20000-29999'\n[[nat.source_ports]]\nfrom = '10.1.1.10'\n\
+         ports = '30000-30000'",
+    );
+    let words: Vec<String> = nat.source_ports.iter().map(ToString::to_string).collect();
+    assert_eq!(
+        words,
+        ["20000-29999 for 10.1.1.0/24", "30000 for 10.1.1.10/32"]
+    );
+    assert_eq!(read("").source_ports, []);
+}
+
+#[test]
+fn source_ports_that_make_no_sense_are_told() {
+    let owner = "expected an IPv4 CIDR such as 10.1.1.0/24, or a host's address such as 10.1.1.10";
+    let range = "expected a range of ports from 1024 on, such as \"1024-65535\"";
+    for (keys, problem, expected) in [
+        ("from = 'web'", "not a CIDR", owner),
+        ("from = '10.1.1.0/33'", "not a CIDR", owner),
+        (
+            "from = '10.1.1.1/24'",
+            "bits are set",
+            "expected 10.1.1.0/24",
+        ),
+        (
+            "from = 'fd00::/8'",
+            "IPv6, which is never masqueraded",
+            owner,
+        ),
+        (
+            "from = 'fd00::1'",
+            "IPv6, which is never masqueraded",
+            owner,
+        ),
+        (
+            "from = ['10.1.1.0/24']",
+            "a list, not text in quotes",
+            owner,
+        ),
+        ("ports = 20000", "a number, not text in quotes", range),
+        ("ports = '80-90'", "begins below 1024", range),
+        (
+            "ports = '3000-2000'",
+            "the last port comes before the first",
+            range,
+        ),
+        ("ports = '2000-70000'", "not a range of ports", range),
+        ("to = '10.1.1.10'", "unknown key", ""),
+    ] {
+        let said = source_ports(keys);
+        assert!(
+            said.len() == 1
+                && said[0].contains(&format!(": {problem}"))
+                && said[0].contains(expected),
+            "{keys}: {said:?}"
+        );
+    }
+    assert_eq!(
+        spoke_with("", "[[nat.source_ports]]"),
+        [
+            "spoke.toml:6: nat.source_ports[0].from: missing; expected an IPv4 CIDR such as 10.1.1.0/24, or a host's address such as 10.1.1.10",
+            "spoke.toml:6: nat.source_ports[0].ports: missing; expected a range of ports from 1024 on, such as \"1024-65535\"",
+        ]
+    );
+}
+
+/// A section of three lines for each of them, after the line `ports` of `[nat]`.
+fn source_port_lines(ports: &str, all: &[(&str, &str)]) -> String {
+    let all = all
+        .iter()
+        .map(|(from, ports)| format!("[[nat.source_ports]]\nfrom = '{from}'\nports = '{ports}'\n"));
+    format!("[nat]\n{ports}\n{}", all.collect::<Vec<_>>().concat())
+}
+
+#[test]
+fn a_port_that_would_not_tell_whose_it_was_is_told_with_the_line_of_the_other() {
+    let said = |ports: &str, all: &[(&str, &str)]| spoke_with("", &source_port_lines(ports, all));
+    let (subnet, host) = (("10.1.1.0/24", "20000-29999"), ("10.1.1.10", "30000-30999"));
+    assert_eq!(said("ports = '31000-65535'", &[subnet, host]), [""; 0]);
+    assert_eq!(
+        said("", &[subnet, ("10.1.1.0/24", "40000-49999")]),
+        [
+            "spoke.toml:12: nat.source_ports[1].from = '10.1.1.0/24': is in line 9 already; expected each network or host once"
+        ]
+    );
+    // Also where the one lies inside the other.
+    assert_eq!(
+        said("", &[subnet, ("10.1.1.10", "29999-30999")]),
+        [
+            "spoke.toml:13: nat.source_ports[1].ports = '29999-30999': shares ports with 10.1.1.0/24 in line 10; expected ports that nobody else has"
+        ]
+    );
+    assert_eq!(
+        said("ports = '1024-20000'", &[subnet, host]),
+        [
+            "spoke.toml:10: nat.source_ports[0].ports = '20000-29999': shares ports with nat.ports in line 7; expected ports that nobody else has"
+        ]
+    );
+}
+
+proptest! {
+    #[test]
+    fn a_config_that_is_taken_names_at_most_one_owner_of_a_port(
+        all in proptest::collection::vec((0_u8..6, 0_u16..40, 0_u16..12), 0..5),
+        rest in proptest::option::of((0_u16..40, 0_u16..12)),
+    ) {
+        let range = |first: u16, more: u16| {
+            PortRange::new(2000 + first, 2000 + first + more).unwrap()
+        };
+        let text = |range: PortRange| format!("{}-{}", range.first(), range.last());
+        let all: Vec<SourcePorts> = all
+            .into_iter()
+            .map(|(net, first, more)| SourcePorts {
+                from: format!("10.1.{net}.0/24").parse().unwrap(),
+                ports: range(first, more),
+            })
+            .collect();
+        let rest = rest.map(|(first, more)| range(first, more));
+        let written: Vec<(String, String)> = all
+            .iter()
+            .map(|one| (one.from.to_string(), text(one.ports)))
+            .collect();
+        let written: Vec<(&str, &str)> = written
+            .iter()
+            .map(|(from, ports)| (from.as_str(), ports.as_str()))
+            .collect();
+        let ports = rest.map_or_else(String::new, |rest| format!("ports = '{}'", text(rest)));
+        let file = format!(
+            "privnet = '10.0.0.0/8'\ntransport = 'none'\n{}",
+            source_port_lines(&ports, &written)
+        );
+        let told_apart = (2000..=2060).all(|port| {
+            let ranges = all.iter().map(|one| one.ports).chain(rest);
+            ranges.filter(|range| range.contains(port)).count() <= 1
+        });
+        let mut froms: Vec<_> = all.iter().map(|one| one.from).collect();
+        froms.sort_unstable();
+        froms.dedup();
+        let good = told_apart && froms.len() == all.len();
+        match SpokeConfig::parse("spoke.toml", &file) {
+            Ok(spoke) => {
+                prop_assert!(good);
+                prop_assert_eq!((spoke.nat.source_ports, spoke.nat.ports), (all, rest));
+            }
+            Err(errors) => prop_assert!(!good, "{errors}"),
+        }
+    }
 }
 
 #[test]
