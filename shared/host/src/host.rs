@@ -121,10 +121,10 @@ impl Host {
         conntrack::fetch().await
     }
 
-    /// The masqueraded connections, counted by where they lead. Some milliseconds for
-    /// ten thousand, on a thread of its own.
-    pub async fn destinations(&self) -> Result<Destinations, HostError> {
-        blocking(conntrack::destinations::count).await
+    /// Adds the masqueraded connections to what was counted by where they lead. Some
+    /// milliseconds for ten thousand, on a thread of its own.
+    pub async fn destinations(&self, counted: Destinations) -> Result<Destinations, HostError> {
+        blocking(move || conntrack::destinations::count(counted)).await
     }
 
     /// Puts the guard of an address's connections in place; `own` is the private address

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 
-use ipnet::IpNet;
+use ipnet::{IpNet, Ipv4Net};
 use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
 
@@ -296,14 +296,14 @@ pub struct NatStatus {
     /// The connection table; `None` until it was read.
     #[serde(default)]
     pub connections: Option<ConnectionUse>,
-    /// The destinations with the most connections, the first first; none until they
-    /// were counted.
+    /// The destinations whose source ports are used up most, the first first; none until
+    /// they were counted.
     #[serde(default)]
     pub destinations: Vec<DestinationUse>,
 }
 
-/// How many translated connections there are to one destination. Each needs a source
-/// port of its own.
+/// How many translated connections of one range of source ports there are to one
+/// destination. Each needs a port of its own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DestinationUse {
     /// TCP or UDP.
@@ -314,6 +314,9 @@ pub struct DestinationUse {
     pub connections: u64,
     /// How many there can be.
     pub ports: u64,
+    /// Whose the source ports are; `None` is everybody's who has none to themselves.
+    #[serde(default)]
+    pub from: Option<Ipv4Net>,
 }
 
 /// Whether established connections take the kernel's short cut.

@@ -6,7 +6,7 @@ use std::fmt;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use privnet_model::config::spoke::{NatConfig, PortRange, Protocol};
+use privnet_model::config::spoke::{NatConfig, PortRange, Protocol, SourcePorts};
 pub use privnet_model::status::{ConnectionUse, DestinationUse};
 
 use crate::kernel::Kernel;
@@ -67,14 +67,14 @@ pub enum Trouble {
     PortsUsedUp {
         /// How many.
         connections: u64,
-        /// The destination with the most connections when the last of them failed, if
-        /// they had been counted: most likely the one whose ports were used up. The
-        /// kernel does not tell.
+        /// The destination with the largest part of its ports in use when the last of them
+        /// failed, if they had been counted: most likely the one whose ports were used up.
+        /// The kernel does not tell.
         busiest: Option<DestinationUse>,
     },
     /// Nine tenths of the source ports towards a destination are in use.
     PortsNearlyUsedUp {
-        /// The destination with the most connections.
+        /// The destination with the largest part of them in use.
         destination: DestinationUse,
     },
 }
@@ -116,54 +116,103 @@ impl fmt::Display for Trouble {
                 if let Some(one) = busiest {
                     write!(
                         f,
-                        " (the busiest was {} {} with {} of {} ports)",
-                        one.protocol, one.destination, one.connections, one.ports
+                        " (the busiest was {} {} with {} of {} ports{})",
+                        one.protocol,
+                        one.destination,
+                        one.connections,
+                        one.ports,
+                        owner(one)
                     )?;
                 }
-                f.write_str("; spread them over more destinations or spokes, or widen nat.ports")
+                let key = busiest.as_ref().map_or(ALL_PORTS, key);
+                write!(
+                    f,
+                    "; spread them over more destinations or spokes, or widen {key}"
+                )
             }
             Self::PortsNearlyUsedUp { destination } => write!(
                 f,
-                "{} of {} source ports towards {} {} are in use: when all are, new connections \
+                "{} of {} source ports{} towards {} {} are in use: when all are, new connections \
                  there fail; spread them over more destinations or spokes, lower \
-                 nat.idle_timeout, or widen nat.ports",
+                 nat.idle_timeout, or widen {}",
                 destination.connections,
                 destination.ports,
+                owner(destination),
                 destination.protocol,
-                destination.destination
+                destination.destination,
+                key(destination)
             ),
         }
     }
 }
 
-/// Counts the translated connections to each destination.
+/// Whose ports they are, where they are not everybody's.
+fn owner(one: &DestinationUse) -> String {
+    one.from
+        .map_or_else(String::new, |from| format!(" of {from}"))
+}
+
+const ALL_PORTS: &str = "nat.ports";
+
+/// Where the config says how many ports there are.
+fn key(one: &DestinationUse) -> &'static str {
+    match one.from {
+        None => ALL_PORTS,
+        Some(_) => "nat.source_ports",
+    }
+}
+
+/// Counts the translated connections to each destination, those of each range of source
+/// ports by themselves.
 #[derive(Debug, Default)]
-pub struct Destinations(HashMap<(Protocol, SocketAddr), u64>);
+pub struct Destinations {
+    ports: Option<PortRange>,
+    source_ports: Vec<SourcePorts>,
+    counts: HashMap<(Protocol, SocketAddr, Option<SourcePorts>), u64>,
+}
 
 impl Destinations {
     /// So many are told of.
     const TOLD: usize = 5;
 
-    /// One more connection there.
-    pub fn add(&mut self, protocol: Protocol, destination: SocketAddr) {
-        *self.0.entry((protocol, destination)).or_default() += 1;
+    /// None yet, where NAT may choose from these ports.
+    pub fn of(nat: &NatConfig) -> Self {
+        Self {
+            ports: nat.ports,
+            source_ports: nat.source_ports.clone(),
+            counts: HashMap::new(),
+        }
     }
 
-    /// Those with the most, the first first. `ports` is what NAT may choose from.
-    pub fn busiest(self, ports: Option<PortRange>) -> Vec<DestinationUse> {
-        let ports = ports.map_or(KERNEL_PORTS, |ports| ports.count() as u64);
-        let all = self.0.into_iter();
+    /// One more connection there, which has this source port.
+    pub fn add(&mut self, protocol: Protocol, destination: SocketAddr, port: u16) {
+        let mut owned = self.source_ports.iter();
+        let owned = owned.find(|one| one.ports.contains(port)).copied();
+        let counted = self.counts.entry((protocol, destination, owned));
+        *counted.or_default() += 1;
+    }
+
+    /// Those with the largest part of their ports in use, the first first.
+    pub fn busiest(self) -> Vec<DestinationUse> {
+        let count = |ports: PortRange| ports.count() as u64;
+        let all = self.counts.into_iter();
         let mut all: Vec<DestinationUse> = all
-            .map(|((protocol, destination), connections)| DestinationUse {
-                protocol,
-                destination,
-                connections,
-                ports,
+            .map(|((protocol, destination, owned), connections)| {
+                let ports = owned.map(|one| one.ports).or(self.ports);
+                DestinationUse {
+                    protocol,
+                    destination,
+                    connections,
+                    ports: ports.map_or(KERNEL_PORTS, count),
+                    from: owned.map(|one| one.from),
+                }
             })
             .collect();
         let rank = |one: &DestinationUse| {
-            let most = std::cmp::Reverse(one.connections);
-            (most, one.protocol, one.destination)
+            // In parts so small that one connection more always counts.
+            let part = one.connections.saturating_mul(1 << 20) / one.ports;
+            let most = std::cmp::Reverse((part, one.connections));
+            (most, one.protocol, one.destination, one.from)
         };
         if all.len() > Self::TOLD {
             all.select_nth_unstable_by_key(Self::TOLD, rank);
@@ -251,7 +300,7 @@ impl Watch {
         self.busiest = busiest;
     }
 
-    /// The destinations with the most connections, when they were counted last.
+    /// The destinations whose ports are used up most, when they were counted last.
     pub fn busiest(&self) -> &[DestinationUse] {
         &self.busiest
     }
@@ -289,6 +338,11 @@ impl Watch {
 
 #[cfg(test)]
 mod tests {
+    #![expect(clippy::unwrap_used, reason = "a test that fails should panic")]
+    use std::net::Ipv4Addr;
+
+    use ipnet::Ipv4Net;
+
     use super::*;
 
     #[expect(clippy::disallowed_methods, reason = "any instant does for a start")]
@@ -320,17 +374,24 @@ mod tests {
         assert_eq!(capacity(&chosen, &kernel(gib)), 5_000);
     }
 
+    fn ports(ports: Option<PortRange>) -> NatConfig {
+        NatConfig {
+            ports,
+            ..NatConfig::default()
+        }
+    }
+
     #[test]
     fn the_busiest_destinations_are_told_and_one_that_is_nearly_used_up_is_trouble() {
-        let mut destinations = Destinations::default();
+        let mut destinations = Destinations::of(&ports(PortRange::new(2000, 2021)));
         let to = |n: u16| SocketAddr::from(([192, 0, 2, 1], n));
         for n in 1..=20 {
-            for _ in 0..n {
-                destinations.add(Protocol::Tcp, to(n));
+            for port in 0..n {
+                destinations.add(Protocol::Tcp, to(n), 2000 + port);
             }
         }
-        destinations.add(Protocol::Udp, to(20));
-        let busiest = destinations.busiest(PortRange::new(2000, 2021));
+        destinations.add(Protocol::Udp, to(20), 2000);
+        let busiest = destinations.busiest();
         let told: Vec<(SocketAddr, u64)> = busiest
             .iter()
             .map(|one| (one.destination, one.connections))
@@ -346,8 +407,49 @@ mod tests {
              connections there fail; spread them over more destinations or spokes, lower \
              nat.idle_timeout, or widen nat.ports"
         );
-        watch.counted(Destinations::default().busiest(None));
+        watch.counted(Destinations::default().busiest());
         assert_eq!(watch.troubles(start()), []);
+    }
+
+    #[test]
+    fn each_range_of_source_ports_is_used_up_by_itself() {
+        let nat = NatConfig {
+            source_ports: vec![SourcePorts {
+                from: Ipv4Net::from(Ipv4Addr::new(10, 1, 1, 10)),
+                ports: PortRange::new(3000, 3009).unwrap(),
+            }],
+            ..ports(PortRange::new(2000, 2099))
+        };
+        let mut destinations = Destinations::of(&nat);
+        let to = SocketAddr::from(([192, 0, 2, 1], 443));
+        // The last came before the ranges were configured.
+        for port in (2000..2050).chain(3000..3009).chain([40_000]) {
+            destinations.add(Protocol::Tcp, to, port);
+        }
+        let busiest = destinations.busiest();
+        let told: Vec<_> = busiest
+            .iter()
+            .map(|one| (one.connections, one.ports, one.from.is_some()))
+            .collect();
+        assert_eq!(told, [(9, 10, true), (51, 100, false)]);
+        let mut watch = Watch::default();
+        watch.counted(busiest);
+        let now = start();
+        watch.sample(now, used(60, 0, 0));
+        watch.sample(now, used(60, 1, 1));
+        let troubles: Vec<String> = watch.troubles(now).iter().map(Trouble::to_string).collect();
+        assert_eq!(
+            troubles,
+            [
+                "1 new connections failed because their source port was taken, the last within 10 \
+                 minutes: the ports towards a destination are used up (the busiest was tcp \
+                 192.0.2.1:443 with 9 of 10 ports of 10.1.1.10/32); spread them over more \
+                 destinations or spokes, or widen nat.source_ports",
+                "9 of 10 source ports of 10.1.1.10/32 towards tcp 192.0.2.1:443 are in use: when \
+                 all are, new connections there fail; spread them over more destinations or \
+                 spokes, lower nat.idle_timeout, or widen nat.source_ports",
+            ]
+        );
     }
 
     #[test]
@@ -431,11 +533,12 @@ mod tests {
         let mut watch = Watch::default();
         let now = start();
         let counted = |port: u16, connections| {
-            let mut destinations = Destinations::default();
-            for _ in 0..connections {
-                destinations.add(Protocol::Tcp, SocketAddr::from(([192, 0, 2, 1], port)));
+            let mut destinations = Destinations::of(&ports(PortRange::new(2000, 2007)));
+            let to = SocketAddr::from(([192, 0, 2, 1], port));
+            for more in 0..connections {
+                destinations.add(Protocol::Tcp, to, 2000 + more);
             }
-            destinations.busiest(PortRange::new(2000, 2007))
+            destinations.busiest()
         };
         watch.counted(counted(443, 7));
         watch.sample(now, used(7, 0, 0));

@@ -125,12 +125,12 @@ fn connections(page: &mut Page, nat: &NatStatus) {
     };
     page.gauge(
         "privnet_nat_busiest_destination_connections",
-        "Connections to the destination that has the most.",
+        "Connections to the destination whose source ports are used up most.",
         busiest(|one| one.connections),
     );
     page.gauge(
         "privnet_nat_destination_ports",
-        "How many source ports there are for each destination.",
+        "How many source ports there are for them.",
         busiest(|one| one.ports),
     );
 }

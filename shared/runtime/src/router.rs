@@ -588,9 +588,8 @@ impl Router {
         match self.counting.take() {
             Some((began, counting)) if counting.is_finished() => {
                 self.count_clock.done(now - began, now);
-                let ports = self.nat.as_ref().and_then(|nat| nat.ports);
                 let busiest = match counting.await {
-                    Ok(Ok(counted)) => counted.busiest(ports),
+                    Ok(Ok(counted)) => counted.busiest(),
                     // Nothing is known then: what was counted before may be long over.
                     Ok(Err(error)) => {
                         debug!("{:#}", anyhow!(error));
@@ -606,7 +605,8 @@ impl Router {
             Some(counting) => self.counting = Some(counting),
             None if self.count_clock.is_due(now) => {
                 let host = self.host;
-                let counting = tokio::spawn(async move { host.destinations().await });
+                let none = self.nat.as_ref().map(Destinations::of).unwrap_or_default();
+                let counting = tokio::spawn(async move { host.destinations(none).await });
                 self.counting = Some((now, counting));
             }
             None => {}

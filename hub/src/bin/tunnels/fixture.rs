@@ -373,12 +373,22 @@ pub(crate) fn nat_gateway() -> Status {
             insert_failed: 3,
             early_dropped: 0,
         }),
-        destinations: vec![DestinationUse {
-            protocol: Protocol::Tcp,
-            destination: "203.0.113.80:443".parse().unwrap(),
-            connections: 9_677,
-            ports: 64_512,
-        }],
+        destinations: vec![
+            DestinationUse {
+                protocol: Protocol::Tcp,
+                destination: "203.0.113.80:443".parse().unwrap(),
+                connections: 9_677,
+                ports: 64_512,
+                from: None,
+            },
+            DestinationUse {
+                protocol: Protocol::Udp,
+                destination: "203.0.113.53:53".parse().unwrap(),
+                connections: 700,
+                ports: 10_000,
+                from: Some("10.1.7.0/24".parse().unwrap()),
+            },
+        ],
         ..nat
     });
     Status {

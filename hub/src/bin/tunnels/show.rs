@@ -463,8 +463,12 @@ fn destination(one: &DestinationUse) -> String {
         .checked_div(one.ports)
         .unwrap_or(100);
     format!(
-        "{} {}: {} connections, {percent} % of the source ports",
-        one.protocol, one.destination, one.connections
+        "{} {}: {} connections, {percent} % of the source ports{}",
+        one.protocol,
+        one.destination,
+        one.connections,
+        one.from
+            .map_or_else(String::new, |from| format!(" of {from}"))
     )
 }
 

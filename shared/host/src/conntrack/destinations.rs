@@ -23,13 +23,12 @@ const BUFFER: usize = 64 << 10;
 /// not know it send all.
 const STATUS_MASK: u16 = 26;
 
-/// Counts what is masqueraded. Takes about two microseconds for each connection; blocks.
-pub(crate) fn count() -> io::Result<Destinations> {
+/// Adds what is masqueraded. Takes about two microseconds for each connection; blocks.
+pub(crate) fn count(mut destinations: Destinations) -> io::Result<Destinations> {
     let mut socket = Socket::new(NETLINK_NETFILTER)?;
     socket.bind_auto()?;
     socket.connect(&NetlinkAddress::new(0, 0))?;
     socket.send(&request(), 0)?;
-    let mut destinations = Destinations::default();
     let mut buffer = Vec::with_capacity(BUFFER);
     loop {
         buffer.clear();
@@ -42,8 +41,8 @@ pub(crate) fn count() -> io::Result<Destinations> {
                 NetlinkPayload::Done(_) => return Ok(destinations),
                 NetlinkPayload::Error(error) => return Err(error.to_io()),
                 NetlinkPayload::InnerMessage(one) => {
-                    if let Some((protocol, destination)) = translated(&one) {
-                        destinations.add(protocol, destination);
+                    if let Some((protocol, destination, port)) = translated(&one) {
+                        destinations.add(protocol, destination, port);
                     }
                 }
                 _ => {}
@@ -76,8 +75,8 @@ fn request() -> Vec<u8> {
     bytes
 }
 
-/// Where a connection leads whose source is translated: who answers it.
-fn translated(message: &NetfilterMessage) -> Option<(Protocol, SocketAddr)> {
+/// Where a connection leads whose source is translated: who answers it, and to which port.
+fn translated(message: &NetfilterMessage) -> Option<(Protocol, SocketAddr, u16)> {
     let NetfilterMessageInner::Conntrack(ConntrackMessage::New(attributes)) = &message.inner else {
         return None;
     };
@@ -89,7 +88,7 @@ fn translated(message: &NetfilterMessage) -> Option<(Protocol, SocketAddr)> {
         ConntrackAttribute::CtaTupleReply(reply) if source => Some(reply),
         _ => None,
     })?;
-    let (mut protocol, mut address, mut port) = (None, None, None);
+    let (mut protocol, mut address, mut port, mut own) = (None, None, None, None);
     for part in reply {
         match part {
             Tuple::Ip(parts) => {
@@ -104,6 +103,7 @@ fn translated(message: &NetfilterMessage) -> Option<(Protocol, SocketAddr)> {
                         ProtoTuple::Protocol(Transport::Tcp) => protocol = Some(Protocol::Tcp),
                         ProtoTuple::Protocol(Transport::Udp) => protocol = Some(Protocol::Udp),
                         ProtoTuple::SourcePort(number) => port = Some(*number),
+                        ProtoTuple::DestinationPort(number) => own = Some(*number),
                         _ => {}
                     }
                 }
@@ -112,5 +112,5 @@ fn translated(message: &NetfilterMessage) -> Option<(Protocol, SocketAddr)> {
         }
     }
     let address: IpAddr = address?;
-    Some((protocol?, SocketAddr::new(address, port?)))
+    Some((protocol?, SocketAddr::new(address, port?), own?))
 }

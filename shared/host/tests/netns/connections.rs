@@ -4,8 +4,8 @@
 use std::time::{Duration, Instant};
 
 use privnet_host::Host;
-use privnet_model::config::spoke::PortRange;
-use privnet_reconcile::conntrack::{Trouble, Watch};
+use privnet_model::config::spoke::{NatConfig, PortRange};
+use privnet_reconcile::conntrack::{Destinations, Trouble, Watch};
 use privnet_reconcile::ruleset::Flowtable;
 use privnet_reconcile::sysctl;
 
@@ -100,8 +100,12 @@ pub(crate) fn ports_used_up() {
         "{troubles:?}"
     );
     let busiest = || {
-        let counted = wait(Host::new().destinations()).unwrap();
-        let told = counted.busiest(PortRange::new(40_000, 40_003));
+        let nat = NatConfig {
+            ports: PortRange::new(40_000, 40_003),
+            ..NatConfig::default()
+        };
+        let counted = wait(Host::new().destinations(Destinations::of(&nat))).unwrap();
+        let told = counted.busiest();
         let told = told
             .iter()
             .map(|one| (one.destination.to_string(), one.connections));

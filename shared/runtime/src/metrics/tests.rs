@@ -213,6 +213,7 @@ fn spoke() -> Status {
                 destination: "203.0.113.80:443".parse().unwrap(),
                 connections: 1_000,
                 ports: 64_512,
+                from: None,
             }],
         }),
         tunnels: vec![Tunnel {
