@@ -185,6 +185,7 @@ const TESTS: &[Test] = tests![
     spoke_nat::inside_the_privnet_nothing_is_translated,
     spoke_nat::a_forward_and_a_redirect_lead_through_the_spoke,
     spoke_nat::a_server_sees_no_source_ports_but_the_configured_ones,
+    spoke_nat::a_server_tells_the_hosts_apart_by_their_source_ports,
     static_site::a_data_centre_that_calls_the_hub_reaches_every_spoke,
     static_site::a_site_comes_and_goes_with_the_config_file_and_a_hangup,
     static_site::a_key_in_ssm_is_taken_when_it_is_there_and_kept_when_ssm_is_away,

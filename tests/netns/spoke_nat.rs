@@ -237,67 +237,140 @@ const PORTS: RangeInclusive<u16> = 20_000..=20_099;
 const CONNECTIONS: usize = 40;
 
 pub(crate) fn a_server_sees_no_source_ports_but_the_configured_ones() -> Result<()> {
-    const SERVER: SocketAddr = SocketAddr::new(IpAddr::V4(WEB), 7000);
     let mut world = World::build(&privnet_tests::topology::demo())?;
     deployment::start_spokes(&mut world)?;
     let public = public_address(&world, "spoke-a")?;
     sees(&world, "host-a", WEB, public)?;
-    let (tcp, udp) = world.web.enter(|| {
-        let udp = UdpSocket::bind(SERVER)?;
-        udp.set_read_timeout(Some(PATIENCE))?;
-        Ok((TcpListener::bind(SERVER)?, udp))
-    })?;
+    let mut server = Server::start(&world)?;
 
     // As the clients have them, from 32768 on, as long as nothing is configured.
-    let ports = seen_ports(&world, &tcp, &udp)?;
+    let ports = server.sees_ports(&world, "host-a")?;
     ensure!(ports.iter().all(|port| !PORTS.contains(port)), "{ports:?}");
 
     let config = privnet_tests::daemon::config_file(world.host("spoke-a")?);
     let text = std::fs::read_to_string(&config)?;
     let (first, last) = (*PORTS.start(), *PORTS.end());
     std::fs::write(&config, format!("{text}ports = \"{first}-{last}\"\n"))?;
-    let spoke = world.daemon("spoke-a")?;
-    spoke.process.signal(nix::sys::signal::Signal::SIGHUP)?;
     let range = format!("masquerade to :{first}-{last}");
-    wait_until("the rules to have the range", PATIENCE, || {
-        let list = ["list", "table", "inet", "privnet"];
-        let rules = world.namespace("spoke-a")?.run("nft", list)?;
-        ensure!(rules.contains(&range), "{rules}");
-        Ok(Some(()))
-    })?;
-    let ports = seen_ports(&world, &tcp, &udp)?;
+    reload(&world, "spoke-a", &[("", range.as_str())])?;
+    let ports = server.sees_ports(&world, "host-a")?;
     ensure!(ports.iter().all(|port| PORTS.contains(port)), "{ports:?}");
     sees(&world, "host-a", WEB, public)
 }
 
-/// The source ports of new connections of host-a's as the server sees them, all of which
-/// are open at once.
-fn seen_ports(world: &World, tcp: &TcpListener, udp: &UdpSocket) -> Result<BTreeSet<u16>> {
-    let (server, host) = (tcp.local_addr()?, world.host("host-a")?);
-    let mut ports = BTreeSet::new();
-    let mut open = Vec::new();
-    for _ in 0..CONNECTIONS {
-        let connect = || Ok(TcpStream::connect_timeout(&server, PATIENCE)?);
-        let client = host.namespace.enter(connect)?;
-        let (accepted, from) = tcp.accept()?;
-        ports.insert(from.port());
-        open.push((client, accepted));
+/// Two hosts behind spoke-b, and then the other way round.
+pub(crate) fn a_server_tells_the_hosts_apart_by_their_source_ports() -> Result<()> {
+    const OTHERS: RangeInclusive<u16> = 21_000..=21_099;
+    let mut world = World::build(&privnet_tests::topology::demo())?;
+    deployment::start_spokes(&mut world)?;
+    let public = public_address(&world, "spoke-b")?;
+    let hosts = ["host-b", "host-b2"];
+    for host in hosts {
+        sees(&world, host, WEB, public)?;
     }
-    ensure!(ports.len() == CONNECTIONS, "a port twice: {ports:?}");
-    let own = SocketAddr::from((host.instance.address, 0));
-    let mut sockets = Vec::new();
-    let mut datagrams = BTreeSet::new();
-    for _ in 0..CONNECTIONS {
-        let socket = host.namespace.enter(|| Ok(UdpSocket::bind(own)?))?;
-        socket.send_to(b"hello", server)?;
-        let (_, from) = udp.recv_from(&mut [0; 16])?;
-        datagrams.insert(from.port());
-        sockets.push(socket);
+    let mut server = Server::start(&world)?;
+    let config = privnet_tests::daemon::config_file(world.host("spoke-b")?);
+    let text = std::fs::read_to_string(&config)?;
+    let words = |range: &RangeInclusive<u16>| format!("{}-{}", range.start(), range.end());
+    for ranges in [[PORTS, OTHERS], [OTHERS, PORTS]] {
+        let [b, b2] = ranges.each_ref().map(words);
+        // The wider one that host-b2 is in as well is not its own.
+        let lines = format!(
+            "ports = \"23000-23099\"\n\
+             [[nat.source_ports]]\nfrom = \"10.2.0.0/16\"\nports = \"{b}\"\n\
+             [[nat.source_ports]]\nfrom = \"10.20.0.0/16\"\nports = \"22000-22099\"\n\
+             [[nat.source_ports]]\nfrom = \"10.20.1.10\"\nports = \"{b2}\"\n"
+        );
+        std::fs::write(&config, format!("{text}{lines}"))?;
+        let rules = [
+            ("ip saddr 10.2.0.0/16 ", format!("masquerade to :{b}")),
+            ("ip saddr 10.20.1.10 ", format!("masquerade to :{b2}")),
+        ];
+        let rules = rules.each_ref().map(|(who, what)| (*who, what.as_str()));
+        reload(&world, "spoke-b", &rules)?;
+        for (host, range) in hosts.iter().zip(&ranges) {
+            let ports = server.sees_ports(&world, host)?;
+            ensure!(
+                ports.iter().all(|port| range.contains(port)),
+                "{host} has {ports:?} instead of {range:?}"
+            );
+            // Also what has no ports.
+            let ping = ["-n", "-c", "1", "-W", "5", &WEB.to_string()];
+            world.namespace(host)?.run("ping", ping)?;
+        }
     }
-    ensure!(
-        datagrams.len() == CONNECTIONS,
-        "a port twice: {datagrams:?}"
-    );
-    ports.append(&mut datagrams);
-    Ok(ports)
+    let status = world.daemon("spoke-b")?.status()?;
+    let nobodys = status.problems.iter().find(|it| it.contains("nobody has"));
+    ensure!(nobodys.is_none(), "{nobodys:?}");
+    Ok(())
+}
+
+/// Has a spoke read its config again, until each of `rules` is there: by what it holds and
+/// by its end.
+fn reload(world: &World, spoke: &str, rules: &[(&str, &str)]) -> Result<()> {
+    let daemon = world.daemon(spoke)?;
+    daemon.process.signal(nix::sys::signal::Signal::SIGHUP)?;
+    wait_until("the rules to be as configured", PATIENCE, || {
+        let list = ["list", "table", "inet", "privnet"];
+        let listing = world.namespace(spoke)?.run("nft", list)?;
+        for (who, what) in rules {
+            let is_it = |line: &str| line.contains(who) && line.ends_with(what);
+            ensure!(
+                listing.lines().any(is_it),
+                "no {who:?} … {what:?} in {listing}"
+            );
+        }
+        Ok(Some(()))
+    })
+}
+
+/// A server on the internet that notes from which ports it is called.
+struct Server {
+    tcp: TcpListener,
+    udp: UdpSocket,
+    /// Of the clients. NAT remembers UDP for a while, so no other is to have their ports.
+    sockets: Vec<UdpSocket>,
+}
+
+impl Server {
+    fn start(world: &World) -> Result<Self> {
+        const ADDRESS: SocketAddr = SocketAddr::new(IpAddr::V4(WEB), 7000);
+        let (tcp, udp) = world.web.enter(|| {
+            let udp = UdpSocket::bind(ADDRESS)?;
+            udp.set_read_timeout(Some(PATIENCE))?;
+            Ok((TcpListener::bind(ADDRESS)?, udp))
+        })?;
+        let sockets = Vec::new();
+        Ok(Self { tcp, udp, sockets })
+    }
+
+    /// The source ports of new connections of a host's, all of which are open at once.
+    fn sees_ports(&mut self, world: &World, host: &str) -> Result<BTreeSet<u16>> {
+        let (server, host) = (self.tcp.local_addr()?, world.host(host)?);
+        let mut ports = BTreeSet::new();
+        let mut open = Vec::new();
+        for _ in 0..CONNECTIONS {
+            let connect = || Ok(TcpStream::connect_timeout(&server, PATIENCE)?);
+            let client = host.namespace.enter(connect)?;
+            let (accepted, from) = self.tcp.accept()?;
+            ports.insert(from.port());
+            open.push((client, accepted));
+        }
+        ensure!(ports.len() == CONNECTIONS, "a port twice: {ports:?}");
+        let own = SocketAddr::from((host.instance.address, 0));
+        let mut datagrams = BTreeSet::new();
+        for _ in 0..CONNECTIONS {
+            let socket = host.namespace.enter(|| Ok(UdpSocket::bind(own)?))?;
+            socket.send_to(b"hello", server)?;
+            let (_, from) = self.udp.recv_from(&mut [0; 16])?;
+            datagrams.insert(from.port());
+            self.sockets.push(socket);
+        }
+        ensure!(
+            datagrams.len() == CONNECTIONS,
+            "a port twice: {datagrams:?}"
+        );
+        ports.append(&mut datagrams);
+        Ok(ports)
+    }
 }
