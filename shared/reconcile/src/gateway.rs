@@ -265,6 +265,10 @@ fn egress(input: &GatewayInput<'_>, nat: &NatConfig) -> Egress {
         exclude: inside(input, nat),
         ports: nat.ports,
         source_ports: nat.source_ports.clone(),
+        own: match input.identity.private_address {
+            IpAddr::V4(address) => Some(address),
+            IpAddr::V6(_) => None,
+        },
     }
 }
 

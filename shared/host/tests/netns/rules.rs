@@ -21,6 +21,7 @@ pub(crate) fn rules(sources: &[&str]) -> DesiredHost {
         exclude: nets(&["10.0.0.0/8"]),
         ports: None,
         source_ports: Vec::new(),
+        own: None,
     };
     let tunnel = TunnelClamp {
         interface: name("tunnel").into(),

@@ -1,6 +1,7 @@
 //! NAT towards the internet.
 
 use std::cmp::Reverse;
+use std::net::Ipv4Addr;
 
 use ipnet::Ipv4Net;
 use privnet_model::config::spoke::{PortRange, SourcePorts};
@@ -23,6 +24,8 @@ pub struct Egress {
     pub ports: Option<PortRange>,
     /// Those that some of the sources have to themselves.
     pub source_ports: Vec<SourcePorts>,
+    /// The instance's own address.
+    pub own: Option<Ipv4Addr>,
 }
 
 impl Egress {
@@ -36,8 +39,19 @@ impl Egress {
             text.push_str(&format!("{out}ip daddr {net} accept\n"));
         }
         let sources = merged(&self.sources);
+        let owners = self.owners(&sources);
+        // A tunnel's far end knows it by its port, and calls it there as well: both ways
+        // have to be one connection (else the kernel gives the far end another port).
+        if (self.ports.is_some() || !owners.is_empty())
+            && let Some(own) = self.own
+            && sources.iter().any(|net| net.contains(&own))
+        {
+            text.push_str(&format!(
+                "{out}ip saddr {own} meta l4proto udp counter masquerade\n"
+            ));
+        }
         // Of protocols without ports (ping) the rules without ports below take care.
-        for SourcePorts { from, ports } in self.owners(&sources) {
+        for SourcePorts { from, ports } in owners {
             text.push_str(&format!(
                 "{out}ip saddr {from} meta l4proto {{ tcp, udp }} counter masquerade to :{ports}\n"
             ));

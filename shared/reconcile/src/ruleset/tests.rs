@@ -23,6 +23,7 @@ fn spoke() -> Ruleset {
             exclude: nets(&["10.0.0.0/8", "10.1.0.0/16", "192.168.7.0/24"]),
             ports: None,
             source_ports: Vec::new(),
+            own: None,
         }),
         tunnels: vec![TunnelClamp {
             interface: InterfaceName::new("privnet0").unwrap().into(),
@@ -184,6 +185,32 @@ fn source_ports_of_the_narrowest_go_before_all_others() {
     let text = ruleset.text();
     assert_eq!(text.matches("masquerade to :").count(), 3, "{text}");
     assert_eq!(text.matches("counter masquerade\n").count(), 2, "{text}");
+}
+
+#[test]
+fn the_spokes_own_udp_keeps_its_port() {
+    let rule = "oifname \"ens5\" ip saddr 10.1.7.4 meta l4proto udp counter masquerade\n";
+    let mut ruleset = spoke();
+    let egress = ruleset.egress.as_mut().unwrap();
+    egress.own = Some("10.1.7.4".parse().unwrap());
+    let without_ports = egress.clone();
+    egress.ports = PortRange::new(2000, 2999);
+    let with_ports = egress.clone();
+    egress.ports = None;
+    egress.source_ports = vec![owner("10.1.7.0/24", 3000, 3999)];
+    let first = |text: &str| {
+        let own = text.find(rule)?;
+        Some(own < text.find("masquerade to :")?)
+    };
+    assert_eq!(first(&ruleset.text()), Some(true));
+    ruleset.egress = Some(with_ports);
+    assert_eq!(first(&ruleset.text()), Some(true));
+    // Not masqueraded itself.
+    ruleset.egress.as_mut().unwrap().sources = nets(&["10.9.0.0/16"]);
+    assert_eq!(first(&ruleset.text()), None);
+    // Without ranges it keeps it anyway.
+    ruleset.egress = Some(without_ports);
+    assert_eq!(first(&ruleset.text()), None);
 }
 
 /// The ports that a rule with `ip saddr` gives TCP from this address: none is the kernel's

@@ -97,6 +97,7 @@ fn rules(kind: Kind) -> Result<Option<Ruleset>> {
             exclude: vec!["10.0.0.0/8".parse()?],
             ports: None,
             source_ports: Vec::new(),
+            own: None,
         }),
         flowtable: (kind == Kind::NatFlowtable).then(|| Flowtable {
             devices: [lan, wan].into(),
