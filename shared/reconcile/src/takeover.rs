@@ -20,6 +20,10 @@
 //!    (it takes the route back, or tells later that it was well) has a broken path to
 //!    it: its silence must last 5 s longer the next time, 10 s, 20 s … 600 s. Homes do
 //!    not wait longer for that reason, so that a table settles at home.
+//! 5. Where several have the same home tables their routes stay with one of them, as a
+//!    shared address is in one place: who has the first makes those that are missing, and
+//!    takes the others from who is well by the rule of 3. If nobody has any, the one that was
+//!    launched first makes them.
 //!
 //! Nothing here changes anything; `vpc_route` alone says whose a route is.
 
@@ -126,7 +130,7 @@ pub struct Takeover {
     holders: BTreeMap<Place, InstanceId>,
     /// When a place was first seen to lead there; nothing if it did at the first look.
     led: BTreeMap<Place, Instant>,
-    /// Since when a home route does not lead here.
+    /// Since when a home route does not lead here, or, if that is later, to nobody any more.
     missed: BTreeMap<Place, Instant>,
     /// When a look was asked for of which the end is not known.
     looking: Option<Instant>,
@@ -396,9 +400,10 @@ impl Takeover {
         let found = moving.find(|(one, _)| one.change == *change);
         found.is_some_and(|(one, _)| match &one.why {
             Reason::HandOver { to } => self.siblings.get(to).is_some_and(Sibling::is_sure),
-            Reason::Missing | Reason::Takeover { .. } | Reason::GiveBack { .. } => {
-                self.own.is_well() && self.leaving.is_none()
-            }
+            Reason::Missing
+            | Reason::Takeover { .. }
+            | Reason::GiveBack { .. }
+            | Reason::Gather { .. } => self.own.is_well() && self.leaving.is_none(),
         })
     }
 
@@ -450,7 +455,9 @@ impl Takeover {
                 }
                 self.setup.me.instance.clone()
             }
-            Reason::Missing | Reason::GiveBack { .. } => self.setup.me.instance.clone(),
+            Reason::Missing | Reason::GiveBack { .. } | Reason::Gather { .. } => {
+                self.setup.me.instance.clone()
+            }
         };
         let (RouteAction::Create { to: interface } | RouteAction::Replace { to: interface, .. }) =
             &done.change.action;
@@ -591,7 +598,10 @@ impl Takeover {
         });
         let missed = home.filter(|place| holders.get(place) != Some(&me));
         let missed = missed.map(|place| {
-            let since = self.missed.get(&place).copied().unwrap_or(now);
+            // What somebody had until now is missing since now.
+            let gone = self.holders.contains_key(&place) && !holders.contains_key(&place);
+            let since = self.missed.get(&place).filter(|_| !gone);
+            let since = since.copied().unwrap_or(now);
             (place, since)
         });
         self.missed = missed.collect();

@@ -7,11 +7,11 @@ use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 use privnet_model::id::{InstanceId, RouteTableId, Zone};
-use privnet_model::vpc::{RouteChange, RouteTable};
+use privnet_model::vpc::{Destination, RouteChange, RouteTable};
 
 use super::own::HOLD;
 use super::sibling::Sibling;
-use super::{STEP, SiblingState, Takeover};
+use super::{CALM_LOOK, STEP, SiblingState, Takeover};
 use crate::vpc_route::{Conflict, Holder, Place, Wanted, holder, plan};
 
 /// A route to change now, and why.
@@ -40,6 +40,11 @@ pub enum Reason {
         /// The sibling.
         from: InstanceId,
     },
+    /// A sibling has the same home tables, and this spoke the first of their routes.
+    Gather {
+        /// The sibling.
+        from: InstanceId,
+    },
     /// This spoke is about to stop.
     HandOver {
         /// Who has it from now on.
@@ -53,6 +58,9 @@ impl fmt::Display for Reason {
             Self::Missing => f.write_str("it was missing"),
             Self::Takeover { from, state } => write!(f, "it led to {from}, which is {state}"),
             Self::GiveBack { from } => write!(f, "it is this spoke's own; {from} stood in"),
+            Self::Gather { from } => {
+                write!(f, "{from} had it; this spoke has the first of the routes")
+            }
             Self::HandOver { to } => write!(f, "this spoke is about to stop; {to} stands in"),
         }
     }
@@ -129,7 +137,9 @@ impl Takeover {
         let me = &self.setup.me.instance;
         let (to, from) = match reason {
             Some(Reason::HandOver { to }) => (to, Some(me)),
-            Some(Reason::Takeover { from, .. } | Reason::GiveBack { from }) => (me, Some(from)),
+            Some(
+                Reason::Takeover { from, .. } | Reason::GiveBack { from } | Reason::Gather { from },
+            ) => (me, Some(from)),
             Some(Reason::Missing) => (me, None),
             None if self.home.contains(&place.table) => (me, None),
             None => return None,
@@ -174,18 +184,59 @@ impl Takeover {
         if !self.home.contains(&place.table) {
             return false;
         }
-        let zone = &self.setup.me.zone;
-        let before = self.before_me(&place.table, zone, now);
-        let before = before.filter(|one| one.is_home(&place.table)).count();
         let missed = self.missed.get(place).copied().unwrap_or(now);
+        let leader = self.leader();
+        if leader.as_ref() == Some(&self.setup.me.instance) {
+            return true;
+        }
+        // Who has the others makes it, when it sees that it is missing.
+        let leader = leader.and_then(|leader| self.siblings.get(&leader));
+        if leader.is_some_and(|one| one.can_take() && one.has_homes_within(&self.home)) {
+            return now >= missed + CALM_LOOK + STEP;
+        }
+        // By its own zone each of several would be the first.
+        let before = self.before_me(&place.table, None, now);
+        let before = before.filter(|one| one.is_home(&place.table)).count();
         now >= missed + step(before)
+    }
+
+    /// The spoke that the first of all routes in this spoke's home tables leads to, by table
+    /// and destination. All that have the same homes find the same one, whatever else they
+    /// serve; a shared address goes by the same order.
+    fn leader(&self) -> Option<InstanceId> {
+        let spokes = self.spokes();
+        let table = |id: &RouteTableId| self.tables.iter().find(|table| table.id == *id);
+        let mut home = self.home.iter().filter_map(table);
+        home.find_map(|table| {
+            let routes = table.routes.iter();
+            let nets = routes.filter_map(|route| match &route.destination {
+                Destination::Cidr(net) => Some(net),
+                Destination::PrefixList(_) => None,
+            });
+            let led = nets.filter_map(|net| match holder(table, net, &spokes) {
+                Holder::Spoke { instance, .. } => Some((net, instance)),
+                Holder::Nobody | Holder::Foreign { .. } => None,
+            });
+            led.min().map(|(_, instance)| instance)
+        })
+    }
+
+    /// Whether a route of this table that leads to a sibling which is well comes to this spoke
+    /// all the same, to be with the others: it has the first of them. Only where both have
+    /// the very same homes: that, and who has the first, all see alike, so that no two gather
+    /// from each other. The first moves when its spoke fails or stops, never for this.
+    fn gathers(&self, table: &RouteTableId, sibling: &Sibling) -> bool {
+        self.home.contains(table)
+            && sibling.is_sure()
+            && sibling.has_homes(&self.home)
+            && self.leader().as_ref() == Some(&self.setup.me.instance)
     }
 
     fn take_from(&self, place: &Place, sibling: &Sibling, now: Instant) -> Option<Reason> {
         let table = &place.table;
         let from = sibling.instance.clone();
         if let Some(since) = sibling.bad_since() {
-            let before = self.before_me(table, &sibling.zone, now);
+            let before = self.before_me(table, Some(&sibling.zone), now);
             let before = before.filter(|one| one.instance != from).count();
             let state = sibling.state();
             // It moves them itself, if it can.
@@ -194,6 +245,11 @@ impl Takeover {
             return (now >= turn).then_some(Reason::Takeover { from, state });
         }
         let mine_alone = self.home.contains(table) && !sibling.is_home(table);
+        let why = match (mine_alone, self.gathers(table, sibling)) {
+            (true, _) => Reason::GiveBack { from },
+            (false, true) => Reason::Gather { from },
+            (false, false) => return None,
+        };
         // By what was heard of it: one that is only known to live took the table
         // because it does not hear us, and there is no use in waiting longer.
         let hold = match sibling.is_well() {
@@ -202,21 +258,22 @@ impl Takeover {
         };
         let missed = self.missed.get(place).copied().unwrap_or(now);
         let well = self.own.well_since()?.max(missed);
-        (mine_alone && now - well >= hold).then_some(Reason::GiveBack { from })
+        (now - well >= hold).then_some(why)
     }
 
-    /// Who could move a route of this table as well, and is before this spoke.
+    /// Who could move a route of this table as well, and is before this spoke; where nobody
+    /// is to be replaced, no zone counts.
     fn before_me(
         &self,
         table: &RouteTableId,
-        zone: &Zone,
+        zone: Option<&Zone>,
         now: Instant,
     ) -> impl Iterator<Item = &Sibling> {
         let me = &self.setup.me;
         let mine: Rank<'_> = (
             Reverse(self.own.well_for(now) >= HOLD),
             Reverse(self.home.contains(table)),
-            Reverse(me.zone == *zone),
+            Reverse(zone == Some(&me.zone)),
             me.launched,
             &me.instance,
         );
@@ -228,17 +285,17 @@ impl Takeover {
     pub(super) fn heir(&self, table: &RouteTableId) -> Option<&Sibling> {
         let able = self.siblings.values().filter(|one| one.is_sure());
         able.min_by(|one, other| {
-            let zone = &self.setup.me.zone;
+            let zone = Some(&self.setup.me.zone);
             rank(one, table, zone).cmp(&rank(other, table, zone))
         })
     }
 }
 
-fn rank<'a>(sibling: &'a Sibling, table: &RouteTableId, zone: &Zone) -> Rank<'a> {
+fn rank<'a>(sibling: &'a Sibling, table: &RouteTableId, zone: Option<&Zone>) -> Rank<'a> {
     (
         Reverse(sibling.is_settled()),
         Reverse(sibling.is_home(table)),
-        Reverse(sibling.zone == *zone),
+        Reverse(zone == Some(&sibling.zone)),
         sibling.launched,
         &sibling.instance,
     )

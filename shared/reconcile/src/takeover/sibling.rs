@@ -336,6 +336,18 @@ impl Sibling {
         }
     }
 
+    /// Whether it says that exactly these tables are its home.
+    pub(super) fn has_homes(&self, tables: &BTreeSet<RouteTableId>) -> bool {
+        let report = self.report.as_ref();
+        report.is_some_and(|report| report.tables == *tables)
+    }
+
+    /// The same of these or some of them: it may not have seen the others yet.
+    pub(super) fn has_homes_within(&self, tables: &BTreeSet<RouteTableId>) -> bool {
+        let report = self.report.as_ref();
+        report.is_some_and(|report| report.tables.is_subset(tables))
+    }
+
     /// Since when nothing at all was heard or seen of it.
     pub(super) fn silent_since(&self) -> Instant {
         let signs = [self.life, self.asked_us, self.claimed];

@@ -363,3 +363,142 @@ fn after_a_freeze_of_the_process_nobody_is_lost_and_this_spoke_was_not_well_for_
     assert_ne!(outlook.siblings[&other].state, SiblingState::Lost);
     assert_eq!(outlook.well_for, Duration::ZERO);
 }
+
+/// Spoke `n` of two in different zones that both list the tables 0 and 1.
+fn one_of_two(n: u8, now: Instant) -> Takeover {
+    let setup = Setup {
+        me: sibling(n),
+        tables: TableSelection::Listed(homes(&[0, 1])),
+        ..alone(&Memory::default(), now).setup
+    };
+    let mut spoke = Takeover::new(setup, &Memory::default(), now, wall());
+    let spokes = (0..2).map(|n| (sibling(n).instance, sibling(n)));
+    let found = Siblings {
+        spokes: spokes.collect(),
+        incomplete: BTreeMap::new(),
+    };
+    spoke.discovered(&found, now);
+    spoke
+}
+
+fn homes(tables: &[u8]) -> BTreeSet<RouteTableId> {
+    tables.iter().map(|n| table(*n, None).id).collect()
+}
+
+/// What the other one says, whose homes these are.
+fn of_homes(tables: &[u8]) -> HealthReport {
+    HealthReport {
+        tables: homes(tables),
+        ..report(Condition::Well)
+    }
+}
+
+/// What the spoke does when it sees these tables and hears this of the other one; each
+/// second from the start on, and what was decided is never done.
+fn lives(
+    spoke: &mut Takeover,
+    start: Instant,
+    time: std::ops::RangeInclusive<u64>,
+    other: (u8, &HealthReport),
+    tables: &[RouteTable],
+) -> Vec<String> {
+    let mut decision = Decision::default();
+    for second in time {
+        let now = start + seconds(second);
+        spoke.tested(Ok(()), now);
+        let (other, report) = other;
+        let report = Some(report.clone());
+        spoke.observed(&sibling(other).instance, now, report, now);
+        decision = spoke.looked(tables.to_vec(), now);
+    }
+    moves(&decision)
+}
+
+#[test]
+fn of_two_with_the_same_homes_in_two_zones_the_first_launched_makes_what_is_missing() {
+    let start = beginning();
+    let nothing = [table(0, None), table(1, None)];
+    let new = HealthReport {
+        well_for: Duration::ZERO,
+        ..of_homes(&[0, 1])
+    };
+    let mut first = one_of_two(0, start);
+    let both = ["rtb-00000000: eni-00000000", "rtb-00000001: eni-00000000"];
+    assert_eq!(lives(&mut first, start, 0..=0, (1, &new), &nothing), both);
+    let mut second = one_of_two(1, start);
+    let step = STEP.as_secs();
+    let early = lives(&mut second, start, 0..=step - 1, (0, &new), &nothing);
+    assert_eq!(early, [""; 0]);
+    let both = ["rtb-00000000: eni-00000001", "rtb-00000001: eni-00000001"];
+    let late = lives(&mut second, start, step..=step, (0, &new), &nothing);
+    assert_eq!(late, both);
+}
+
+#[test]
+fn a_table_that_is_added_or_emptied_is_left_to_the_one_that_has_the_others() {
+    let start = beginning();
+    let all = [table(0, Some(0)), table(1, Some(0))];
+    let less = [table(0, Some(0)), table(1, None)];
+    let turn = 5 + (CALM_LOOK + STEP).as_secs();
+    // It may not have seen the new table yet.
+    for tables in [&[0, 1][..], &[0]] {
+        let well = of_homes(tables);
+        let mut stands_by = one_of_two(1, start);
+        let before = lives(&mut stands_by, start, 0..=4, (0, &well), &all);
+        let early = lives(&mut stands_by, start, 5..=turn - 1, (0, &well), &less);
+        assert_eq!((before, early), (vec![], vec![]));
+        let late = lives(&mut stands_by, start, turn..=turn, (0, &well), &less);
+        assert_eq!(late, ["rtb-00000001: eni-00000001"]);
+    }
+    // The one that has the others makes it at once; so does the other if that one cannot,
+    // or if it serves something else.
+    let well = of_homes(&[0, 1]);
+    let mut leads = one_of_two(0, start);
+    let made = lives(&mut leads, start, 0..=0, (1, &well), &less);
+    assert_eq!(made, ["rtb-00000001: eni-00000000"]);
+    let unable = HealthReport {
+        changes_routes: false,
+        ..well
+    };
+    for report in [unable, of_homes(&[0, 2])] {
+        let mut stands_by = one_of_two(1, start);
+        let made = lives(&mut stands_by, start, 0..=0, (0, &report), &less);
+        assert_eq!(made, ["rtb-00000001: eni-00000001"], "{report:?}");
+    }
+}
+
+#[test]
+fn of_two_with_the_same_homes_the_one_that_has_the_first_route_gathers_the_others() {
+    let start = beginning();
+    let apart = [table(0, Some(0)), table(1, Some(1))];
+    let well = of_homes(&[0, 1]);
+    let hold = HOLD.as_secs();
+    let mut first = one_of_two(0, start);
+    let early = lives(&mut first, start, 0..=hold - 1, (1, &well), &apart);
+    assert_eq!(early, [""; 0]);
+    let late = lives(&mut first, start, hold..=hold, (1, &well), &apart);
+    assert_eq!(late, ["rtb-00000001: eni-00000000"]);
+    // Not from one that serves something else, or of which it is not sure.
+    for report in [of_homes(&[1]), of_homes(&[0, 1, 2])] {
+        let mut first = one_of_two(0, start);
+        let none = lives(&mut first, start, 0..=60, (1, &report), &apart);
+        assert_eq!(none, [""; 0], "{report:?}");
+    }
+    let mut unsure = one_of_two(0, start);
+    lives(&mut unsure, start, 0..=hold - 1, (1, &well), &apart);
+    let now = start + seconds(hold);
+    unsure.tested(Ok(()), now);
+    unsure.observed(&sibling(1).instance, now, None, now);
+    assert_eq!(moves(&unsure.looked(apart.to_vec(), now)), [""; 0]);
+    // And the other one lets it.
+    let mut second = one_of_two(1, start);
+    for tables in [&apart, &[table(0, Some(0)), table(1, Some(0))]] {
+        let mut second = second.clone();
+        let none = lives(&mut second, start, 0..=60, (0, &well), tables);
+        assert_eq!(none, [""; 0]);
+    }
+    // Whoever that is: where the first leads to decides, and not who was launched first.
+    let turned = [table(0, Some(1)), table(1, Some(0))];
+    let late = lives(&mut second, start, 0..=hold, (0, &well), &turned);
+    assert_eq!(late, ["rtb-00000001: eni-00000001"]);
+}

@@ -327,6 +327,33 @@ fn a_stranger_s_route_stays_and_a_deleted_one_is_made_again() {
     assert_eq!(holder(&world, 1), 2);
 }
 
+/// The fourth spoke has the same home as the first.
+#[test]
+fn the_routes_of_two_with_the_same_home_stay_with_one_of_them() {
+    let leads = |world: &World| [0, 1].map(|destination| world.routes[&(0, destination)].clone());
+    for (first, second) in [(1, 4), (4, 1)] {
+        for phase in 0..20 {
+            let mut world = calm_world(4);
+            world.pass(Duration::from_millis(50) * phase).unwrap();
+            let (before, races) = (world.check.total, world.check.races);
+            let apart = [(0, first), (1, second)];
+            let apart = apart.map(|(destination, to)| ((0, destination), Leads::Spoke(to)));
+            world.routes.extend(apart);
+            // A calm look, the hold, and a look in time.
+            live(&mut world, &[seconds(50)]);
+            let one = || Leads::Spoke(first);
+            assert_eq!(leads(&world), [one(), one()], "{phase}");
+            assert_eq!(changes(&world, before), 1, "{phase}");
+            // One that is deleted is made by the same.
+            let deleted = Event::Delete(18);
+            live(&mut world, &[deleted, seconds(40)]);
+            assert_eq!(leads(&world), [one(), one()], "{phase}");
+            assert_eq!(changes(&world, before), 2, "{phase}");
+            assert_eq!(world.check.races, races, "{phase}");
+        }
+    }
+}
+
 #[test]
 fn who_stays_lost_is_reported_once_by_the_one_that_stands_in_for_it() {
     for fault in [Event::Kill(0), Event::Hang(0)] {

@@ -422,7 +422,10 @@ impl World {
                     None => return Err(format!("handed over to {to}, which is gone")),
                 }
             }
-            Reason::Missing | Reason::Takeover { .. } | Reason::GiveBack { .. } => &self.spokes[n],
+            Reason::Missing
+            | Reason::Takeover { .. }
+            | Reason::GiveBack { .. }
+            | Reason::Gather { .. } => &self.spokes[n],
         };
         let just = self.now - taker.verdict_since <= NEWS;
         let heard = matches!(why, Reason::HandOver { .. }) && just;
@@ -446,7 +449,7 @@ impl World {
                 SiblingState::Sick { .. } => "a sick sibling",
                 SiblingState::Unheard | SiblingState::Well => "a sibling without fault",
             },
-            Reason::GiveBack { .. } => "a table given back",
+            Reason::GiveBack { .. } | Reason::Gather { .. } => "a table given back",
             Reason::HandOver { .. } => "a table handed over",
         });
     }
