@@ -1,22 +1,31 @@
 //! The Elastic IPs of the spokes of a VPC, as the internet sees them: the VPC's
 //! internet gateway does what EC2's API says (`privnet_tests::address_fabric`).
 
+use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use privnet_model::status::AddressStatus;
 use privnet_tests::address_fabric::{AddressFabric, allocate};
 use privnet_tests::deployment::{PATIENCE, public_address, reach_each_other, sees, wait_until_up};
 use privnet_tests::fault_proxy::{Fault, FaultKind};
+use privnet_tests::heartbeat::Heartbeat;
 use privnet_tests::process::wait_until;
+use privnet_tests::requests::{Requests, length, lost, outages};
 use privnet_tests::topology::WEB;
 
+use crate::takeover::ANSWERS;
 use crate::vpc_routes::Running;
 
 pub(crate) const FIRST: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 50);
 const SECOND: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 51);
 const SPOKES: [&str; 2] = ["spoke-d1", "spoke-d2"];
+/// One in the zone of each.
+const HOSTS: [&str; 2] = ["host-d1", "host-d2"];
+/// What a host may go without while its spoke has no address, on a busy machine: until
+/// another stands in for it.
+const STOOD_IN_FOR: Duration = Duration::from_secs(15);
 const POOL: [(&str, &str); 1] = [("privnet:pool", "nat")];
 const OF_POOL: &str = "[address]\ntag = { \"privnet:pool\" = \"nat\" }\n";
 
@@ -61,6 +70,51 @@ impl Addressed {
         })
     }
 
+    /// Something happens and ends; a host of each zone asks the web server for something
+    /// all the while.
+    fn during(
+        &mut self,
+        what: &str,
+        event: impl FnOnce(&mut Self) -> Result<()>,
+    ) -> Result<BTreeMap<&'static str, Asked>> {
+        let mut asking = BTreeMap::new();
+        for host in HOSTS {
+            let namespace = self.running.world.namespace(host)?;
+            asking.insert(host, Requests::start(namespace, WEB));
+        }
+        let answered = |asking: &BTreeMap<_, Requests>| {
+            let mut each = asking.values();
+            each.try_for_each(|requests| requests.answers(ANSWERS))
+        };
+        answered(&asking)?;
+        let heartbeat = Heartbeat::start();
+        event(self)?;
+        answered(&asking)?;
+        let mut seen = BTreeMap::new();
+        for (host, requests) in asking {
+            let made = requests.end()?;
+            let lost = lost(&made);
+            let asked = Asked {
+                lost: lost.len(),
+                lost_standing_still: lost
+                    .iter()
+                    .filter(|time| heartbeat.stood_still(time))
+                    .count(),
+                longest: outages(&made).iter().map(length).max().unwrap_or_default(),
+            };
+            println!(
+                "{what}: {host}: {} of {} requests lost, {} of them while the machine stood \
+                 still; {:.2} s at most without an answer",
+                asked.lost,
+                made.len(),
+                asked.lost_standing_still,
+                asked.longest.as_secs_f32()
+            );
+            seen.insert(host, asked);
+        }
+        Ok(seen)
+    }
+
     fn wait_for_problem(&self, spoke: &str, problem: &str) -> Result<()> {
         let what = format!("{spoke} to tell: {problem}");
         wait_until(&what, PATIENCE * 3, || {
@@ -73,6 +127,23 @@ impl Addressed {
             );
             Ok(Some(()))
         })
+    }
+}
+
+/// What became of a host's requests.
+struct Asked {
+    lost: usize,
+    /// Those in whose time the machine stood still.
+    lost_standing_still: usize,
+    /// The longest time without an answer.
+    longest: Duration,
+}
+
+impl Asked {
+    fn one_lost_at_most(&self) -> Result<()> {
+        let lost = self.lost - self.lost_standing_still;
+        ensure!(lost <= 1, "{lost} requests lost");
+        Ok(())
     }
 }
 
@@ -137,23 +208,44 @@ pub(crate) fn the_address_that_two_spokes_name_goes_along_with_their_routes() ->
 
     // A planned stop gives away the routes, then the address, then ends.
     world.running.wait_until_all_is_well()?;
-    world.running.world.stop(home)?;
-    let at = &world.running.world.host(other)?.metadata.interface;
-    let (region, _) = world.running.world.vpc_id("vpc-d")?;
-    let filter = [
-        ("Filter.1.Name", "public-ip"),
-        ("Filter.1.Value.1", &FIRST.to_string()),
-    ];
-    let described = world
-        .running
-        .world
-        .ec2
-        .call(region, "DescribeAddresses", &filter)?;
-    ensure!(
-        described.contains(at.as_str()),
-        "{home} stopped with it: {described}"
-    );
-    world.wait_until_at(other, FIRST)?;
+    let seen = world.during("planned stop", |world| {
+        world.running.world.stop(home)?;
+        let at = &world.running.world.host(other)?.metadata.interface;
+        let (region, _) = world.running.world.vpc_id("vpc-d")?;
+        let filter = [
+            ("Filter.1.Name", "public-ip"),
+            ("Filter.1.Value.1", &FIRST.to_string()),
+        ];
+        let ec2 = &world.running.world.ec2;
+        let described = ec2.call(region, "DescribeAddresses", &filter)?;
+        ensure!(
+            described.contains(at.as_str()),
+            "{home} stopped with it: {described}"
+        );
+        world.wait_until_at(other, FIRST)
+    })?;
+    for (host, asked) in &seen {
+        asked.one_lost_at_most().context(*host)?;
+    }
+    sees(&world.running.world, host, WEB, FIRST)?;
+
+    // It comes back, and the address with the routes. The other one has none until EC2 gives
+    // it another, and is stood in for.
+    let seen = world.during("back after a planned stop", |world| {
+        world.running.world.start_again(home)?;
+        world.running.wait_until_led(host, home)?;
+        world.wait_until_at(home, FIRST)?;
+        wait_until("its own address", PATIENCE * 3, || {
+            let now = world.public.of(other)?;
+            Ok((now == Some(others_own)).then_some(()))
+        })
+    })?;
+    for (name, asked) in &seen {
+        if *name == host {
+            asked.one_lost_at_most().context(*name)?;
+        }
+        ensure!(asked.longest <= STOOD_IN_FOR, "{name}: {:?}", asked.longest);
+    }
     sees(&world.running.world, host, WEB, FIRST)?;
     world.running.world.check()?;
     world.public.end()

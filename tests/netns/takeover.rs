@@ -45,9 +45,8 @@ const GOAL: Duration = Duration::from_secs(5);
 const MOST: Duration = Duration::from_secs(15);
 /// What a busy machine takes for a request or two.
 const BRIEF: Duration = Duration::from_secs(1);
-/// A request may be lost because the machine stood still for so long in its time: a fifth of
-/// what its connection may take, and ten times what a busy machine is late as a rule.
-const STOOD_STILL: Duration = Duration::from_millis(200);
+/// So many requests of a host have answers before something happens, and after.
+pub(crate) const ANSWERS: usize = 20;
 /// What EC2 takes for a look or a change: that is part of a takeover, and only what this
 /// world's takes beyond it is not.
 const EC2_TAKES: Duration = Duration::from_millis(300);
@@ -113,15 +112,8 @@ impl Running {
             asking.insert(host, Requests::start(self.world.namespace(host)?, WEB));
         }
         let answered = |asking: &BTreeMap<_, Requests>| {
-            let since = Instant::now();
-            wait_until("each host to have answers", PATIENCE, || {
-                let each = asking.values().all(|requests| {
-                    let made = requests.made();
-                    let new = made.iter().filter(|one| one.at >= since);
-                    new.filter(|one| one.seen_as.is_some()).count() >= 20
-                });
-                Ok(each.then_some(()))
-            })
+            let mut each = asking.values();
+            each.try_for_each(|requests| requests.answers(ANSWERS))
         };
         answered(&asking)?;
         let heartbeat = Heartbeat::start();
@@ -132,10 +124,12 @@ impl Running {
         for (host, requests) in asking {
             let made = requests.end()?;
             let lost = lost(&made);
-            let stood_still = |time: &Range<Instant>| heartbeat.stalled(time) >= STOOD_STILL;
             let mut asked = Asked {
                 lost: lost.len(),
-                lost_standing_still: lost.iter().filter(|time| stood_still(time)).count(),
+                lost_standing_still: lost
+                    .iter()
+                    .filter(|time| heartbeat.stood_still(time))
+                    .count(),
                 asked: made.len(),
                 outages: Vec::new(),
             };
@@ -325,7 +319,7 @@ impl Outage {
 struct Asked {
     /// Those without an answer.
     lost: usize,
-    /// Those of them in whose time the machine stood still ([`STOOD_STILL`]).
+    /// Those of them in whose time the machine stood still.
     lost_standing_still: usize,
     /// All of them.
     asked: usize,

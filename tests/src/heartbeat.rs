@@ -10,6 +10,9 @@ use std::time::{Duration, Instant};
 const INTERVAL: Duration = Duration::from_millis(20);
 /// An idle machine is as late.
 const USUAL: Duration = Duration::from_millis(2);
+/// A request may be lost because the machine stood still for so long in its time: a fifth of
+/// what its connection may take, and ten times what a busy machine is late as a rule.
+const STOOD_STILL: Duration = Duration::from_millis(200);
 
 /// A thread that does nothing but look at the clock. It ends when this is dropped.
 #[derive(Debug)]
@@ -44,6 +47,11 @@ impl Heartbeat {
         let late = self.late.lock();
         let late = late.unwrap_or_else(PoisonError::into_inner);
         late.iter().map(|one| overlap(one, time)).sum()
+    }
+
+    /// Whether that was so much that a request may have been lost by it.
+    pub fn stood_still(&self, time: &Range<Instant>) -> bool {
+        self.stalled(time) >= STOOD_STILL
     }
 }
 

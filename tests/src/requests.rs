@@ -13,7 +13,9 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::{MissedTickBehavior, interval, timeout};
 
+use crate::deployment::PATIENCE;
 use crate::namespace::Namespace;
+use crate::process::wait_until;
 
 /// From one request to the next.
 pub const INTERVAL: Duration = Duration::from_millis(50);
@@ -68,6 +70,17 @@ impl Requests {
         let mut made = made.unwrap_or_else(PoisonError::into_inner).clone();
         made.sort_by_key(|request| request.at);
         made
+    }
+
+    /// Waits until so many of those that begin from now on have answers.
+    pub fn answers(&self, count: usize) -> Result<()> {
+        let since = Instant::now();
+        wait_until("requests to be answered", PATIENCE, || {
+            let made = self.made();
+            let new = made.iter().filter(|one| one.at >= since);
+            let answered = new.filter(|one| one.seen_as.is_some()).count();
+            Ok((answered >= count).then_some(()))
+        })
     }
 
     /// Waits for the last one, and tells of all.
