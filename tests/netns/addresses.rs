@@ -6,8 +6,10 @@ use std::net::Ipv4Addr;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
+use privnet_model::doctor::Verdict;
 use privnet_model::status::AddressStatus;
 use privnet_tests::address_fabric::{AddressFabric, allocate};
+use privnet_tests::daemon::config_file;
 use privnet_tests::deployment::{PATIENCE, public_address, reach_each_other, sees, wait_until_up};
 use privnet_tests::fault_proxy::{Fault, FaultKind};
 use privnet_tests::heartbeat::Heartbeat;
@@ -15,11 +17,15 @@ use privnet_tests::process::wait_until;
 use privnet_tests::requests::{Requests, length, lost, outages};
 use privnet_tests::topology::WEB;
 
+use crate::doctor::{checkup, tells};
 use crate::takeover::ANSWERS;
 use crate::vpc_routes::Running;
 
 pub(crate) const FIRST: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 50);
 const SECOND: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 51);
+const THIRD: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 52);
+/// An allocation that nobody has made.
+const NONE: &str = "eipalloc-0123456789abcdef0";
 const SPOKES: [&str; 2] = ["spoke-d1", "spoke-d2"];
 /// One in the zone of each.
 const HOSTS: [&str; 2] = ["host-d1", "host-d2"];
@@ -334,6 +340,38 @@ pub(crate) fn what_is_in_the_way_is_named_and_everything_else_works() -> Result<
         let problems = world.running.world.daemon(spoke)?.status()?.problems;
         ensure!(problems.is_empty(), "{spoke}: {problems:?}");
     }
+    the_doctor_names_what_is_in_the_way(&world)?;
     world.running.world.check()?;
     world.public.end()
+}
+
+/// Of a config file that names an address which is not there, or somebody else's.
+fn the_doctor_names_what_is_in_the_way(world: &Addressed) -> Result<()> {
+    let world = &world.running.world;
+    let theirs = allocate(world, "vpc-d", THIRD, &[])?;
+    let metadata = &world.host("host-d1")?.metadata;
+    let at = [
+        ("AllocationId", theirs.as_str()),
+        ("NetworkInterfaceId", metadata.interface.as_str()),
+    ];
+    world.ec2.call(&metadata.region, "AssociateAddress", &at)?;
+    let file = config_file(world.host("spoke-d1")?);
+    let pool = std::fs::read_to_string(&file)?;
+    ensure!(pool.contains(OF_POOL), "{pool}");
+    let missing = format!("there is no {NONE} in this account and region");
+    for (allocation, found, remedy) in [
+        (NONE, missing.as_str(), "aws ec2 describe-addresses"),
+        (
+            theirs.as_str(),
+            "which is no spoke that runs in this VPC",
+            "aws ec2 disassociate-address",
+        ),
+    ] {
+        let one = format!("[address]\nallocation = {allocation:?}\n");
+        std::fs::write(&file, pool.replace(OF_POOL, &one))?;
+        let told = checkup(world, "spoke-d1")?;
+        tells(&told, Verdict::Wrong, "Elastic IP", found, remedy)?;
+    }
+    std::fs::write(&file, pool)?;
+    Ok(())
 }

@@ -2,7 +2,7 @@
 //! `privnet_tests::topology::demo`): where all is well they say so, and of several things
 //! that are broken at once each is named with what mends it.
 
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, UdpSocket};
 use std::os::unix::fs::PermissionsExt;
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -139,7 +139,7 @@ fn doctor_in(
     Ok((code, format!("{text}{errors}"), started.elapsed()))
 }
 
-fn checkup(world: &World, host: &str) -> Result<Checkup> {
+pub(crate) fn checkup(world: &World, host: &str) -> Result<Checkup> {
     checkup_in(world, host, &[])
 }
 
@@ -167,7 +167,7 @@ fn is_well(world: &World, host: &str) -> Result<Checkup> {
 }
 
 /// There is a finding of this verdict about this check, whose text and remedies hold these.
-fn tells(
+pub(crate) fn tells(
     checkup: &Checkup,
     verdict: Verdict,
     check: &str,
@@ -517,4 +517,63 @@ pub(crate) fn a_healthy_hub_is_well_and_everything_that_breaks_is_named() -> Res
         tells(&broken, verdict, check, found, remedy)?;
     }
     fabric.end().map(drop)
+}
+
+/// A link between the two that takes less than the tunnel needs, as beside a PPPoE or another
+/// tunnel; and a spoke whose connection table is nearly full.
+pub(crate) fn a_narrow_way_and_a_nearly_full_connection_table_are_named() -> Result<()> {
+    let (world, fabric) = healthy()?;
+    let (router, internet) = (world.router("vpc-a")?, world.internet());
+    router.ip(&["link set uplink mtu 1400"])?;
+    internet.ip(&[format!("link set {} mtu 1400", router.name())])?;
+    let spoke = public_address(&world, "spoke-a")?;
+    for (host, endpoint) in [("spoke-a", HUB_PUBLIC), ("hub", spoke)] {
+        // 1440 bytes, and 60 for IPv4, UDP and WireGuard.
+        let found = format!("1400 bytes to {endpoint}:{PORT}, and 1500 are needed for mtu = 1440");
+        wait_until(&format!("{host} to tell of the way"), PATIENCE, || {
+            let told = checkup(&world, host)?;
+            let mend = "mtu = 1340   # in the config files of both ends";
+            tells(&told, Verdict::Wrong, "path MTU", &found, mend).map(Some)
+        })?;
+    }
+
+    let limit = world
+        .namespace("spoke-a")?
+        .run("cat", ["/proc/sys/net/netfilter/nf_conntrack_max"])?;
+    let limit: usize = limit.trim().parse()?;
+    track(&world, "spoke-a", limit / 100 * 82)?;
+    tells(
+        &checkup(&world, "spoke-a")?,
+        Verdict::Warning,
+        "conntrack",
+        &format!("connections of at most {limit} (8"),
+        &format!(
+            "connections = {}   # in [nat] of the config file",
+            limit * 2
+        ),
+    )?;
+    fabric.end().map(drop)
+}
+
+/// Has an instance's kernel track so many connections for 30 s. How many it may track is the
+/// whole machine's to say, so they are many; what they carry ends in an interface that nobody
+/// reads.
+fn track(world: &World, host: &str, count: usize) -> Result<()> {
+    let namespace = world.namespace(host)?;
+    namespace.ip(&[
+        "tuntap add dev nowhere mode tun",
+        "link set nowhere up",
+        "route add 192.0.2.128/25 dev nowhere",
+    ])?;
+    let ports = |host| (1024..=u16::MAX).map(move |port| (Ipv4Addr::new(192, 0, 2, host), port));
+    let started = Instant::now();
+    namespace.enter(|| {
+        let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?;
+        for to in (129..=254).flat_map(ports).take(count) {
+            socket.send_to(&[0], to)?;
+        }
+        Ok(())
+    })?;
+    println!("{count} connections in {:.1?}", started.elapsed());
+    Ok(())
 }

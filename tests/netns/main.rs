@@ -114,6 +114,7 @@ const TESTS: &[Test] = tests![
     failover::a_gateway_that_hangs_is_replaced_within_seconds_and_comes_back,
     doctor::a_healthy_spoke_is_well_and_everything_that_breaks_is_named,
     doctor::a_healthy_hub_is_well_and_everything_that_breaks_is_named,
+    doctor::a_narrow_way_and_a_nearly_full_connection_table_are_named,
     dropin::another_listen_port_takes_the_peers_along,
     dropin::a_port_that_is_taken_is_refused_and_the_old_one_stays,
     dropin::peers_endpoints_keepalives_and_allowed_ips_change_without_a_lost_packet,
