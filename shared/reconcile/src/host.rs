@@ -43,7 +43,7 @@ pub type ActualHost = HostState<LoadedRuleset>;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum HostChange {
     /// Replace our nftables table as one transaction.
-    LoadRuleset(Ruleset),
+    LoadRuleset(Box<Ruleset>),
     /// Make an XFRM interface, or set right what is not as it should be of it.
     SetInterface(XfrmInterface),
     /// Write a sysctl.
@@ -160,7 +160,7 @@ impl HostPlan {
 fn load_ruleset(desired: Option<&Ruleset>, actual: Option<LoadedRuleset>) -> Option<HostChange> {
     let desired = desired?;
     let loaded = Some(LoadedRuleset::Intact(desired.fingerprint()));
-    (actual != loaded).then(|| HostChange::LoadRuleset(desired.clone()))
+    (actual != loaded).then(|| HostChange::LoadRuleset(Box::new(desired.clone())))
 }
 
 fn set_sysctls(
@@ -490,7 +490,7 @@ mod tests {
             };
             HostPlan::new(&desired, &actual)
         };
-        let load = [HostChange::LoadRuleset(clamp(1420))];
+        let load = [HostChange::LoadRuleset(Box::new(clamp(1420)))];
         let other = LoadedRuleset::Intact(clamp(1400).fingerprint());
         assert_eq!(plan(None).changes(), load);
         assert_eq!(plan(Some(other)).changes(), load);

@@ -420,7 +420,7 @@ impl Router {
     }
 
     async fn apply_plain(&mut self, plain: Ruleset, error: HostError) -> Result<(), HostError> {
-        let plan = HostPlan::of(HostChange::LoadRuleset(plain));
+        let plan = HostPlan::of(HostChange::LoadRuleset(Box::new(plain)));
         let results = self.host.apply(&plan).await;
         if let Some((_, Err(error))) = results.into_iter().next() {
             return Err(error);
@@ -880,7 +880,7 @@ fn without_short_cut(change: &HostChange) -> Option<Ruleset> {
     match change {
         HostChange::LoadRuleset(rules) if rules.flowtable.is_some() => Some(Ruleset {
             flowtable: None,
-            ..rules.clone()
+            ..Ruleset::clone(rules)
         }),
         HostChange::LoadRuleset(_)
         | HostChange::SetInterface(_)
