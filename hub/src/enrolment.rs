@@ -436,6 +436,7 @@ mod tests {
                     id: &"192.0.2.1".parse().unwrap(),
                     secret: &|_| None,
                     up: &BTreeSet::new(),
+                    esp: None,
                 },
             });
             Self {

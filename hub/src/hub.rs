@@ -89,6 +89,8 @@ pub struct Hub {
     carried: Carried,
     /// The keys that were alive when the hub last ran.
     alive_before: BTreeSet<PublicKey>,
+    /// The IPsec tunnels that were up then.
+    connected_before: BTreeSet<ConnectionName>,
     /// The keys that were alive at the last decision.
     alive: BTreeSet<PublicKey>,
     /// The IPsec tunnels that were up at the last decision.
@@ -100,6 +102,7 @@ pub struct Hub {
     policy_known: bool,
     /// The keys that the state file says are alive, and since when it does.
     saved_alive: BTreeSet<PublicKey>,
+    saved_connected: BTreeSet<ConnectionName>,
     saved_at: Instant,
     /// Where sites without an endpoint were heard before the restart.
     remembered: BTreeMap<PublicKey, SocketAddr>,
@@ -238,6 +241,11 @@ impl Daemon for Hub {
             cache_problem: None,
             carried: memory.carried,
             alive_before: memory.alive,
+            connected_before: memory
+                .connected
+                .iter()
+                .filter_map(|name| ConnectionName::ours(name))
+                .collect(),
             alive: BTreeSet::new(),
             connected: BTreeSet::new(),
             gateways,
@@ -245,6 +253,7 @@ impl Daemon for Hub {
             policy_problem: None,
             policy_known: false,
             saved_alive: BTreeSet::new(),
+            saved_connected: BTreeSet::new(),
             saved_at: Instant::now(),
             remembered,
         };
@@ -345,7 +354,9 @@ impl Hub {
             }
         }
         // Nor forget who carried traffic.
-        if !alive.is_subset(&self.saved_alive) && self.saved_at.elapsed() >= SAVE_PAUSE {
+        let unsaved =
+            !alive.is_subset(&self.saved_alive) || !self.connected.is_subset(&self.saved_connected);
+        if unsaved && self.saved_at.elapsed() >= SAVE_PAUSE {
             self.save();
         }
         self.hear_knocks(refused);
@@ -461,7 +472,9 @@ impl Hub {
             .filter_map(|peer| Some((peer.key, peer.config.endpoint?)));
         self.saved_alive = self.alive();
         self.saved_at = Instant::now();
-        let memory = Memory::new(&self.inventory, &self.fleet, &self.saved_alive);
+        self.saved_connected = self.connected.clone();
+        let mut memory = Memory::new(&self.inventory, &self.fleet, &self.saved_alive);
+        memory.connected = self.connected.iter().map(ToString::to_string).collect();
         let cached = Cached::new(self.router.identity().clone(), memory, heard);
         let problem = tokio::task::block_in_place(|| self.cache.save(&cached)).err();
         if let Some(problem) = &problem

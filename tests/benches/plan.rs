@@ -141,6 +141,7 @@ impl Poll {
                 id: &"192.0.2.1".parse().unwrap(),
                 secret: &|_| None,
                 up: &BTreeSet::new(),
+                esp: None,
             },
         })
     }

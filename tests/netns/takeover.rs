@@ -18,7 +18,7 @@ use privnet_tests::heartbeat::Heartbeat;
 use privnet_tests::process::wait_until;
 use privnet_tests::requests::{Requests, length, lost, outages};
 use privnet_tests::topology::WEB;
-use privnet_tests::vpc_fabric::Fabric;
+use privnet_tests::vpc_fabric::{Fabric, Moved};
 use privnet_tests::vpc_router::INTERFACE;
 use privnet_tests::world::World;
 
@@ -143,6 +143,15 @@ impl Running {
             seen.0.insert(host, asked);
         }
         println!("{what}: {} routes moved", self.fabric.moves().len() - moves);
+        for moved in self.fabric.moves().split_off(moves) {
+            let Moved {
+                host,
+                destination,
+                to,
+                ..
+            } = moved;
+            println!("{what}: {destination} of {host} to {to}");
+        }
         Ok(seen)
     }
 
@@ -211,6 +220,11 @@ impl Running {
     ) -> Result<Outages> {
         let from = self.fabric.moves().len();
         let outages = self.during(what, |running| {
+            let before = running.fabric.moves().split_off(from);
+            ensure!(
+                before.is_empty(),
+                "moved before anything happened: {before:?}"
+            );
             fault(&mut running.world)?;
             running.is_led_away(host, &[spoke])
         })?;

@@ -12,7 +12,7 @@ use privnet_model::admin::Change;
 use privnet_model::config::hub::SiteLink;
 use privnet_model::enrol::HUB_ADDRESS;
 use privnet_model::inventory::{Inventory, Partition};
-use privnet_model::ipsec::IkeId;
+use privnet_model::ipsec::{ConnectionName, IkeId};
 use privnet_model::key::PublicKey;
 use privnet_model::policy::{PolicyTable, Verdict};
 use privnet_reconcile::fleet::{Fleet, FleetInput, IpsecInput};
@@ -58,7 +58,10 @@ impl Hub {
         self.fleet = fleet;
         self.enforce_policy();
         self.alive = alive;
-        let esp = self.router.charon_status().and_then(|charon| charon.esp);
+        // Probes come from this address, and have to fit the tunnels' selectors.
+        let own = self.router.identity().private_address;
+        let esp = self.router.esp();
+        let esp = esp.filter(|_| self.config.privnet.contains_address(own));
         self.gateways.watch(&self.fleet, esp);
         changes
     }
@@ -90,9 +93,19 @@ impl Hub {
                 address: identity.private_address,
                 id: &own_id,
                 secret: &|spoke| self.preshared.ike_secret(spoke, &own_id),
-                up: &self.router.connected(),
+                up: &self.connected_now(),
+                esp: self.router.esp(),
             },
         })
+    }
+
+    /// The IPsec tunnels that are up; before strongSwan has told, those that were when the
+    /// hub last ran.
+    fn connected_now(&self) -> BTreeSet<ConnectionName> {
+        match self.router.knows_connected() {
+            true => self.router.connected(),
+            false => self.connected_before.clone(),
+        }
     }
 
     /// Who we say we are in IKE: what spokes have as their hub's endpoint, unless the
@@ -173,8 +186,9 @@ impl Hub {
     pub(super) async fn settle(&mut self) {
         let routed = |fleet: &Fleet| {
             // Each tunnel by IPsec may have an interface of its own.
-            let by_ipsec = fleet.ipsec().map(|it| (it.name.clone(), it.cidrs.clone()));
-            let by_ipsec: Vec<(String, Vec<IpNet>)> = by_ipsec.collect();
+            let planned = fleet.ipsec().filter_map(|it| it.ipsec.as_ref());
+            let by_ipsec = planned.map(|it| (it.tunnel.name.clone(), it.routed.clone()));
+            let by_ipsec: Vec<(ConnectionName, BTreeSet<IpNet>)> = by_ipsec.collect();
             let all: BTreeSet<IpNet> = fleet.cidrs().collect();
             (all, behind_ipsec(fleet), by_ipsec)
         };

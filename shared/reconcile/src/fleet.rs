@@ -85,6 +85,8 @@ pub struct IpsecInput<'a> {
     pub secret: &'a dyn Fn(&IkeId) -> Option<IkeSecret>,
     /// The tunnels that can carry packets now.
     pub up: &'a BTreeSet<ConnectionName>,
+    /// Who does ESP, where that is known.
+    pub esp: Option<EspStatus>,
 }
 
 /// An IPsec tunnel as it is to be, with what proves that we are ourselves.
@@ -361,8 +363,9 @@ impl Fleet {
     /// have more than one. Those by IPsec only where the kernel does ESP: strongSwan's own
     /// sends what is for a site through any of its tunnels.
     pub fn probed(&self, esp: Option<EspStatus>) -> impl Iterator<Item = (&TunnelId, IpAddr)> {
-        let can_be =
-            move |tunnel: &&PlannedTunnel| tunnel.ipsec.is_none() || esp == Some(EspStatus::Kernel);
+        let can_be = move |tunnel: &&PlannedTunnel| {
+            tunnel.transport != Transport::Ipsec || esp == Some(EspStatus::Kernel)
+        };
         self.sites
             .values()
             .filter(|site| site.gateways.len() > 1)

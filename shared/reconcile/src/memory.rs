@@ -22,6 +22,9 @@ pub struct Memory {
     /// Whose tunnels were alive.
     #[serde(default)]
     pub alive: BTreeSet<PublicKey>,
+    /// Which tunnels by IPsec were up, as charon calls them.
+    #[serde(default)]
+    pub connected: BTreeSet<String>,
 }
 
 impl Memory {
@@ -32,6 +35,7 @@ impl Memory {
             held_removals: inventory.held_removals,
             carried: fleet.carried(),
             alive: alive.clone(),
+            connected: BTreeSet::new(),
         }
     }
 

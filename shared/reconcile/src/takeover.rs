@@ -259,7 +259,13 @@ impl Takeover {
     /// failure too many is the self-test's to say.
     pub fn tested(&mut self, result: Result<(), String>, now: Instant) {
         self.wake(now);
+        let was_well = self.own.is_well();
         self.own.tested(result, now);
+        if !was_well && self.own.is_well() {
+            // What was not heard meanwhile may have been our own network's fault.
+            let missed = self.siblings.values_mut().filter(|one| one.is_missed());
+            missed.for_each(|sibling| sibling.restart(now));
+        }
     }
 
     /// The spoke is about to stop: it takes nothing more, and gives away what it has.
@@ -580,7 +586,9 @@ impl Takeover {
         let recent = before.is_some_and(|before| now - before <= SIGN_OF_LIFE);
         for (place, at) in holders.iter().filter(|_| recent) {
             let held = self.holders.get(place);
-            let Some(sibling) = self.siblings.get_mut(at).filter(|_| held != Some(at)) else {
+            // It may be gone since, and then EC2 says so.
+            let led = |one: &&mut Sibling| held != Some(at) && !one.blackhole;
+            let Some(sibling) = self.siblings.get_mut(at).filter(led) else {
                 continue;
             };
             sibling.claims(now);

@@ -448,7 +448,7 @@ impl Router {
         }
         let peers = self.desired.peers.values();
         let endpoints: Vec<IpAddr> = peers.filter_map(|it| Some(it.endpoint?.ip())).collect();
-        self.esp = self.keeper.seen().charon.esp.or(self.esp);
+        self.esp = self.esp();
         let esp = EspSide::of(&self.desired, &self.host, self.esp).await?;
         let mut desired = gateway::desired(self.input(&endpoints, esp.as_ref()));
         let mut scope = Scope::of(&desired);
@@ -644,6 +644,16 @@ impl Router {
         standing_by
             .map(|name| (name.clone(), reason(name)))
             .collect()
+    }
+
+    /// Who does ESP, as strongSwan said last.
+    pub fn esp(&self) -> Option<EspStatus> {
+        self.keeper.seen().charon.esp.or(self.esp)
+    }
+
+    /// Whether strongSwan has told how its tunnels are.
+    pub fn knows_connected(&self) -> bool {
+        self.keeper.seen().charon.version.is_some()
     }
 
     /// Done when an IPsec tunnel is in another state than at the last call, or

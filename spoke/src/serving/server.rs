@@ -132,6 +132,7 @@ impl Server {
         test.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let leave = Arc::clone(&self.start.leave);
         let mut told_to_leave = pin!(leave.notified());
+        let mut was_bad = false;
         loop {
             tokio::select! {
                 _ = tick.tick() => {
@@ -145,9 +146,13 @@ impl Server {
                     self.test();
                 },
                 report = tested(&mut self.start.tester) => {
-                    if report.bad_rounds > 0 {
+                    // And once more when it passes again: what could not be put right while
+                    // the network was away can be now.
+                    let is_bad = report.bad_rounds > 0;
+                    if is_bad || was_bad {
                         self.start.mend.notify_one();
                     }
+                    was_bad = is_bad;
                     self.test();
                 }
                 observation = observed(&mut self.port) => self.observed(observation),

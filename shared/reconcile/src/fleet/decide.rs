@@ -7,7 +7,7 @@ use ipnet::IpNet;
 use privnet_model::id::VpcId;
 use privnet_model::inventory::Transport;
 use privnet_model::key::PublicKey;
-use privnet_model::status::{ExcludedCidr, Exclusion, Reason};
+use privnet_model::status::{EspStatus, ExcludedCidr, Exclusion, Reason};
 
 use super::claims::{Claims, Holder};
 use super::gateways::{Gateway, Standing, share};
@@ -32,7 +32,7 @@ pub(super) fn decide(input: FleetInput<'_>) -> Fleet {
         share_site(vpc, site, &mut spokes, input, &mut fleet);
     }
     give_addresses(&mut spokes, &sites, &mut claims);
-    let shared = shared_by_ipsec(&sites, &spokes);
+    let shared = shared_by_ipsec(&sites, &spokes, input);
     for spoke in &mut spokes {
         let vpc = spoke.record.vpc.as_ref();
         let shared = vpc.and_then(|vpc| shared.get(vpc).copied());
@@ -260,17 +260,19 @@ fn share_among(site: &VpcSite, ids: &[TunnelId], spokes: &mut [Spoke<'_>], input
     }
 }
 
-/// What the sites have whose gateways all speak IPsec: each has the whole as selectors,
-/// so that a turn of another needs no negotiation. Where others speak WireGuard a
-/// gateway has what it carries: strongSwan's own ESP makes its routes of selectors.
+/// What the sites have of which each gateway by IPsec has the whole as selectors, so that
+/// another's turn needs no negotiation. Not where others speak WireGuard and strongSwan does
+/// ESP, which makes its routes of selectors: there a gateway has what it carries.
 fn shared_by_ipsec<'a, 's>(
     sites: &'s BTreeMap<&'a VpcId, VpcSite>,
     spokes: &[Spoke<'_>],
+    input: FleetInput<'_>,
 ) -> BTreeMap<&'a VpcId, &'s BTreeSet<IpNet>> {
+    let by_strongswan = input.ipsec.esp == Some(EspStatus::Userspace);
     let by_ipsec = |at: &usize| spokes[*at].tunnel.transport == Transport::Ipsec;
     sites
         .iter()
-        .filter(|(_, site)| site.members.iter().all(by_ipsec))
+        .filter(|(_, site)| !by_strongswan || site.members.iter().all(by_ipsec))
         .map(|(vpc, site)| (*vpc, &site.won))
         .collect()
 }

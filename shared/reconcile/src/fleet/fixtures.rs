@@ -11,6 +11,7 @@ use privnet_model::ipsec::{ConnectionName, IkeSecret};
 use privnet_model::key::PublicKey;
 use privnet_model::net::Supernet;
 use privnet_model::secret::FleetSecret;
+use privnet_model::status::EspStatus;
 
 use super::{Carried, Fleet, FleetInput, IpsecInput, Site, SiteSecret, TunnelId};
 use crate::health::Health;
@@ -67,6 +68,7 @@ pub(crate) struct World {
     pub(crate) health: BTreeMap<TunnelId, Health>,
     pub(crate) fleet_secret: Option<FleetSecret>,
     pub(crate) connected: BTreeSet<ConnectionName>,
+    pub(crate) esp: Option<EspStatus>,
 }
 
 impl World {
@@ -92,6 +94,7 @@ impl World {
                     IkeSecret::derive(secret, spoke, &hub).into_iter().next()
                 },
                 up: &self.connected,
+                esp: self.esp,
             },
         })
     }

@@ -82,7 +82,7 @@ pub(super) fn settle_site(tunnel: &mut PlannedTunnel, site: &Site, input: FleetI
 }
 
 /// Gives a discovered spoke its tunnel, once its CIDRs and its address are settled. What
-/// its site has is `shared`, where all gateways of that could carry all of it.
+/// its site has is `shared`, where it may pass through each of its gateways.
 pub(super) fn settle_spoke(
     tunnel: &mut PlannedTunnel,
     shared: Option<&BTreeSet<IpNet>>,

@@ -83,16 +83,22 @@ fn spokes_by_ipsec_take_turns_and_their_selectors_stay() {
     // A hub that was started again knows who carried it, and nobody is connected yet.
     world.connected.clear();
     assert_eq!(tunnels(&world.next(&both))[1].0, "10.1.0.0/16 10.1.2.10/32");
-    // Beside one that speaks WireGuard each has what it carries.
+    // Beside one that speaks WireGuard each has what it carries, where strongSwan routes.
     let mixed = inventory([second(1, Transport::Wireguard), second(2, Transport::Ipsec)]);
-    let mut world = World {
-        carried: Carried::default(),
-        ..world
-    };
-    assert_eq!(
-        tunnels(&world.next(&mixed)),
-        [of("10.1.2.10/32", "10.1.2.10/32")]
-    );
+    for (esp, selectors) in [
+        (EspStatus::Kernel, "10.1.0.0/16"),
+        (EspStatus::Userspace, "10.1.2.10/32"),
+    ] {
+        let mut world = World {
+            esp: Some(esp),
+            fleet_secret: world.fleet_secret.clone(),
+            ..World::default()
+        };
+        assert_eq!(
+            tunnels(&world.next(&mixed)),
+            [of("10.1.2.10/32", selectors)]
+        );
+    }
 }
 
 #[test]

@@ -130,7 +130,19 @@ impl Verdicts {
                     let _ = writeln!(text, "\t\t{direction} \"{judged}\" accept");
                 }
             }
+            // The hub's own probes of its gateways, and their answers, are nobody's traffic.
+            let probe = match hook {
+                "output" => Some("echo-request"),
+                "input" => Some("echo-reply"),
+                _ => None,
+            };
             for direction in directions {
+                for (icmp, probe) in probe.iter().flat_map(|it| [("icmp", it), ("icmpv6", it)]) {
+                    let _ = writeln!(
+                        text,
+                        "\t\t{direction} \"{interface}\" {icmp} type {probe} accept"
+                    );
+                }
                 let _ = writeln!(text, "\t\t{direction} \"{interface}\" goto verdicts");
             }
             text.push_str("\t}\n");
@@ -248,10 +260,14 @@ mod tests {
 \t}
 \tchain verdicts_input {
 \t\ttype filter hook input priority filter; policy accept;
+\t\tiifname \"ipsec0\" icmp type echo-reply accept
+\t\tiifname \"ipsec0\" icmpv6 type echo-reply accept
 \t\tiifname \"ipsec0\" goto verdicts
 \t}
 \tchain verdicts_output {
 \t\ttype filter hook output priority filter; policy accept;
+\t\toifname \"ipsec0\" icmp type echo-request accept
+\t\toifname \"ipsec0\" icmpv6 type echo-request accept
 \t\toifname \"ipsec0\" goto verdicts
 \t}
 ";

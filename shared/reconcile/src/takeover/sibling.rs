@@ -258,6 +258,11 @@ impl Sibling {
         }
     }
 
+    /// Whether an answer is missing.
+    pub(super) fn is_missed(&self) -> bool {
+        self.unanswered > 0
+    }
+
     /// We were away ourselves: what we did not hear says nothing.
     pub(super) fn restart(&mut self, now: Instant) {
         self.unanswered = 0;

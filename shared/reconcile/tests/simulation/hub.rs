@@ -121,6 +121,7 @@ impl Hub {
                 id: &"192.0.2.1".parse().unwrap(),
                 secret: &|_| None,
                 up: &BTreeSet::new(),
+                esp: None,
             },
         })
     }

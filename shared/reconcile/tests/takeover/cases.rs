@@ -355,6 +355,54 @@ fn the_routes_of_two_with_the_same_home_stay_with_one_of_them() {
 }
 
 #[test]
+fn who_is_back_from_a_fault_of_its_own_network_takes_nothing_from_those_it_did_not_hear() {
+    for phase in 0..20 {
+        let mut world = calm_world(3);
+        world.pass(Duration::from_millis(50) * phase).unwrap();
+        live(
+            &mut world,
+            &[Event::Sicken(1), Event::Split(1), seconds(20)],
+        );
+        assert_ne!(holder(&world, 1), 2, "{phase}");
+        // Its siblings hear it, and it them, a moment after its egress is back.
+        live(&mut world, &[Event::Heal(1), seconds(1), Event::Join(1)]);
+        for _ in 0..30 {
+            live(&mut world, &[seconds(1)]);
+            assert_eq!((holder(&world, 0), holder(&world, 2)), (1, 3), "{phase}");
+        }
+        assert_eq!(holder(&world, 1), 2, "{phase}");
+    }
+}
+
+#[test]
+fn who_is_led_to_as_it_dies_is_stood_in_for_as_any_other() {
+    // Another stops and hands over to one that is terminated in that moment; the third has
+    // never heard who hands over.
+    let waits = |tenths| Event::Wait { tenths };
+    let mut world = calm_world(3);
+    let history = [
+        Event::Kill(1),
+        Event::Cut(2, 0),
+        Event::Kill(2),
+        Event::Replace(0),
+        waits(131),
+        Event::Replace(0),
+        waits(188),
+        Event::Start(1),
+        waits(69),
+        Event::Delete(127),
+        Event::Start(2),
+        waits(186),
+        waits(106),
+        Event::Delete(33),
+        Event::Stop(20),
+        Event::Replace(1),
+        waits(51),
+    ];
+    live(&mut world, &history);
+}
+
+#[test]
 fn who_stays_lost_is_reported_once_by_the_one_that_stands_in_for_it() {
     for fault in [Event::Kill(0), Event::Hang(0)] {
         let mut world = calm_world(4);

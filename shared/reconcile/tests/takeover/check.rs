@@ -24,6 +24,8 @@ pub(crate) struct Check {
     /// Who was ever cut off from whom: they may doubt each other.
     cuts: BTreeSet<(usize, usize)>,
     able_since: BTreeMap<usize, Instant>,
+    /// Since when a spoke knows of one to which a route leads that it cannot carry.
+    known_since: BTreeMap<(usize, u32), Instant>,
     not_fine: BTreeSet<usize>,
     /// Since when a route leads to this spoke, which cannot carry it.
     bad: BTreeMap<Spot, (u32, Instant)>,
@@ -39,6 +41,11 @@ pub(crate) struct Check {
 }
 
 impl Check {
+    /// Another instance is in this one's place.
+    pub(crate) fn replaced(&mut self, n: usize) {
+        self.able_since.remove(&n);
+    }
+
     pub(crate) fn ec2(&mut self, n: usize, ec2: Ec2, _now: Instant) {
         match ec2 {
             Ec2::Fine => self.not_fine.remove(&n),
@@ -134,11 +141,15 @@ impl World {
                 continue;
             };
             let doubts = at.is_some_and(|at| self.check.cuts.contains(&(at, *helper)));
-            let mut known = self.spokes[*helper].machine.siblings();
-            if doubts || !known.any(|(id, _)| *id == instance(holder)) {
+            let mut siblings = self.spokes[*helper].machine.siblings();
+            let knows = siblings.any(|(id, _)| *id == instance(holder));
+            if doubts || !knows {
+                self.check.known_since.insert((*helper, holder), now);
                 continue;
             }
-            let start = since.max(*able + SETTLED);
+            // A new instance that took a route at once is found by the next search.
+            let known = self.check.known_since.entry((*helper, holder));
+            let start = since.max(*able + SETTLED).max(*known.or_insert(since));
             // Who is able for as long, is heard by the helper and has no doubts of its own
             // does not keep it waiting.
             let unable = others.iter().filter(|other| {

@@ -138,6 +138,7 @@ impl World {
             Event::Replace(n) => {
                 let zone = self.spokes[of(n)].zone;
                 self.spokes[of(n)] = self.launch(zone);
+                self.check.replaced(of(n));
                 self.replaced = now;
             }
             Event::Hang(n) => self.spokes[of(n)].hung |= self.spokes[of(n)].up,
