@@ -104,6 +104,11 @@ pub struct Seen {
 }
 
 impl Seen {
+    /// Whether charon has told how its tunnels are, or could not be asked.
+    pub fn is_known(&self) -> bool {
+        self.charon.version.is_some() || self.charon.problem.is_some()
+    }
+
     fn nothing() -> Self {
         Self {
             charon: CharonStatus {
@@ -799,6 +804,42 @@ mod tests {
             id: format!("{site}.example").parse().unwrap(),
             proposals: Proposals::Modern,
         }
+    }
+
+    #[test]
+    fn a_charon_that_is_lost_is_something_known_and_what_was_up_before_is_not_believed() {
+        let name = ConnectionName::of("dc").unwrap();
+        let end = |address: &str, id: &str, selector: &str| TunnelEnd {
+            address: address.parse().ok(),
+            id: id.parse().unwrap(),
+            selectors: [selector.parse().unwrap()].into(),
+        };
+        let local = end("10.0.0.10", "hub.example", "10.0.0.0/8");
+        let remote = end("203.0.113.1", "dc.example", "10.200.0.0/16");
+        let planned = PlannedIpsec {
+            routed: BTreeSet::new(),
+            tunnel: own_tunnel(name.clone(), local, remote, IkeRole::Initiator),
+            credential: IkeCredential::PresharedKey(IkeSecret::new("correct horse").unwrap()),
+        };
+        let wanted = Wanted {
+            tunnels: [(name, planned)].into(),
+            ..Wanted::default()
+        };
+        let (strangers, _heard) = mpsc::channel(1);
+        let memory = Memory {
+            ledger: Ledger::default(),
+            pace: Pace::default(),
+            trusted_until: None,
+            strangers,
+            warned: BTreeMap::new(),
+            peers: Vec::new(),
+        };
+        let (told, seen) = watch::channel(Seen::nothing());
+        assert!(!seen.borrow().is_known());
+        tell_lost(&told, &wanted, &memory, "it is gone");
+        assert!(seen.borrow().is_known());
+        let tunnels = seen.borrow().tunnels.clone();
+        assert!(tunnels.values().all(|it| it.state != TunnelState::Up));
     }
 
     #[test]

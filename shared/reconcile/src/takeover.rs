@@ -105,8 +105,8 @@ pub struct TakenOver {
     /// How many.
     pub routes: u64,
     /// How long that took in all: of each route from when its spoke was last known to be
-    /// well, or was given it later, until EC2 had changed it. One that died served somewhat longer than that; of
-    /// one that is sick the self-test had to learn it first.
+    /// well, or was given it later, until EC2 had changed it. One that died served somewhat
+    /// longer than that; of one that is sick the self-test had to learn it first.
     pub time: Duration,
     /// The same of the last one.
     pub last: Option<Duration>,

@@ -651,9 +651,10 @@ impl Router {
         self.keeper.seen().charon.esp.or(self.esp)
     }
 
-    /// Whether strongSwan has told how its tunnels are.
+    /// Whether strongSwan has told how its tunnels are, or could not be asked: before that
+    /// nothing is known.
     pub fn knows_connected(&self) -> bool {
-        self.keeper.seen().charon.version.is_some()
+        self.keeper.seen().is_known()
     }
 
     /// Done when an IPsec tunnel is in another state than at the last call, or
