@@ -16,13 +16,14 @@ mod routes;
 mod server;
 mod start;
 
+use std::collections::BTreeSet;
 use std::net::{SocketAddr, SocketAddrV4};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use privnet_ec2::{DepartureWatch, Imds};
 use privnet_model::config::spoke::SpokeConfig;
-use privnet_model::inventory::Identity;
+use privnet_model::inventory::{Identity, Transport};
 use privnet_model::secret::FleetSecret;
 use privnet_model::status::RoutesStatus;
 use privnet_runtime::connections::remove_guard;
@@ -47,6 +48,8 @@ const MOST_CONNECTIONS: usize = 262_144;
 pub(crate) struct Local {
     /// What keeps packets from being forwarded, if anything.
     pub(crate) problem: Option<String>,
+    /// When something last came out of the tunnel to the hub, if it is up.
+    pub(crate) tunnel: Option<Instant>,
     /// The fleet's secret.
     pub(crate) secret: Option<FleetSecret>,
 }
@@ -89,6 +92,7 @@ impl Serving {
         let tester = (!targets.is_empty()).then(|| SelfTester::start(targets, interval));
         let starting = Local {
             problem: Some("the spoke is starting".to_owned()),
+            tunnel: None,
             secret: None,
         };
         let (local, told) = watch::channel((starting, Instant::now()));
@@ -100,6 +104,10 @@ impl Serving {
             state: memory_file(&config.private_key),
             journal: journal_file(&config.private_key),
             destinations: routes.destinations(&config.privnet),
+            tunnelled: match config.transport {
+                Transport::None => BTreeSet::new(),
+                Transport::Wireguard | Transport::Ipsec => routes.tunnelled(&config.privnet),
+            },
             test_interval: interval,
             config: routes,
             address: config.address.clone(),

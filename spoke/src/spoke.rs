@@ -27,6 +27,7 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, Interval, MissedTickBehavior};
 use tracing::{error, info, warn};
 
+use self::hubs::Hearing;
 use self::ipsec_hubs::Choice;
 use self::rotation::Rotation;
 use crate::doctor;
@@ -55,6 +56,7 @@ pub struct Spoke {
     imds: Imds,
     router: Router,
     hubs: Vec<PlannedTunnel>,
+    hearing: Hearing,
     ipsec_hub: Choice,
     public_key: Option<PublicKey>,
     publisher: Option<Publisher>,
@@ -171,6 +173,7 @@ impl Daemon for Spoke {
         first_session.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut spoke = Self {
             hubs: Vec::new(),
+            hearing: Hearing::default(),
             ipsec_hub: Choice::beginning_with(0),
             started: Timestamp::now(),
             imds,
@@ -386,13 +389,14 @@ impl Spoke {
             Some("the NAT rules are not in place")
         } else if self.lacks_first_session() {
             // Once is enough: a hub that is down later is no reason to leave the VPC
-            // without a way to the internet.
+            // without a way to the internet. Who serves the privnet then is another matter.
             Some("there has been no session with the hub yet")
         } else {
             None
         };
         serving.tell(Local {
             problem: problem.map(str::to_owned),
+            tunnel: self.hearing.last(),
             secret: self.preshared.secret(),
         });
     }

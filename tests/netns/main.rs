@@ -197,6 +197,7 @@ const TESTS: &[Test] = tests![
     takeover::a_helper_that_ec2_refuses_is_stepped_in_for_by_the_next,
     takeover::a_split_between_siblings_costs_nothing_and_two_losses_at_once_are_covered,
     takeover::a_split_while_ec2_is_away_ends_in_no_fight_and_with_every_table_at_home,
+    takeover::a_spoke_whose_tunnel_dies_leaves_the_privnet_to_a_sibling,
     takeover::a_spoke_that_flaps_loses_its_routes_for_longer_each_time,
     takeover::a_missing_permission_is_named_and_everything_else_goes_on,
     takeover::a_planned_stop_loses_one_request_at_most,

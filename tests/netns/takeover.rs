@@ -2,10 +2,11 @@
 //! see them, each of which asks a web server on the internet for something every 50 ms.
 //! Routes follow what the spokes write into the VPC's route tables (drawn at
 //! `privnet_tests::topology::three_gateways`). Here is how that is measured, and what is
-//! planned; below, what fails by itself and what EC2 fails to do.
+//! planned; below, what fails by itself, what EC2 fails to do, and the way to the hub.
 
 mod ec2;
 mod faults;
+mod tunnel;
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -37,6 +38,7 @@ pub(crate) use faults::{
     an_instance_that_fails_or_hangs_is_stood_in_for,
     what_breaks_beneath_a_spoke_that_lives_is_noticed,
 };
+pub(crate) use tunnel::a_spoke_whose_tunnel_dies_leaves_the_privnet_to_a_sibling;
 
 /// The longest that any outage may be while a sibling is well, less what was not the
 /// spokes' doing ([`Running::not_ours`]).

@@ -48,6 +48,8 @@ const QUESTION: u8 = 1;
 const ANSWER: u8 = 2;
 const SIGNATURE_BYTES: usize = 32;
 const CHANGES_ROUTES: u8 = 1;
+/// Said of what is rare: those that do not know it understand all the rest.
+const LACKS_TUNNEL: u8 = 2;
 
 /// What makes a question unlike any before. Drawn at random by whoever asks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -83,6 +85,8 @@ pub struct HealthReport {
     pub well_for: Duration,
     /// Whether it could change routes: its last request to EC2 succeeded.
     pub changes_routes: bool,
+    /// Whether its tunnel to the hub is up, or it has none to have.
+    pub has_tunnel: bool,
     /// Its home tables.
     pub tables: BTreeSet<RouteTableId>,
 }
@@ -214,7 +218,9 @@ impl HealthReport {
         put_text(bytes, &why);
         let seconds = u32::try_from(self.well_for.as_secs()).unwrap_or(u32::MAX);
         bytes.extend_from_slice(&seconds.to_be_bytes());
-        bytes.push(u8::from(self.changes_routes) * CHANGES_ROUTES);
+        let changes_routes = u8::from(self.changes_routes) * CHANGES_ROUTES;
+        let lacks_tunnel = u8::from(!self.has_tunnel) * LACKS_TUNNEL;
+        bytes.push(changes_routes | lacks_tunnel);
         let count = self.tables.len().min(MOST_TABLES);
         bytes.push(u8::try_from(count).unwrap_or(u8::MAX));
         for table in self.tables.iter().take(count) {
@@ -355,7 +361,7 @@ impl<'a> Reader<'a> {
         };
         let well_for = Duration::from_secs(u64::from(u32::from_be_bytes(self.array()?)));
         let flags = self.byte()?;
-        if flags & !CHANGES_ROUTES != 0 {
+        if flags & !(CHANGES_ROUTES | LACKS_TUNNEL) != 0 {
             return Err(HealthError::Malformed("a flag that is not known"));
         }
         let count = usize::from(self.byte()?);
@@ -368,6 +374,7 @@ impl<'a> Reader<'a> {
             condition,
             well_for,
             changes_routes: flags & CHANGES_ROUTES != 0,
+            has_tunnel: flags & LACKS_TUNNEL == 0,
             tables,
         })
     }

@@ -190,6 +190,9 @@ pub struct SiblingStatus {
     pub instance: InstanceId,
     /// How it is, in words.
     pub state: String,
+    /// Whether it is well, but says that its tunnel to the hub is down.
+    #[serde(default)]
+    pub tunnel_down: bool,
     /// Why what comes from it does not count, if something does come.
     #[serde(default)]
     pub refused: Option<Refusal>,

@@ -24,6 +24,10 @@
 //!    shared address is in one place: who has the first makes those that are missing, and
 //!    takes the others from who is well by the rule of 3. If nobody has any, the one that was
 //!    launched first makes them.
+//! 6. Of a route to the privnet it matters, too, whether the tunnel is up ([`tunnel`]): who has
+//!    none does not take it from who has one, and comes last in every order; of one whose
+//!    tunnel is down, and who is well otherwise, those take it that have heard of the hub
+//!    since. If nobody has, it stays where it is.
 //!
 //! Nothing here changes anything; `vpc_route` alone says whose a route is.
 
@@ -35,6 +39,7 @@ mod memory;
 mod outlook;
 mod own;
 mod sibling;
+mod tunnel;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -51,6 +56,7 @@ use crate::vpc_route::{Holder, Place, Spokes, holder, home_tables};
 use around::Keeps;
 use own::{CALM, Own};
 use sibling::Sibling;
+use tunnel::Tunnel;
 
 pub use decide::{Decision, Move, Reason};
 pub use memory::{Memory, Remembered};
@@ -79,8 +85,12 @@ const RETRY: Duration = Duration::from_secs(1);
 const MOST_RETRY: Duration = Duration::from_secs(8);
 /// Who failed to change a route says so for so long: others go first.
 pub const UNABLE: Duration = Duration::from_secs(30);
+/// A look that takes longer may never end: others go first meanwhile.
+const STUCK: Duration = Duration::from_millis(1100);
 /// What moved between two looks that lie farther apart may have moved long ago.
 const SIGN_OF_LIFE: Duration = Duration::from_secs(10);
+/// How long before a look something that it shows for the first time may have been.
+const SINCE: Duration = Duration::from_secs(1);
 /// Spokes remembered that EC2 does not describe any more.
 const MOST_REMEMBERED: usize = 64;
 
@@ -93,6 +103,8 @@ pub struct Setup {
     pub tables: TableSelection,
     /// The destinations that it serves.
     pub destinations: BTreeSet<IpNet>,
+    /// Those of them to which the way is the tunnel.
+    pub tunnelled: BTreeSet<IpNet>,
     /// Whether it stands in for siblings.
     pub takeover: bool,
     /// How often its self-test ends.
@@ -117,6 +129,7 @@ pub struct TakenOver {
 pub struct Takeover {
     setup: Setup,
     own: Own,
+    tunnel: Tunnel,
     siblings: BTreeMap<InstanceId, Sibling>,
     /// Since when it is about to stop.
     leaving: Option<Instant>,
@@ -169,6 +182,7 @@ impl Takeover {
         Self {
             setup,
             own,
+            tunnel: Tunnel::default(),
             siblings,
             leaving: None,
             killed: memory.running,
@@ -283,7 +297,7 @@ impl Takeover {
     /// since it was told to leave, or nobody is there to take it.
     pub fn has_left(&self) -> bool {
         let mine = |place: &Place| self.holders.get(place) == Some(&self.setup.me.instance);
-        let heir = |place: &Place| self.heir(&place.table).is_some();
+        let heir = |place: &Place| self.heir(place).is_some();
         let alone = !self.setup.takeover || self.siblings.is_empty();
         self.leaving.is_some()
             && self.moving.is_empty()
@@ -331,11 +345,18 @@ impl Takeover {
         if self.hastened {
             return HASTY_LOOK;
         }
-        let bad = self.siblings.values().any(|one| one.bad_since().is_some());
+        // What it has may be more than what it had at the last look.
+        let bad = self
+            .siblings
+            .values()
+            .filter_map(Sibling::less_than_well_since);
+        let bad = bad.max();
+        let unseen = bad.is_some_and(|since| self.seen.is_none_or(|seen| seen < since));
+        let bad = bad.is_some();
         let leaving = self.leaving.is_some();
         let may_act = (self.own.is_well() || leaving) && self.looked.is_some();
         let reason = bad || leaving || !self.missed.is_empty();
-        if may_act && reason && !self.decide(&self.tables, now).moves.is_empty() {
+        if may_act && (unseen || reason && !self.decide(&self.tables, now).moves.is_empty()) {
             // What we would do by what we saw last. Looks that failed are not repeated
             // faster for it.
             return match self.sees {
@@ -408,6 +429,7 @@ impl Takeover {
             Reason::HandOver { to } => self.siblings.get(to).is_some_and(Sibling::is_sure),
             Reason::Missing
             | Reason::Takeover { .. }
+            | Reason::Tunnel { .. }
             | Reason::GiveBack { .. }
             | Reason::Gather { .. } => self.own.is_well() && self.leaving.is_none(),
         })
@@ -461,9 +483,10 @@ impl Takeover {
                 }
                 self.setup.me.instance.clone()
             }
-            Reason::Missing | Reason::GiveBack { .. } | Reason::Gather { .. } => {
-                self.setup.me.instance.clone()
-            }
+            Reason::Missing
+            | Reason::Tunnel { .. }
+            | Reason::GiveBack { .. }
+            | Reason::Gather { .. } => self.setup.me.instance.clone(),
         };
         let (RouteAction::Create { to: interface } | RouteAction::Replace { to: interface, .. }) =
             &done.change.action;
@@ -493,13 +516,15 @@ impl Takeover {
     /// What this spoke says of itself to those that ask.
     pub fn report(&self, now: Instant) -> HealthReport {
         let unable = self.unable.is_some_and(|at| now - at < UNABLE);
+        let stuck = self.looking.is_some_and(|at| now - at >= STUCK);
         HealthReport {
             condition: match self.leaving.is_some() {
                 true => Condition::Leaving,
                 false => self.own.condition(),
             },
             well_for: self.own.well_for(now),
-            changes_routes: self.sees && !unable,
+            changes_routes: self.sees && !unable && !stuck,
+            has_tunnel: self.tunnel.up_since().is_some(),
             tables: self.home.clone(),
         }
     }
@@ -583,8 +608,10 @@ impl Takeover {
         for (id, sibling) in &mut self.siblings {
             sibling.blackhole = blackholes.contains(id);
         }
-        let recent = before.is_some_and(|before| now - before <= SIGN_OF_LIFE);
-        for (place, at) in holders.iter().filter(|_| recent) {
+        let before_this = before.filter(|before| now - *before <= SIGN_OF_LIFE);
+        // It may have died since: a sibling that stops hands over to one that it heard just before.
+        let lived = before_this.map(|before| now - (now - before).min(SINCE));
+        for (place, at) in holders.iter().filter(|_| lived.is_some()) {
             let held = self.holders.get(place);
             // It may be gone since, and then EC2 says so.
             let led = |one: &&mut Sibling| held != Some(at) && !one.blackhole;
@@ -592,8 +619,8 @@ impl Takeover {
                 continue;
             };
             sibling.claims(now);
-            if held.is_some() {
-                sibling.shows_life(now);
+            if let Some(lived) = lived.filter(|_| held.is_some()) {
+                sibling.shows_life(lived, now);
             }
         }
         self.note_takings(&holders, before, now);

@@ -43,6 +43,7 @@ fn report(condition: Condition) -> HealthReport {
         condition,
         well_for: Duration::from_secs(7),
         changes_routes: true,
+        has_tunnel: true,
         tables: BTreeSet::from(["rtb-0123456789abcdef0".parse().unwrap()]),
     }
 }

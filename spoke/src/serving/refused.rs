@@ -68,6 +68,7 @@ mod tests {
             condition: Condition::Well,
             well_for: Duration::ZERO,
             changes_routes: true,
+            has_tunnel: true,
             tables: BTreeSet::new(),
         })
     }

@@ -40,6 +40,7 @@ impl Server {
         let siblings = siblings.map(|(instance, state)| SiblingStatus {
             instance: instance.clone(),
             state: state.to_string(),
+            tunnel_down: self.takeover.lacks_tunnel(instance),
             refused: self.refused.why(instance).map(Into::into),
         });
         let taken_over = self.takeover.taken_over();
@@ -77,7 +78,14 @@ impl Server {
         let remedies = remedies.flat_map(Remedies::problems);
         let sick = self.sick();
         let sick = sick.map(|why| format!("serves no VPC routes: {why}"));
+        let without = sick.is_none() && self.takeover.is_without_tunnel();
+        let without = without.then(|| {
+            "the tunnel to the hub is down: routes to the privnet are left to siblings whose tunnel \
+             is up"
+                .to_owned()
+        });
         sick.iter()
+            .chain(&without)
             .chain(&self.port_problem)
             .chain(&self.connections_problem)
             .chain(&self.siblings.problem)

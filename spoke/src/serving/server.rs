@@ -227,6 +227,8 @@ impl Server {
             }
         }
         self.tick_connections(now);
+        let tunnel = self.start.told.borrow().0.tunnel;
+        self.takeover.tunnel(tunnel, now);
         if self.takeover.tick(now) && self.tables.task.is_none() {
             let vpc = self.vpc.clone();
             self.tables.ask(async move { vpc.route_tables().await });

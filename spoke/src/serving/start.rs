@@ -66,6 +66,8 @@ pub(super) struct Start {
     pub(super) address: Option<AddressConfig>,
     pub(super) keeps: Option<Keeps>,
     pub(super) destinations: BTreeSet<IpNet>,
+    /// Those of them to which the way is the tunnel.
+    pub(super) tunnelled: BTreeSet<IpNet>,
     pub(super) test_interval: Duration,
     pub(super) identity: Identity,
     pub(super) departure: DepartureWatch,
@@ -120,6 +122,7 @@ impl Start {
             me,
             tables: self.config.tables.clone(),
             destinations: self.destinations.clone(),
+            tunnelled: self.tunnelled.clone(),
             takeover: self.config.takeover.is_some(),
             test_interval: self.test_interval,
         };

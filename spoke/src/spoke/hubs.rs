@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use privnet_model::config::spoke::{HubPeerConfig, SpokeConfig};
 use privnet_model::enrol::HUB_ADDRESS;
@@ -94,6 +94,14 @@ impl Spoke {
         }
         self.was_up = up;
         self.tunnel_proved |= up;
+        // Without keepalives a session that is not used grows old, and nothing is wrong.
+        let keeps_alive = |peer: &PeerStatus| peer.config.keepalive.is_some();
+        let by_ipsec = self.config.transport == Transport::Ipsec;
+        let shows = by_ipsec || peers.iter().any(keeps_alive);
+        match up || (self.tunnel_proved && !shows) {
+            true => self.hearing.up(&peers, Instant::now()),
+            false => self.hearing.down(),
+        }
 
         let mut next = self
             .config
@@ -140,6 +148,36 @@ impl Spoke {
     }
 }
 
+/// When something last came out of the tunnel, while it is up.
+#[derive(Debug, Default)]
+pub(super) struct Hearing {
+    last: Option<Instant>,
+    /// What had come out of it by then.
+    received: Vec<(u64, Option<SystemTime>)>,
+}
+
+impl Hearing {
+    /// Charon asks the hub each 10 s at least, and has its answer: that it is up will do.
+    fn up(&mut self, peers: &[PeerStatus], now: Instant) {
+        let received: Vec<_> = peers
+            .iter()
+            .map(|peer| (peer.rx_bytes, peer.last_handshake))
+            .collect();
+        if self.last.is_none() || peers.is_empty() || received != self.received {
+            self.last = Some(now);
+            self.received = received;
+        }
+    }
+
+    fn down(&mut self) {
+        self.last = None;
+    }
+
+    pub(super) fn last(&self) -> Option<Instant> {
+        self.last
+    }
+}
+
 pub(super) fn key_in_use(hub: &HubPeerConfig, moved_on: bool) -> PublicKey {
     let next = hub.next_public_key.filter(|_| moved_on);
     next.unwrap_or(hub.public_key)
@@ -180,5 +218,46 @@ pub(super) fn hub_name(place: usize, of: usize) -> String {
     match of {
         1 => "hub".to_owned(),
         _ => format!("hub-{}", place + 1),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn peer(rx_bytes: u64, handshake: u64) -> PeerStatus {
+        PeerStatus {
+            key: PublicKey::from_bytes([7; 32]),
+            config: PeerConfig::default(),
+            last_handshake: Some(SystemTime::UNIX_EPOCH + Duration::from_secs(handshake)),
+            rx_bytes,
+            tx_bytes: 0,
+        }
+    }
+
+    #[test]
+    fn what_comes_out_of_the_tunnel_is_heard_and_that_it_is_up_is_not_enough() {
+        let start = Instant::now();
+        let at = |second| start + Duration::from_secs(second);
+        let mut hearing = Hearing::default();
+        assert_eq!(hearing.last(), None);
+        for (second, peer, heard) in [
+            (0, peer(100, 1), 0),
+            (2, peer(100, 1), 0),
+            (4, peer(132, 1), 4),
+            (6, peer(132, 1), 4),
+            (8, peer(132, 9), 8),
+        ] {
+            hearing.up(&[peer], at(second));
+            assert_eq!(hearing.last(), Some(at(heard)), "{second}");
+        }
+        hearing.down();
+        assert_eq!(hearing.last(), None);
+        hearing.up(&[peer(132, 9)], at(20));
+        assert_eq!(hearing.last(), Some(at(20)), "it is back");
+        // Charon has asked the hub.
+        hearing.up(&[], at(22));
+        hearing.up(&[], at(24));
+        assert_eq!(hearing.last(), Some(at(24)));
     }
 }

@@ -400,6 +400,7 @@ pub(crate) fn nat_gateway() -> Status {
             siblings: vec![SiblingStatus {
                 instance: "i-0123456789abcdef2".parse().unwrap(),
                 state: "well".to_owned(),
+                tunnel_down: true,
                 refused: None,
             }],
             routes: vec![RouteStatus {

@@ -348,7 +348,12 @@ fn routes(routes: &RoutesStatus) -> Vec<(&'static str, Vec<String>)> {
         let refused = one.refused.as_ref();
         let refused = refused.map(|why| format!("; what comes from it does not count: {why}"));
         let refused = refused.unwrap_or_default();
-        format!("{} {}{refused}", one.instance, one.state)
+        let tunnel = if one.tunnel_down {
+            ", but its tunnel is down"
+        } else {
+            ""
+        };
+        format!("{} {}{tunnel}{refused}", one.instance, one.state)
     });
     let led = routes.routes.iter().map(|route| {
         let spoke = route.spoke.as_ref();

@@ -30,6 +30,7 @@ fn report(condition: Condition) -> HealthReport {
         condition,
         well_for: Duration::from_secs(77),
         changes_routes: true,
+        has_tunnel: true,
         tables: ["rtb-0000000a", "rtb-0000000b"]
             .into_iter()
             .map(|id| id.parse().unwrap())
@@ -208,6 +209,7 @@ proptest! {
         nonce in any::<[u8; 16]>(),
         seconds in any::<u32>(),
         changes_routes in any::<bool>(),
+        has_tunnel in any::<bool>(),
         tables in prop::collection::btree_set("rtb-[0-9a-f]{8,32}", 0..30),
     ) {
         let [from, to] = ids.map(|text| id(&text));
@@ -218,6 +220,7 @@ proptest! {
                 condition,
                 well_for: Duration::from_secs(u64::from(seconds)),
                 changes_routes,
+                has_tunnel,
                 tables: tables.into_iter().map(|id| id.parse().unwrap()).collect(),
             },
         };

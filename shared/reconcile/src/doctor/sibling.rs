@@ -17,6 +17,7 @@ fn sibling(sibling: &SiblingStatus) -> Finding {
     let SiblingStatus {
         instance,
         state,
+        tunnel_down,
         refused,
     } = sibling;
     let check = "sibling";
@@ -41,6 +42,10 @@ fn sibling(sibling: &SiblingStatus) -> Finding {
                      program? (the port is routes.health_port)"
                 )),
         };
+    }
+    if *tunnel_down {
+        let found = format!("{found}, but its tunnel to the hub is down");
+        return Finding::warning(AREA, check, found).mend(doctor);
     }
     if is(SiblingState::Well) || is(SiblingState::Leaving) {
         return Finding::ok(AREA, check, found);
@@ -70,6 +75,7 @@ mod tests {
             siblings: vec![SiblingStatus {
                 instance: "i-00000002".parse().unwrap(),
                 state: state.to_string(),
+                tunnel_down: false,
                 refused,
             }],
             ..RoutesStatus::default()
@@ -117,6 +123,20 @@ mod tests {
                 Some(mend) => assert!(remedy.unwrap().contains(mend), "{finding:?}"),
             }
         }
+    }
+
+    #[test]
+    fn one_that_is_well_but_for_its_tunnel_is_to_be_looked_at() {
+        let finding = sibling(&SiblingStatus {
+            instance: "i-00000002".parse().unwrap(),
+            state: SiblingState::Well.to_string(),
+            tunnel_down: true,
+            refused: None,
+        });
+        assert_eq!(finding.verdict, Verdict::Warning);
+        let found = "i-00000002 is well, but its tunnel to the hub is down";
+        assert_eq!(finding.found, found);
+        assert_eq!(finding.remedy.len(), 1);
     }
 
     #[test]

@@ -35,6 +35,11 @@ pub enum Reason {
         /// How it is.
         state: SiblingState,
     },
+    /// It is to the privnet, and led to a sibling whose tunnel is down.
+    Tunnel {
+        /// The sibling.
+        from: InstanceId,
+    },
     /// A sibling stood in, and need not any more.
     GiveBack {
         /// The sibling.
@@ -57,6 +62,7 @@ impl fmt::Display for Reason {
         match self {
             Self::Missing => f.write_str("it was missing"),
             Self::Takeover { from, state } => write!(f, "it led to {from}, which is {state}"),
+            Self::Tunnel { from } => write!(f, "it led to {from}, whose tunnel is down"),
             Self::GiveBack { from } => write!(f, "it is this spoke's own; {from} stood in"),
             Self::Gather { from } => {
                 write!(f, "{from} had it; this spoke has the first of the routes")
@@ -78,10 +84,11 @@ pub struct Decision {
     pub in_order: BTreeSet<Place>,
 }
 
-/// Where a spoke stands in the order of those that could move a route: who has been
-/// well for long, whose home the table is, who is in the zone of the one that is to be
-/// replaced, and who was launched first.
+/// Where a spoke stands in the order of those that could move a route: who has a tunnel, if
+/// that is where it leads, who has been well for long, whose home the table is, who is in the
+/// zone of the one that is to be replaced, and who was launched first.
 type Rank<'a> = (
+    Reverse<bool>,
     Reverse<bool>,
     Reverse<bool>,
     Reverse<bool>,
@@ -138,7 +145,10 @@ impl Takeover {
         let (to, from) = match reason {
             Some(Reason::HandOver { to }) => (to, Some(me)),
             Some(
-                Reason::Takeover { from, .. } | Reason::GiveBack { from } | Reason::Gather { from },
+                Reason::Takeover { from, .. }
+                | Reason::Tunnel { from }
+                | Reason::GiveBack { from }
+                | Reason::Gather { from },
             ) => (me, Some(from)),
             Some(Reason::Missing) => (me, None),
             None if self.home.contains(&place.table) => (me, None),
@@ -159,7 +169,7 @@ impl Takeover {
         }
         match there {
             Holder::Spoke { instance, .. } if *instance == self.setup.me.instance => {
-                let heir = self.heir(&place.table).filter(|_| self.leaving.is_some())?;
+                let heir = self.heir(place).filter(|_| self.leaving.is_some())?;
                 let to = heir.instance.clone();
                 Some(Reason::HandOver { to })
             }
@@ -195,7 +205,7 @@ impl Takeover {
             return now >= missed + CALM_LOOK + STEP;
         }
         // By its own zone each of several would be the first.
-        let before = self.before_me(&place.table, None, now);
+        let before = self.before_me(place, None, now);
         let before = before.filter(|one| one.is_home(&place.table)).count();
         now >= missed + step(before)
     }
@@ -236,13 +246,20 @@ impl Takeover {
         let table = &place.table;
         let from = sibling.instance.clone();
         if let Some(since) = sibling.bad_since() {
-            let before = self.before_me(table, Some(&sibling.zone), now);
+            let before = self.before_me(place, Some(&sibling.zone), now);
             let before = before.filter(|one| one.instance != from).count();
             let state = sibling.state();
             // It moves them itself, if it can.
             let own = usize::from(state == SiblingState::Leaving);
             let turn = since + step(before + own);
             return (now >= turn).then_some(Reason::Takeover { from, state });
+        }
+        if let Some(since) = self.has_better_tunnel(sibling, place) {
+            let before = self.before_me(place, Some(&sibling.zone), now).count();
+            return (now >= since + step(before)).then_some(Reason::Tunnel { from });
+        }
+        if !self.carries(&place.destination) && self.is_carried_by(sibling, &place.destination) {
+            return None;
         }
         let mine_alone = self.home.contains(table) && !sibling.is_home(table);
         let why = match (mine_alone, self.gathers(table, sibling)) {
@@ -257,7 +274,10 @@ impl Takeover {
             false => HOLD,
         };
         let missed = self.missed.get(place).copied().unwrap_or(now);
-        let well = self.own.well_since()?.max(missed);
+        let mut well = self.own.well_since()?.max(missed);
+        if self.is_tunnelled(&place.destination) {
+            well = self.tunnel.up_since().map_or(well, |since| since.max(well));
+        }
         (now - well >= hold).then_some(why)
     }
 
@@ -265,12 +285,14 @@ impl Takeover {
     /// is to be replaced, no zone counts.
     fn before_me(
         &self,
-        table: &RouteTableId,
+        place: &Place,
         zone: Option<&Zone>,
         now: Instant,
     ) -> impl Iterator<Item = &Sibling> {
         let me = &self.setup.me;
+        let table = &place.table;
         let mine: Rank<'_> = (
+            Reverse(self.carries(&place.destination)),
             Reverse(self.own.well_for(now) >= HOLD),
             Reverse(self.home.contains(table)),
             Reverse(zone == Some(&me.zone)),
@@ -278,27 +300,29 @@ impl Takeover {
             &me.instance,
         );
         let able = self.siblings.values().filter(|one| one.can_take());
-        able.filter(move |one| rank(one, table, zone) < mine)
+        able.filter(move |one| self.rank(one, place, zone) < mine)
     }
 
     /// Who gets a route of this table when this spoke stops.
-    pub(super) fn heir(&self, table: &RouteTableId) -> Option<&Sibling> {
+    pub(super) fn heir(&self, place: &Place) -> Option<&Sibling> {
         let able = self.siblings.values().filter(|one| one.is_sure());
         able.min_by(|one, other| {
             let zone = Some(&self.setup.me.zone);
-            rank(one, table, zone).cmp(&rank(other, table, zone))
+            let rank = |one| self.rank(one, place, zone);
+            rank(one).cmp(&rank(other))
         })
     }
-}
 
-fn rank<'a>(sibling: &'a Sibling, table: &RouteTableId, zone: Option<&Zone>) -> Rank<'a> {
-    (
-        Reverse(sibling.is_settled()),
-        Reverse(sibling.is_home(table)),
-        Reverse(zone == Some(&sibling.zone)),
-        sibling.launched,
-        &sibling.instance,
-    )
+    fn rank<'a>(&self, sibling: &'a Sibling, place: &Place, zone: Option<&Zone>) -> Rank<'a> {
+        (
+            Reverse(self.is_carried_by(sibling, &place.destination)),
+            Reverse(sibling.is_settled()),
+            Reverse(sibling.is_home(&place.table)),
+            Reverse(zone == Some(&sibling.zone)),
+            sibling.launched,
+            &sibling.instance,
+        )
+    }
 }
 
 fn step(before: usize) -> Duration {

@@ -81,13 +81,18 @@ impl Takeover {
     }
 
     /// Of the places that are a sibling's home and lead to any spoke, the first one says who
-    /// stands in for it.
+    /// stands in for it. Routes to the privnet may lead to another one than the rest, which
+    /// has a tunnel: they count where there are no others.
     fn stands_in_for(&self, instance: &InstanceId) -> bool {
         let Some(sibling) = self.siblings.get(instance) else {
             return false;
         };
+        let counts = |place: &Place| !self.is_tunnelled(&place.destination);
+        let mut served = self.setup.destinations.iter();
+        let only = served.all(|destination| self.is_tunnelled(destination));
         let mut places = self.holders.iter();
-        let first = places.find(|(place, _)| sibling.is_home(&place.table));
+        let first = |place: &Place| sibling.is_home(&place.table) && (only || counts(place));
+        let first = places.find(|(place, _)| first(place));
         let taken = self.taken.get(instance);
         first.is_some_and(|(place, holder)| {
             *holder == self.setup.me.instance && taken.is_some_and(|taken| taken.contains(place))
@@ -112,7 +117,8 @@ impl Takeover {
             return;
         }
         for (place, holder) in holders {
-            let was_mine = self.holders.get(place) == Some(me);
+            // Who has a tunnel takes what this spoke cannot carry.
+            let was_mine = self.holders.get(place) == Some(me) && self.carries(&place.destination);
             let Some(sibling) = self.siblings.get_mut(holder).filter(|_| was_mine) else {
                 continue;
             };

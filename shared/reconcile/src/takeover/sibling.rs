@@ -81,11 +81,15 @@ pub(super) struct Sibling {
     pub(super) blackhole: bool,
     /// Questions without an answer since the last one that had one.
     unanswered: u32,
+    /// Whether the last question that counts had an answer.
+    sure: bool,
     /// Questions from before this say nothing (any more).
     since: Instant,
     report: Option<HealthReport>,
     /// When it last said that it is well, or could have said so for the first time.
     said_well: Instant,
+    /// Since when it says that its tunnel is down.
+    lacks_tunnel_since: Option<Instant>,
     /// When it last showed that it lives: by an answer, or by taking a route.
     life: Option<Instant>,
     /// When it was last seen to take a route.
@@ -115,9 +119,11 @@ impl Sibling {
             guess: BTreeSet::new(),
             blackhole: false,
             unanswered: 0,
+            sure: false,
             since: now,
             report: None,
             said_well: now,
+            lacks_tunnel_since: None,
             life: None,
             claimed: None,
             lost: false,
@@ -163,6 +169,7 @@ impl Sibling {
     pub(super) fn unanswered(&mut self, asked: Instant, now: Instant) {
         if asked >= self.since {
             self.unanswered = self.unanswered.saturating_add(1);
+            self.sure = false;
         }
         self.judge(now);
     }
@@ -173,6 +180,7 @@ impl Sibling {
         }
         self.since = asked;
         self.unanswered = 0;
+        self.sure = true;
         if let Some(taken) = self.taken.take()
             && now - taken + SKEW < report.well_for
         {
@@ -181,6 +189,10 @@ impl Sibling {
         }
         if report.condition == Condition::Well {
             self.said_well = now;
+        }
+        match report.has_tunnel {
+            true => self.lacks_tunnel_since = None,
+            false => drop(self.lacks_tunnel_since.get_or_insert(now)),
         }
         self.report = Some(report);
         self.life = Some(now);
@@ -193,9 +205,9 @@ impl Sibling {
         self.judge(now);
     }
 
-    /// It took a route, or was given one by somebody who hears it.
-    pub(super) fn shows_life(&mut self, now: Instant) {
-        self.life = Some(now);
+    /// It took a route then, or was given one by somebody who hears it.
+    pub(super) fn shows_life(&mut self, then: Instant, now: Instant) {
+        self.life = self.life.max(Some(then));
         if self.lost {
             self.lost = false;
             if self.taken.take().is_some() {
@@ -266,6 +278,7 @@ impl Sibling {
     /// We were away ourselves: what we did not hear says nothing.
     pub(super) fn restart(&mut self, now: Instant) {
         self.unanswered = 0;
+        self.sure = false;
         self.since = now;
         self.said_well = now;
         self.lost = false;
@@ -308,7 +321,7 @@ impl Sibling {
 
     /// Whether it is well beyond doubt: it answered the last question.
     pub(super) fn is_sure(&self) -> bool {
-        self.is_well() && self.unanswered == 0
+        self.is_well() && self.sure
     }
 
     /// Whether it could take a route.
@@ -318,6 +331,16 @@ impl Sibling {
                 .report
                 .as_ref()
                 .is_some_and(|report| report.changes_routes)
+    }
+
+    /// Since when its tunnel is down, if it is well otherwise.
+    pub(super) fn lacks_tunnel_since(&self) -> Option<Instant> {
+        self.lacks_tunnel_since.filter(|_| self.is_well())
+    }
+
+    /// Since when it cannot carry everything.
+    pub(super) fn less_than_well_since(&self) -> Option<Instant> {
+        self.bad_since.or_else(|| self.lacks_tunnel_since())
     }
 
     /// When it was last known to be well: it said so, or took a route, which nobody does

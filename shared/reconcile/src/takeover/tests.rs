@@ -61,6 +61,7 @@ fn alone(memory: &Memory, now: Instant) -> Takeover {
         me: sibling(0),
         tables: TableSelection::Zone,
         destinations: [DEFAULT.parse().unwrap()].into(),
+        tunnelled: BTreeSet::new(),
         takeover: true,
         test_interval: seconds(1),
     };
@@ -84,6 +85,7 @@ fn report(condition: Condition) -> HealthReport {
         condition,
         well_for: seconds(100),
         changes_routes: true,
+        has_tunnel: true,
         tables: BTreeSet::new(),
     }
 }

@@ -6,7 +6,7 @@ use privnet_reconcile::takeover::STEP;
 
 use crate::check::OUTAGE;
 use crate::event::{Ec2, Event};
-use crate::world::{self, DESTINATIONS, Leads, World};
+use crate::world::{self, DESTINATIONS, Leads, PRIVNET, World};
 use crate::{calm_world, calm_world_with_phases};
 
 /// What EC2 takes for a look or a change at most, as the tests in namespaces count it.
@@ -112,13 +112,14 @@ fn the_worst_moment_leaves_time_to_ec2() {
     }
 }
 
-/// The first in the order loses EC2 at that moment. If its looks fail, which begin when an
-/// answer is missing, it says so before its turn comes; if not, it has its turn in vain.
+/// The first in the order loses EC2 at that moment. If its looks fail or do not end, which
+/// begin when an answer is missing, it says so before its turn comes; if only its changes
+/// fail, it has its turn in vain.
 #[test]
 fn the_worst_moment_when_ec2_fails_the_first_helper_alone() {
     let cases = [
         (Ec2::Down, OUTAGE),
-        (Ec2::Hanging, OUTAGE + STEP),
+        (Ec2::Hanging, OUTAGE),
         (Ec2::ReadOnly, OUTAGE + STEP),
     ];
     for (ec2, most) in cases {
@@ -135,6 +136,89 @@ fn the_worst_moment_when_ec2_fails_the_first_helper_alone() {
         }
         println!("{ec2:?}: {worst:?} at worst");
         assert!(worst <= most, "{ec2:?}: {worst:?}");
+    }
+}
+
+/// Whom the route to the privnet leads to.
+fn holder_of_privnet(world: &World) -> &Leads {
+    &world.routes[&(0, PRIVNET)]
+}
+
+#[test]
+fn who_has_lost_its_tunnel_leaves_the_privnet_to_another_and_keeps_the_internet() {
+    for phase in 0..20 {
+        let mut world = calm_world(3);
+        world.pass(Duration::from_millis(50) * phase).unwrap();
+        let before = world.check.total;
+        live(&mut world, &[Event::Unlink(0), seconds(5)]);
+        assert_eq!(holder_of_privnet(&world), &Leads::Spoke(2), "{phase}");
+        live(&mut world, &[seconds(60), Event::Link(0), seconds(9)]);
+        assert_eq!(holder_of_privnet(&world), &Leads::Spoke(2), "too early");
+        assert_eq!(changes(&world, before), 1, "the privnet alone");
+        assert_eq!(holder(&world, 0), 1);
+        live(&mut world, &[seconds(8)]);
+        assert_eq!(holder_of_privnet(&world), &Leads::Spoke(1), "{phase}");
+        assert_eq!(changes(&world, before), 2, "{phase}");
+        assert_eq!(world.check.races, 0, "{phase}: two moved it");
+        assert!(world.check.reported.is_empty(), "as one that is lost");
+    }
+}
+
+/// Each spoke takes its tunnel for down some time after nothing came out of it any more.
+#[test]
+fn a_hub_that_is_away_moves_nothing_in_whatever_order_it_is_missed() {
+    for order in [[0, 1, 2], [2, 1, 0], [1, 0, 2]] {
+        let mut world = calm_world(3);
+        let before = world.check.total;
+        for spoke in &mut world.spokes {
+            spoke.hub = false;
+        }
+        for n in order {
+            live(&mut world, &[seconds(40), Event::Unlink(n)]);
+        }
+        live(&mut world, &[seconds(60)]);
+        for n in order {
+            live(&mut world, &[Event::Link(n), seconds(2)]);
+        }
+        live(&mut world, &[seconds(60)]);
+        let moved = changes(&world, before);
+        assert!(moved <= 4, "{order:?}: {moved} changes");
+        for zone in 0..3 {
+            let home = Leads::Spoke(u32::from(zone) + 1);
+            assert_eq!(world.routes[&(zone, PRIVNET)], home, "{order:?}");
+        }
+    }
+}
+
+/// Two whose tunnels are down, of which one dies: somebody still is to have its routes.
+#[test]
+fn without_any_tunnel_routes_are_taken_as_ever() {
+    let mut world = calm_world(2);
+    let all = [Event::Unlink(0), Event::Unlink(1), seconds(20)];
+    live(&mut world, &all);
+    live(&mut world, &[Event::Kill(0), seconds(6)]);
+    assert_eq!(holder_of_privnet(&world), &Leads::Spoke(2));
+    live(&mut world, &[Event::Start(0), seconds(30)]);
+    assert_eq!(holder_of_privnet(&world), &Leads::Spoke(1), "its own");
+}
+
+/// Looks that take a second are none that may never end: who is first is counted on.
+#[test]
+fn an_ec2_that_is_slow_for_all_makes_no_two_move_a_route() {
+    for takes in [500, 1000] {
+        for apart in (0..1000).step_by(50).map(Duration::from_millis) {
+            for phase in 0..20 {
+                let mut world = calm_world_with_phases(3, apart);
+                world.ec2_takes = Some(Duration::from_millis(takes));
+                for n in 0..3 {
+                    world.check.ec2(n, Ec2::Slow, world.now);
+                }
+                world.pass(Duration::from_millis(50) * phase).unwrap();
+                live(&mut world, &[Event::Kill(0), seconds(10)]);
+                assert_eq!(world.check.races, 0, "{takes} ms, {apart:?} {phase}");
+                assert_ne!(holder(&world, 0), 1);
+            }
+        }
     }
 }
 

@@ -5,19 +5,23 @@ use std::time::{Duration, Instant};
 
 use crate::event::Ec2;
 use crate::spoke::{Spoke, instance};
-use crate::world::{Leads, Spot, World};
+use crate::world::{Leads, PRIVNET, Spot, World};
 
 /// A route leads to a lost or sick spoke for so long at most, when one that is well
 /// could take it,
 pub(crate) const OUTAGE: Duration = Duration::from_secs(5);
+/// somewhat longer if the first in the order cannot, as it fails meanwhile,
+const FIRST: Duration = Duration::from_millis(500);
 /// and so much longer for each after the first that is before it in the order and
 /// cannot; for the first as well if that shows only when it tries.
 const TURN: Duration = Duration::from_secs(2);
+/// Between two looks while something is not as it should be.
+const LOOK: Duration = Duration::from_secs(5);
 /// Who has just become able to take a route may not know yet what there is to know: it
 /// looks for siblings, asks them, and tries again what failed before, every 8 s.
 const SETTLED: Duration = Duration::from_secs(10);
 /// Changes of one route in one minute.
-pub(crate) const CHANGES: usize = 12;
+pub(crate) const CHANGES: usize = 16;
 
 #[derive(Default)]
 pub(crate) struct Check {
@@ -27,8 +31,9 @@ pub(crate) struct Check {
     /// Since when a spoke knows of one to which a route leads that it cannot carry.
     known_since: BTreeMap<(usize, u32), Instant>,
     not_fine: BTreeSet<usize>,
-    /// Since when a route leads to this spoke, which cannot carry it.
-    bad: BTreeMap<Spot, (u32, Instant)>,
+    /// Since when a route leads to this spoke, which cannot carry it, and whether that is only
+    /// because it has no tunnel.
+    bad: BTreeMap<Spot, (u32, bool, Instant)>,
     changes: BTreeMap<Spot, VecDeque<Instant>>,
     pub(crate) last_change: Option<Instant>,
     pub(crate) total: usize,
@@ -90,7 +95,10 @@ impl World {
         let now = self.now;
         for (n, spoke) in self.spokes.iter().enumerate() {
             match self.check.is_able(n, spoke) {
-                true => drop(self.check.able_since.entry(n).or_insert(now)),
+                true => {
+                    self.check.able_since.entry(n).or_insert(now);
+                    self.check.reported.remove(&spoke.instance);
+                }
                 false => drop(self.check.able_since.remove(&n)),
             }
         }
@@ -104,17 +112,20 @@ impl World {
                 .spokes
                 .iter()
                 .position(|spoke| spoke.instance == holder);
-            let carries = |spoke: &Spoke| spoke.runs() && spoke.verdict == Some(true);
-            if at.is_some_and(|at| carries(&self.spokes[at])) {
+            let is_well = |spoke: &Spoke| spoke.runs() && spoke.verdict == Some(true);
+            let well = at.map(|at| &self.spokes[at]).filter(|spoke| is_well(spoke));
+            let tunnelled = spot.1 == PRIVNET;
+            if well.is_some_and(|spoke| spoke.tunnel || !tunnelled) {
                 self.check.bad.remove(&spot);
                 continue;
             }
-            let (_, since) = match self.check.bad.get(&spot) {
-                Some((same, since)) if *same == holder => (holder, *since),
-                Some(_) | None => (holder, now),
+            let alone = well.is_some();
+            let since = match self.check.bad.get(&spot) {
+                Some((same, only, since)) if *same == holder && *only == alone => *since,
+                Some(_) | None => now,
             };
-            self.check.bad.insert(spot, (holder, since));
-            self.nobody_could_help(spot, holder, at, since)?;
+            self.check.bad.insert(spot, (holder, alone, since));
+            self.nobody_could_help(spot, holder, at, (alone, since))?;
         }
         if self.check.most_in_a_minute > CHANGES {
             return Err(format!(
@@ -132,13 +143,21 @@ impl World {
         spot: Spot,
         holder: u32,
         at: Option<usize>,
-        since: Instant,
+        (lacks_tunnel, since): (bool, Instant),
     ) -> Result<(), String> {
         let now = self.now;
         let others: Vec<usize> = (0..self.spokes.len()).filter(|n| Some(*n) != at).collect();
         for helper in &others {
             let Some(able) = self.check.able_since.get(helper) else {
                 continue;
+            };
+            let helps = &self.spokes[*helper];
+            if lacks_tunnel && !(helps.tunnel && helps.hub) {
+                continue;
+            }
+            let able = match lacks_tunnel {
+                true => able.max(&helps.tunnel_since),
+                false => able,
             };
             let doubts = at.is_some_and(|at| self.check.cuts.contains(&(at, *helper)));
             let mut siblings = self.spokes[*helper].machine.siblings();
@@ -159,9 +178,22 @@ impl World {
                 **other != *helper && !(heard && able.is_some_and(|able| *able + SETTLED <= start))
             });
             let unable = u32::try_from(unable.count()).unwrap();
-            let mut others = others.iter().map(|other| self.spokes[*other].ec2);
-            let shows_late = others.any(|ec2| matches!(ec2, Ec2::Hanging | Ec2::ReadOnly));
-            let most = OUTAGE + TURN * (unable.saturating_sub(1) + u32::from(shows_late));
+            // Who may be before the helper doubts that the holder is lost.
+            let doubts = |other: usize| at.is_some_and(|at| self.check.cuts.contains(&(other, at)));
+            let shows_late = others.iter().any(|other| {
+                let ec2 = self.spokes[*other].ec2;
+                doubts(*other) || matches!(ec2, Ec2::Hanging | Ec2::ReadOnly)
+            });
+            // That it was given one that it cannot carry is seen by the next look.
+            let came = at.is_some_and(|at| self.spokes[at].tunnel_since < since);
+            let look = if lacks_tunnel && came {
+                LOOK
+            } else {
+                Duration::ZERO
+            };
+            let first = if unable > 0 { FIRST } else { Duration::ZERO };
+            let most =
+                OUTAGE + first + look + TURN * (unable.saturating_sub(1) + u32::from(shows_late));
             let outage = now.saturating_duration_since(start);
             if unable <= 1 {
                 self.check.longest = self.check.longest.max(outage);

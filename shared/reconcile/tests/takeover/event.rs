@@ -18,6 +18,9 @@ pub(crate) enum Event {
     /// Its egress breaks, or is whole again.
     Sicken(u8),
     Heal(u8),
+    /// Its tunnel ends, or is up again.
+    Unlink(u8),
+    Link(u8),
     /// Datagrams from one to the other are lost, or arrive again.
     Cut(u8, u8),
     Mend(u8, u8),
@@ -68,6 +71,8 @@ pub(crate) fn event() -> impl Strategy<Value = Event> {
         3 => one().prop_map(Event::Resume),
         3 => one().prop_map(Event::Sicken),
         3 => one().prop_map(Event::Heal),
+        2 => one().prop_map(Event::Unlink),
+        2 => one().prop_map(Event::Link),
         2 => (one(), one()).prop_map(|(from, to)| Event::Cut(from, to)),
         2 => (one(), one()).prop_map(|(from, to)| Event::Mend(from, to)),
         2 => one().prop_map(Event::Split),

@@ -95,7 +95,7 @@ fn the_histories_reach_what_they_are_to_try() {
     let rng = TestRng::from_seed(RngAlgorithm::ChaCha, &[3; 32]);
     let mut runner = TestRunner::new_with_rng(Config::default(), rng);
     let mut reached = BTreeSet::new();
-    for spokes in [2, 3, 4, 4].into_iter().cycle().take(60) {
+    for spokes in [2, 3, 4, 4].into_iter().cycle().take(160) {
         let histories = proptest::collection::vec(event(), LONGEST);
         let tree = histories.new_tree(&mut runner).unwrap();
         let mut world = calm_world(spokes);
@@ -113,6 +113,7 @@ fn the_histories_reach_what_they_are_to_try() {
         "a planned stop",
         "a remedy",
         "a sibling that starts for too long",
+        "a sibling without a tunnel",
         "a sick sibling",
         "a table given back",
         "a table handed over",

@@ -1,7 +1,7 @@
 //! A spoke of the simulated VPC: the state machine under test, and what a daemon does
 //! around it, no more.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
@@ -14,7 +14,7 @@ use privnet_reconcile::takeover::asking::Asking;
 use privnet_reconcile::takeover::{Decision, Memory, Move, Setup, Takeover};
 
 use crate::event::Ec2;
-use crate::world::DESTINATIONS;
+use crate::world::{DESTINATIONS, PRIVNET};
 
 /// Between two self-tests, and two beats of the loop.
 const SELF_TEST: Duration = Duration::from_secs(1);
@@ -38,6 +38,12 @@ pub(crate) struct Spoke {
     pub(crate) hung: bool,
     /// Whether its egress works.
     pub(crate) egress: bool,
+    /// Whether its tunnel is up, as far as it knows, and something comes out of it.
+    pub(crate) tunnel: bool,
+    pub(crate) hub: bool,
+    /// When the first of these became so.
+    pub(crate) tunnel_since: Instant,
+    heard: Instant,
     pub(crate) ec2: Ec2,
     /// What its last self-test said, and when that became so.
     pub(crate) verdict: Option<bool>,
@@ -46,6 +52,8 @@ pub(crate) struct Spoke {
     pub(crate) machine: Takeover,
     pub(crate) memory: Memory,
     pub(crate) stopping: Option<Instant>,
+    /// Who could not hear then that it does.
+    pub(crate) stopped_unheard_by: BTreeSet<usize>,
     /// When it starts again after a planned stop.
     pub(crate) starts: Option<Instant>,
     tests: Instant,
@@ -93,6 +101,7 @@ fn machine(number: u32, zone: u8, memory: &Memory, now: Instant, wall: Timestamp
             .iter()
             .map(|net| net.parse().unwrap())
             .collect(),
+        tunnelled: [DESTINATIONS[PRIVNET].parse().unwrap()].into(),
         takeover: true,
         test_interval: SELF_TEST,
     };
@@ -123,6 +132,10 @@ impl Spoke {
             up: true,
             hung: false,
             egress: true,
+            tunnel: true,
+            hub: true,
+            tunnel_since: now,
+            heard: now,
             ec2: Ec2::Fine,
             verdict: None,
             verdict_since: now,
@@ -130,6 +143,7 @@ impl Spoke {
             machine: machine(number, zone, &memory, now, wall),
             memory,
             stopping: None,
+            stopped_unheard_by: BTreeSet::new(),
             starts: None,
             tests: now + phase,
             asks: now + phase,
@@ -178,6 +192,14 @@ impl Spoke {
         self.waiting.clear();
     }
 
+    pub(crate) fn set_tunnel(&mut self, up: bool, now: Instant) {
+        self.hub = up;
+        if self.tunnel != up {
+            self.tunnel = up;
+            self.tunnel_since = now;
+        }
+    }
+
     fn set_verdict(&mut self, verdict: Option<bool>, now: Instant) {
         if self.verdict != verdict {
             self.verdict = verdict;
@@ -214,6 +236,10 @@ impl Spoke {
             return false;
         }
         self.ticks = now + TICK;
+        if self.hub {
+            self.heard = now;
+        }
+        self.machine.tunnel(self.tunnel.then_some(self.heard), now);
         let look = self.machine.tick(now);
         self.memory = self.machine.memory(now, wall);
         look && self.request.is_none()

@@ -13,13 +13,15 @@ use privnet_model::vpc::{
 };
 use privnet_reconcile::remedy::Outcome;
 use privnet_reconcile::takeover::asking::Asking;
-use privnet_reconcile::takeover::{Reason, SiblingState};
+use privnet_reconcile::takeover::{Move, Reason, SiblingState};
 
 use crate::check::Check;
 use crate::event::{Ec2, Event};
 use crate::spoke::{REMEDY_AFTER, Request, Spoke, described, instance, interface, zone};
 
 pub(crate) const DESTINATIONS: [&str; 2] = ["0.0.0.0/0", "10.0.0.0/8"];
+/// The number of the one that goes through the tunnel.
+pub(crate) const PRIVNET: usize = 1;
 pub(crate) const STEP: Duration = Duration::from_millis(50);
 const DISCOVERY: Duration = Duration::from_secs(15);
 /// What a sibling said may be that old: a question's interval, and the next one's answer
@@ -145,6 +147,8 @@ impl World {
             Event::Resume(n) => self.spokes[of(n)].hung = false,
             Event::Sicken(n) => self.spokes[of(n)].egress = false,
             Event::Heal(n) => self.spokes[of(n)].egress = true,
+            Event::Unlink(n) => self.spokes[of(n)].set_tunnel(false, now),
+            Event::Link(n) => self.spokes[of(n)].set_tunnel(true, now),
             Event::Cut(from, to) => self.cut(of(from), of(to)),
             Event::Mend(from, to) => drop(self.cuts.remove(&(of(from), of(to)))),
             Event::Split(n) => {
@@ -250,7 +254,8 @@ impl World {
         if self.check.able_for(at, now) >= REMEDY_AFTER {
             return Err(format!("{why}, which lives"));
         }
-        if self.spokes[at].starts.is_some() {
+        let could_hear = !self.spokes[at].stopped_unheard_by.contains(&n);
+        if self.spokes[at].starts.is_some() && could_hear {
             return Err(format!("{why}, which was stopped as planned"));
         }
         if self
@@ -405,6 +410,7 @@ impl World {
                 continue;
             }
             self.may_ask_for(n, &next.why)?;
+            self.may_carry(n, &next)?;
             self.note(&next.why);
             self.request(n, Request::Change(next));
             break;
@@ -425,6 +431,7 @@ impl World {
             }
             Reason::Missing
             | Reason::Takeover { .. }
+            | Reason::Tunnel { .. }
             | Reason::GiveBack { .. }
             | Reason::Gather { .. } => &self.spokes[n],
         };
@@ -440,6 +447,31 @@ impl World {
         }
     }
 
+    /// Who takes a route to the privnet from one that is well has a tunnel, or neither has, as
+    /// far as it can hear.
+    fn may_carry(&self, n: usize, what: &Move) -> Result<(), String> {
+        let from = match &what.why {
+            Reason::Tunnel { from } | Reason::GiveBack { from } | Reason::Gather { from } => from,
+            Reason::Missing | Reason::Takeover { .. } | Reason::HandOver { .. } => return Ok(()),
+        };
+        let tunnelled = what.change.destination.to_string() == DESTINATIONS[PRIVNET];
+        let had = |one: &Spoke| one.tunnel || self.now - one.tunnel_since <= NEWS;
+        let lacked = |one: &Spoke| !one.tunnel || self.now - one.tunnel_since <= NEWS;
+        let mut spokes = self.spokes.iter();
+        let from = spokes.position(|one| instance(one.instance) == *from);
+        let deaf = |from: usize| self.cuts.contains(&(n, from)) || self.cuts.contains(&(from, n));
+        let allowed = |from: usize| lacked(&self.spokes[from]) || deaf(from);
+        match !tunnelled || had(&self.spokes[n]) || from.is_none_or(allowed) {
+            true => Ok(()),
+            false => Err(format!(
+                "{:.2} s: {} has no tunnel, and takes a route to the privnet ({})",
+                self.seconds(),
+                self.spokes[n].instance,
+                what.why
+            )),
+        }
+    }
+
     fn note(&mut self, why: &Reason) {
         self.reached.insert(match why {
             Reason::Missing => "a missing route",
@@ -450,6 +482,7 @@ impl World {
                 SiblingState::Sick { .. } => "a sick sibling",
                 SiblingState::Unheard | SiblingState::Well => "a sibling without fault",
             },
+            Reason::Tunnel { .. } => "a sibling without a tunnel",
             Reason::GiveBack { .. } | Reason::Gather { .. } => "a table given back",
             Reason::HandOver { .. } => "a table handed over",
         });
@@ -464,6 +497,12 @@ impl World {
         let idle = spoke.request.is_none() && spoke.waiting.is_empty();
         if (idle && spoke.machine.has_left()) || now - since >= STOP {
             spoke.die(now);
+            let cuts = self
+                .cuts
+                .iter()
+                .filter(|(from, to)| [*from, *to].contains(&n));
+            let others = cuts.map(|(from, to)| if *from == n { *to } else { *from });
+            spoke.stopped_unheard_by = others.collect();
             spoke.starts = Some(now + Duration::from_secs(8));
         }
     }
@@ -558,6 +597,7 @@ impl World {
             self.check.ec2(n, Ec2::Fine, now);
             let spoke = &mut self.spokes[n];
             spoke.egress = true;
+            spoke.set_tunnel(true, now);
             spoke.hung = false;
             spoke.ec2 = Ec2::Fine;
             if !spoke.up {

@@ -242,6 +242,7 @@ fn serving() -> RoutesStatus {
         siblings: vec![SiblingStatus {
             instance: other.parse().unwrap(),
             state: "well".to_owned(),
+            tunnel_down: false,
             refused: None,
         }],
         routes: vec![

@@ -115,6 +115,13 @@ impl RoutesConfig {
         let extra = self.extra.iter().copied();
         default.into_iter().chain(privnet).chain(extra).collect()
     }
+
+    /// Those of them to which the way is the tunnel to the hub.
+    pub fn tunnelled(&self, privnet: &Supernet) -> BTreeSet<IpNet> {
+        let mut tunnelled = self.destinations(privnet);
+        tunnelled.retain(|net| privnet.contains(net));
+        tunnelled
+    }
 }
 
 /// `0.0.0.0/0`. IPv6 is not masqueraded, so no default route of it leads to a spoke.
