@@ -24,7 +24,7 @@ use privnet_tests::long_ping::LongPing;
 use privnet_tests::process::wait_until;
 use privnet_tests::requests::{Requests, length, outages};
 use privnet_tests::topology::{self, HUB_PUBLIC, Network, PORT, PRIVNET, SECOND_HUB_PUBLIC, WEB};
-use privnet_tests::vpc_fabric::{Fabric, Follower};
+use privnet_tests::vpc_fabric::{Fabric, Follower, Moved};
 use privnet_tests::world::World;
 
 use crate::ipsec::{SLOW, tunnel, watched, with_charon};
@@ -347,6 +347,39 @@ pub(crate) fn spokes_by_ipsec_serve_a_zone_each_and_stand_in_for_each_other() ->
         world.start_again(spoke)?;
         at_home(&world)?;
     }
+
+    // Its strongSwan alone dies: a sibling has the privnet, the internet stays where it is.
+    let (spoke, host, _) = zones[0];
+    let has_privnet = |by: &str| {
+        wait_until(&format!("{by} to have {host}'s privnet"), SLOW, || {
+            let moves = fabric.moves();
+            let of_host = |one: &&Moved| one.host == host && one.destination == PRIVNET;
+            let now = moves.iter().rfind(of_host).map(|one| one.to);
+            ensure!(now == Some(by), "{now:?} has it");
+            Ok(Some(()))
+        })
+    };
+    has_privnet(spoke)?;
+    let namespace = world.namespace(host)?;
+    let heartbeat = Heartbeat::start();
+    let requests = Requests::start(namespace, WEB);
+    let pings = LongPing::start(namespace, world.host("host-hub")?.instance.address)?;
+    pings.answers(5, PATIENCE)?;
+    charons.remove(spoke).context("killed twice")?.kill()?;
+    has_privnet("spoke-d2")?;
+    pings.answers(20, SLOW)?;
+    ensure!(fabric.egress_of(host) == Some(spoke), "the internet moved");
+    let outages = outages(&requests.end()?);
+    let ours = |time: &Range<Instant>| length(time).saturating_sub(heartbeat.stalled(time));
+    let worst = outages.iter().map(ours).max().unwrap_or_default();
+    ensure!(worst < Duration::from_secs(1), "{outages:?}");
+    let gap = pings.end()?.longest_gap(Duration::from_secs(1));
+    println!("charon of {spoke} killed: {host} without privnet {gap:.1?}");
+    ensure!(gap <= DEAD_PEER * 2, "{gap:?} without the privnet");
+    let charon = Charon::of_instance(world.namespace(spoke)?)?;
+    charons.insert(spoke, charon);
+    has_privnet(spoke)?;
+    at_home(&world)?;
     fabric.end()?;
     nothing_leaked(&world)
 }

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
 use privnet_tests::process::wait_until;
-use privnet_tests::topology::PORT;
+use privnet_tests::topology::{PORT, PRIVNET};
 
 use super::Running;
 use crate::three_zones;
@@ -14,8 +14,6 @@ const DOWN: Duration = Duration::from_secs(180);
 /// What is left of the takeover then: the spoke's next look at its peers, the siblings' next
 /// question, who has heard of the hub since, a look, a change.
 const TAKEOVER: Duration = Duration::from_secs(20);
-/// The destination that goes through the tunnel.
-const PRIVNET: &str = "10.0.0.0/8";
 
 pub(crate) fn a_spoke_whose_tunnel_dies_leaves_the_privnet_to_a_sibling() -> Result<()> {
     let mut running = Running::start()?;

@@ -64,6 +64,11 @@ impl Check {
         self.cuts.extend([(from, to), (to, from)]);
     }
 
+    /// Whether one of the two may not have heard what the other said.
+    pub(crate) fn were_cut_off(&self, one: usize, other: usize) -> bool {
+        self.cuts.contains(&(one, other))
+    }
+
     pub(crate) fn moved(&mut self, spot: Spot, now: Instant) {
         self.total += 1;
         self.last_change = Some(now);
@@ -159,7 +164,7 @@ impl World {
                 true => able.max(&helps.tunnel_since),
                 false => able,
             };
-            let doubts = at.is_some_and(|at| self.check.cuts.contains(&(at, *helper)));
+            let doubts = at.is_some_and(|at| self.check.were_cut_off(at, *helper));
             let mut siblings = self.spokes[*helper].machine.siblings();
             let knows = siblings.any(|(id, _)| *id == instance(holder));
             if doubts || !knows {
@@ -173,13 +178,13 @@ impl World {
             // does not keep it waiting.
             let unable = others.iter().filter(|other| {
                 let able = self.check.able_since.get(*other);
-                let cut = |from: usize| self.check.cuts.contains(&(**other, from));
+                let cut = |from| self.check.were_cut_off(**other, from);
                 let heard = !cut(*helper) && !at.is_some_and(cut);
                 **other != *helper && !(heard && able.is_some_and(|able| *able + SETTLED <= start))
             });
             let unable = u32::try_from(unable.count()).unwrap();
             // Who may be before the helper doubts that the holder is lost.
-            let doubts = |other: usize| at.is_some_and(|at| self.check.cuts.contains(&(other, at)));
+            let doubts = |other| at.is_some_and(|at| self.check.were_cut_off(other, at));
             let shows_late = others.iter().any(|other| {
                 let ec2 = self.spokes[*other].ec2;
                 doubts(*other) || matches!(ec2, Ec2::Hanging | Ec2::ReadOnly)

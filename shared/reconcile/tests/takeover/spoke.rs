@@ -1,7 +1,7 @@
 //! A spoke of the simulated VPC: the state machine under test, and what a daemon does
 //! around it, no more.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
@@ -52,8 +52,6 @@ pub(crate) struct Spoke {
     pub(crate) machine: Takeover,
     pub(crate) memory: Memory,
     pub(crate) stopping: Option<Instant>,
-    /// Who could not hear then that it does.
-    pub(crate) stopped_unheard_by: BTreeSet<usize>,
     /// When it starts again after a planned stop.
     pub(crate) starts: Option<Instant>,
     tests: Instant,
@@ -143,7 +141,6 @@ impl Spoke {
             machine: machine(number, zone, &memory, now, wall),
             memory,
             stopping: None,
-            stopped_unheard_by: BTreeSet::new(),
             starts: None,
             tests: now + phase,
             asks: now + phase,

@@ -254,8 +254,7 @@ impl World {
         if self.check.able_for(at, now) >= REMEDY_AFTER {
             return Err(format!("{why}, which lives"));
         }
-        let could_hear = !self.spokes[at].stopped_unheard_by.contains(&n);
-        if self.spokes[at].starts.is_some() && could_hear {
+        if self.spokes[at].starts.is_some() && !self.check.were_cut_off(n, at) {
             return Err(format!("{why}, which was stopped as planned"));
         }
         if self
@@ -497,12 +496,6 @@ impl World {
         let idle = spoke.request.is_none() && spoke.waiting.is_empty();
         if (idle && spoke.machine.has_left()) || now - since >= STOP {
             spoke.die(now);
-            let cuts = self
-                .cuts
-                .iter()
-                .filter(|(from, to)| [*from, *to].contains(&n));
-            let others = cuts.map(|(from, to)| if *from == n { *to } else { *from });
-            spoke.stopped_unheard_by = others.collect();
             spoke.starts = Some(now + Duration::from_secs(8));
         }
     }
