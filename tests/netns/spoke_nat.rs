@@ -188,7 +188,8 @@ pub(crate) fn a_forward_and_a_redirect_lead_through_the_spoke() -> Result<()> {
 
     let config = privnet_tests::daemon::config_file(world.host("spoke-b")?);
     let text = std::fs::read_to_string(&config)?;
-    std::fs::write(&config, text + FORWARD_AND_REDIRECT)?;
+    let good = text + FORWARD_AND_REDIRECT;
+    std::fs::write(&config, &good)?;
     let spoke = world.daemon("spoke-b")?;
     spoke.process.signal(nix::sys::signal::Signal::SIGHUP)?;
     let status = wait_until("the spoke to take its config", PATIENCE, || {
@@ -223,6 +224,34 @@ pub(crate) fn a_forward_and_a_redirect_lead_through_the_spoke() -> Result<()> {
         Ok(daemon.status()?.nat.and_then(|nat| nat.connections))
     })?;
     ensure!(connections.tracked > 0 && connections.limit >= connections.tracked);
+
+    // What is wrong is named, and what there was goes on.
+    for (wrong, told) in [
+        (
+            "port = 8090\n",
+            "nat.forward[2].from: missing; expected a list of at least one",
+        ),
+        (
+            "port = '8000-8100'\nfrom = ['198.51.100.0/24']\n",
+            "nat.forward[2]: shares tcp ports with the forward in line",
+        ),
+    ] {
+        let forward = "\n[[nat.forward]]\nproto = \"tcp\"\nto = \"10.20.1.10:80\"\n";
+        std::fs::write(&config, format!("{good}{forward}{wrong}"))?;
+        daemon.process.signal(nix::sys::signal::Signal::SIGHUP)?;
+        wait_until("the spoke to name what is wrong", PATIENCE, || {
+            let log = daemon.process.log();
+            let line = log.lines().rfind(|line| line.contains(told));
+            let stays = line.is_some_and(|line| line.contains("the one before stays in force"));
+            ensure!(stays, "{log}");
+            Ok(Some(()))
+        })?;
+        let nat = daemon.status()?.nat.context("no NAT")?;
+        ensure!(nat.active && nat.forwards.len() == 2, "{nat:?}");
+        ensure!(fetch("host-a", &forwarded)? == public_a.to_string());
+        sees(&world, "host-b2", WEB, spoke_b)?;
+    }
+    std::fs::write(&config, &good)?;
 
     // A daemon that is gone leaves all that in place.
     world.crash("spoke-b")?;

@@ -1,7 +1,8 @@
 //! What the policies of `ami/iam` allow against what our code asks AWS for: no action
 //! less, and none more. The actions are read from the source of `shared/ec2`, because
 //! no run of the programs asks for all of them, and `deny.toml` lets no other crate
-//! speak to AWS. What the programs do ask for in the namespace tests is held against
+//! speak to AWS (a spoke's `sts:GetCallerIdentity`, in `enrol`, which the hub sends for it,
+//! needs no permission: AWS answers it whatever policies say). What the programs do ask for in the namespace tests is held against
 //! the same policies by [`crate::world::World::check`].
 
 #![expect(clippy::unwrap_used, reason = "a test that fails should panic")]

@@ -48,7 +48,6 @@ const QUESTION: u8 = 1;
 const ANSWER: u8 = 2;
 const SIGNATURE_BYTES: usize = 32;
 const CHANGES_ROUTES: u8 = 1;
-/// Said of what is rare: those that do not know it understand all the rest.
 const LACKS_TUNNEL: u8 = 2;
 
 /// What makes a question unlike any before. Drawn at random by whoever asks.
@@ -361,9 +360,6 @@ impl<'a> Reader<'a> {
         };
         let well_for = Duration::from_secs(u64::from(u32::from_be_bytes(self.array()?)));
         let flags = self.byte()?;
-        if flags & !(CHANGES_ROUTES | LACKS_TUNNEL) != 0 {
-            return Err(HealthError::Malformed("a flag that is not known"));
-        }
         let count = usize::from(self.byte()?);
         if count > MOST_TABLES {
             return Err(HealthError::Malformed("too many tables"));

@@ -13,7 +13,7 @@
 //!
 //! 1. Who has it and is well, or about to stop, gives it away itself when the first
 //!    route leads to a sibling that is well. That is how it comes home, and how it is
-//!    handed over. Nobody takes it from a spoke that is well.
+//!    handed over. Nobody takes it from a spoke that says that it is well.
 //! 2. Who has the first route takes it if it is free, or from a sibling that
 //!    `takeover` finds lost or sick. From one that is about to stop only `takeover::STEP` later:
 //!    that one gives it away itself, if it can.

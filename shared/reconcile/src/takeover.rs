@@ -152,6 +152,8 @@ pub struct Takeover {
     seen: Option<Instant>,
     tried: Option<Instant>,
     sees: bool,
+    /// Since when no look has failed.
+    sees_since: Instant,
     unable: Option<Instant>,
     /// Changes of which the end is not known, and why they are made.
     moving: Vec<(Move, Instant)>,
@@ -196,6 +198,7 @@ impl Takeover {
             seen: None,
             tried: None,
             sees: true,
+            sees_since: now,
             unable: None,
             moving: Vec::new(),
             failures: BTreeMap::new(),
@@ -221,7 +224,11 @@ impl Takeover {
     pub fn discovered(&mut self, found: &Siblings, now: Instant) {
         self.wake(now);
         for (id, sibling) in &mut self.siblings {
-            sibling.running = found.incomplete.contains_key(id);
+            let there = found.spokes.contains_key(id) || found.incomplete.contains_key(id);
+            match there {
+                true => sibling.gone = None,
+                false => drop(sibling.gone.get_or_insert(now)),
+            }
         }
         for (id, spoke) in &found.spokes {
             if *id == self.setup.me.instance {
@@ -371,7 +378,7 @@ impl Takeover {
         let me = &self.setup.me.instance;
         let mut holders = self.holders.iter();
         let guest = holders.any(|(place, at)| at == me && !self.home.contains(&place.table));
-        match guest || bad || !self.missed.is_empty() {
+        match guest || bad || self.is_without_tunnel() || !self.missed.is_empty() {
             true => UNEASY_LOOK,
             false => CALM_LOOK,
         }
@@ -384,7 +391,9 @@ impl Takeover {
         self.seen = self.looking.take().or(Some(now));
         self.tried = Some(now);
         self.hastened = false;
-        self.sees = true;
+        if !std::mem::replace(&mut self.sees, true) {
+            self.sees_since = now;
+        }
         self.tables = tables;
         self.home = home_tables(&self.setup.tables, &self.tables, &self.setup.me.zone);
         self.guess_homes();
@@ -524,7 +533,7 @@ impl Takeover {
             },
             well_for: self.own.well_for(now),
             changes_routes: self.sees && !unable && !stuck,
-            has_tunnel: self.tunnel.up_since().is_some(),
+            has_tunnel: !self.is_without_tunnel(),
             tables: self.home.clone(),
         }
     }
@@ -662,10 +671,12 @@ impl Takeover {
     /// Of those that EC2 does not describe any more only who still has a route is
     /// worth knowing.
     fn forget(&mut self) {
-        // Before the first look nobody knows who has one.
-        if self.looked.is_none() {
-            return;
-        }
+        // Before the next look nobody knows who has one.
+        let seen = self.seen;
+        let is_gone = |one: &Sibling| {
+            one.gone
+                .is_some_and(|gone| seen.is_some_and(|seen| seen >= gone))
+        };
         let holds: BTreeSet<&InstanceId> = self.holders.values().collect();
         let keeps = &self.keeps;
         self.siblings.retain(|id, one| {
@@ -674,7 +685,7 @@ impl Takeover {
                 Keeps::Untold => true,
                 Keeps::One(interface) => one.interface == *interface,
             };
-            one.running || kept || holds.contains(id)
+            !is_gone(one) || kept || holds.contains(id)
         });
     }
 }

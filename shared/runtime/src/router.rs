@@ -629,6 +629,17 @@ impl Router {
             .collect()
     }
 
+    /// How many bytes came out of each IPsec tunnel that can carry packets, and since when its
+    /// newest keys are in use.
+    pub fn received_by_ipsec(&self) -> BTreeMap<ConnectionName, (u64, Option<SystemTime>)> {
+        let connected = self.connected();
+        let tunnels = self.keeper.seen().tunnels.into_iter();
+        tunnels
+            .filter(|(name, _)| connected.contains(name))
+            .map(|(name, report)| (name, (report.rx_bytes, report.last_handshake)))
+            .collect()
+    }
+
     /// How the IPsec tunnels are that stand by: `StandsByReady` where the peer lets us in.
     pub fn standing_by(&self) -> BTreeMap<ConnectionName, Reason> {
         let seen = self.keeper.seen();

@@ -80,8 +80,8 @@ impl Server {
         let sick = sick.map(|why| format!("serves no VPC routes: {why}"));
         let without = sick.is_none() && self.takeover.is_without_tunnel();
         let without = without.then(|| {
-            "the tunnel to the hub is down: routes to the privnet are left to siblings whose tunnel \
-             is up"
+            "the tunnel to the hub is down: a sibling whose tunnel is up has the routes to the \
+             privnet, if there is one"
                 .to_owned()
         });
         sick.iter()

@@ -21,6 +21,9 @@ use crate::enrol::{Enrolment, Tunnel};
 
 /// After this time WireGuard itself no longer uses a session (`REJECT_AFTER_TIME`).
 const STALE: Duration = Duration::from_secs(180);
+/// As long as it takes by IPsec until a hub that is away is known to be: it is asked after
+/// 10 s of silence, several times, before it is given up.
+const DEAD_PEER: Duration = Duration::from_secs(20);
 
 /// The name of the hub among the peers, which may have one of each of its keys.
 const HUB: &str = "hub";
@@ -94,14 +97,7 @@ impl Spoke {
         }
         self.was_up = up;
         self.tunnel_proved |= up;
-        // Without keepalives a session that is not used grows old, and nothing is wrong.
-        let keeps_alive = |peer: &PeerStatus| peer.config.keepalive.is_some();
-        let by_ipsec = self.config.transport == Transport::Ipsec;
-        let shows = by_ipsec || peers.iter().any(keeps_alive);
-        match up || (self.tunnel_proved && !shows) {
-            true => self.hearing.up(&peers, Instant::now()),
-            false => self.hearing.down(),
-        }
+        self.hear(&peers, up);
 
         let mut next = self
             .config
@@ -123,6 +119,28 @@ impl Spoke {
             self.router.reconcile().await;
             self.enrol();
         }
+    }
+
+    /// Takes in whether the tunnel is up, and what has come out of it.
+    fn hear(&mut self, peers: &[PeerStatus], up: bool) {
+        let now = Instant::now();
+        let by_ipsec = self.config.transport == Transport::Ipsec;
+        // Without keepalives a session that is not used grows old, and nothing is wrong.
+        let shows = by_ipsec || self.config.hubs.iter().any(|hub| hub.keepalive.is_some());
+        if !(up || self.tunnel_proved && !shows) {
+            return self.hearing.down();
+        }
+        let wireguard = peers.iter().map(|peer| {
+            let received = (peer.rx_bytes, peer.last_handshake);
+            (peer.key.to_string(), received)
+        });
+        let ipsec = self.router.received_by_ipsec().into_iter();
+        let ipsec = ipsec.map(|(name, received)| (name.to_string(), received));
+        let charon = self.router.charon_status();
+        let asks = by_ipsec && charon.is_some_and(|charon| charon.problem.is_none());
+        let asked = asks.then(|| now.checked_sub(DEAD_PEER)).flatten();
+        self.hearing
+            .up(wireguard.chain(ipsec).collect(), asked, now);
     }
 
     /// Shows the hub by the key that it uses.
@@ -148,25 +166,28 @@ impl Spoke {
     }
 }
 
+/// What has come out of the tunnel by each peer: bytes, and the last handshake.
+type Received = BTreeMap<String, (u64, Option<SystemTime>)>;
+
 /// When something last came out of the tunnel, while it is up.
 #[derive(Debug, Default)]
 pub(super) struct Hearing {
     last: Option<Instant>,
-    /// What had come out of it by then.
-    received: Vec<(u64, Option<SystemTime>)>,
+    received: Received,
 }
 
 impl Hearing {
-    /// Charon asks the hub each 10 s at least, and has its answer: that it is up will do.
-    fn up(&mut self, peers: &[PeerStatus], now: Instant) {
-        let received: Vec<_> = peers
-            .iter()
-            .map(|peer| (peer.rx_bytes, peer.last_handshake))
-            .collect();
-        if self.last.is_none() || peers.is_empty() || received != self.received {
-            self.last = Some(now);
-            self.received = received;
-        }
+    /// It is up, and since `asked` the hub has answered whatever else there was to answer.
+    fn up(&mut self, received: Received, asked: Option<Instant>, now: Instant) {
+        let grown = received.iter().any(|(peer, received)| {
+            let before = self.received.get(peer);
+            before.is_some_and(|before| before != received)
+        });
+        self.last = match grown || self.last.is_none() {
+            true => Some(now),
+            false => self.last.max(asked),
+        };
+        self.received = received;
     }
 
     fn down(&mut self) {
@@ -225,14 +246,9 @@ pub(super) fn hub_name(place: usize, of: usize) -> String {
 mod tests {
     use super::*;
 
-    fn peer(rx_bytes: u64, handshake: u64) -> PeerStatus {
-        PeerStatus {
-            key: PublicKey::from_bytes([7; 32]),
-            config: PeerConfig::default(),
-            last_handshake: Some(SystemTime::UNIX_EPOCH + Duration::from_secs(handshake)),
-            rx_bytes,
-            tx_bytes: 0,
-        }
+    fn received(peer: &str, bytes: u64, handshake: u64) -> Received {
+        let handshake = SystemTime::UNIX_EPOCH + Duration::from_secs(handshake);
+        BTreeMap::from([(peer.to_owned(), (bytes, Some(handshake)))])
     }
 
     #[test]
@@ -241,23 +257,24 @@ mod tests {
         let at = |second| start + Duration::from_secs(second);
         let mut hearing = Hearing::default();
         assert_eq!(hearing.last(), None);
-        for (second, peer, heard) in [
-            (0, peer(100, 1), 0),
-            (2, peer(100, 1), 0),
-            (4, peer(132, 1), 4),
-            (6, peer(132, 1), 4),
-            (8, peer(132, 9), 8),
+        for (second, received, asked, heard) in [
+            (0, received("hub", 100, 1), None, 0),
+            (2, received("hub", 100, 1), None, 0),
+            (4, received("hub", 132, 1), None, 4),
+            (6, received("hub", 132, 1), None, 4),
+            (8, received("hub", 132, 7), None, 8),
+            // The hub's next key.
+            (10, received("next", 0, 0), None, 8),
+            (12, received("next", 32, 11), None, 12),
+            (20, received("next", 32, 11), Some(at(10)), 12),
+            (30, received("next", 32, 11), Some(at(20)), 20),
         ] {
-            hearing.up(&[peer], at(second));
+            hearing.up(received, asked, at(second));
             assert_eq!(hearing.last(), Some(at(heard)), "{second}");
         }
         hearing.down();
         assert_eq!(hearing.last(), None);
-        hearing.up(&[peer(132, 9)], at(20));
-        assert_eq!(hearing.last(), Some(at(20)), "it is back");
-        // Charon has asked the hub.
-        hearing.up(&[], at(22));
-        hearing.up(&[], at(24));
-        assert_eq!(hearing.last(), Some(at(24)));
+        hearing.up(received("next", 32, 11), None, at(40));
+        assert_eq!(hearing.last(), Some(at(40)), "it is back");
     }
 }

@@ -69,7 +69,7 @@ pub(crate) fn a_spoke_whose_tunnel_dies_leaves_the_privnet_to_a_sibling() -> Res
     let problems = running.world.daemon("spoke-d1")?.status()?.problems;
     let told = problems
         .iter()
-        .any(|problem| problem.contains("left to siblings"));
+        .any(|problem| problem.contains("the tunnel to the hub is down"));
     ensure!(told, "{problems:?}");
 
     running

@@ -254,11 +254,11 @@ impl Takeover {
             let turn = since + step(before + own);
             return (now >= turn).then_some(Reason::Takeover { from, state });
         }
-        if let Some(since) = self.has_better_tunnel(sibling, place) {
+        if let Some(since) = self.better_tunnel_since(sibling, place) {
             let before = self.before_me(place, Some(&sibling.zone), now).count();
             return (now >= since + step(before)).then_some(Reason::Tunnel { from });
         }
-        if !self.carries(&place.destination) && self.is_carried_by(sibling, &place.destination) {
+        if !self.carries(&place.destination) {
             return None;
         }
         let mine_alone = self.home.contains(table) && !sibling.is_home(table);
@@ -274,11 +274,9 @@ impl Takeover {
             false => HOLD,
         };
         let missed = self.missed.get(place).copied().unwrap_or(now);
-        let mut well = self.own.well_since()?.max(missed);
-        if self.is_tunnelled(&place.destination) {
-            well = self.tunnel.up_since().map_or(well, |since| since.max(well));
-        }
-        (now - well >= hold).then_some(why)
+        let well = self.own.well_since()?.max(missed);
+        let lasts = !self.is_tunnelled(&place.destination) || self.tunnel.lasts(now);
+        (now - well >= hold && lasts).then_some(why)
     }
 
     /// Who could move a route of this table as well, and is before this spoke; where nobody

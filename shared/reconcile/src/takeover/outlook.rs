@@ -34,7 +34,8 @@ pub struct Seen {
     pub launched: Timestamp,
     /// How it is.
     pub state: SiblingState,
-    /// For how long it has neither answered, nor asked, nor taken a route.
+    /// For how long it has neither answered, nor asked, nor taken a route, while this spoke could
+    /// ask EC2.
     pub silent: Duration,
     /// Whether it has answered since it was launched and this spoke started: whether
     /// there ever was a way between the two.
@@ -64,7 +65,8 @@ impl Takeover {
             let seen = Seen {
                 launched: one.launched,
                 state: one.state(),
-                silent: now.saturating_duration_since(one.silent_since()),
+                // Who was away from EC2 as well was away itself, for all it knows.
+                silent: now.saturating_duration_since(one.silent_since().max(self.sees_since)),
                 heard: one.was_heard(),
                 left: one.has_left(),
                 contradicted: one.contradicted(),
@@ -117,8 +119,9 @@ impl Takeover {
             return;
         }
         for (place, holder) in holders {
-            // Who has a tunnel takes what this spoke cannot carry.
-            let was_mine = self.holders.get(place) == Some(me) && self.carries(&place.destination);
+            // Who has a tunnel takes what this spoke cannot carry, or could not at the last look.
+            let carried = !self.is_tunnelled(&place.destination) || self.tunnel.was_up_at(before);
+            let was_mine = self.holders.get(place) == Some(me) && carried;
             let Some(sibling) = self.siblings.get_mut(holder).filter(|_| was_mine) else {
                 continue;
             };

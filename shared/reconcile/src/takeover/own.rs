@@ -18,6 +18,38 @@ pub(super) const CALM: Duration = Duration::from_secs(600);
 /// least.
 const AWAY: Duration = Duration::from_millis(1500);
 
+/// How long what was lost must be there again before routes are taken back for it.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Hold {
+    time: Duration,
+    lost: Option<Instant>,
+}
+
+impl Default for Hold {
+    fn default() -> Self {
+        Self {
+            time: HOLD,
+            lost: None,
+        }
+    }
+}
+
+impl Hold {
+    /// It was lost. Soon after the last time that counts double.
+    pub(super) fn lose(&mut self, now: Instant) {
+        let soon = self.lost.is_some_and(|before| now - before < CALM);
+        self.time = match soon {
+            true => (self.time * 2).min(MOST_HOLD),
+            false => HOLD,
+        };
+        self.lost = Some(now);
+    }
+
+    pub(super) fn time(&self) -> Duration {
+        self.time
+    }
+}
+
 /// The spoke's own health.
 #[derive(Debug, Clone)]
 pub(super) struct Own {
@@ -30,8 +62,7 @@ pub(super) struct Own {
     proved: bool,
     /// When it was last awake.
     awake: Instant,
-    hold: Duration,
-    lost: Option<Instant>,
+    hold: Hold,
 }
 
 impl Own {
@@ -42,15 +73,16 @@ impl Own {
             well_since: None,
             proved: false,
             awake: now,
-            hold: HOLD,
-            lost: None,
+            hold: Hold::default(),
         }
     }
 
     /// What was known before a restart: how long it had to wait, and when it was lost.
     pub(super) fn remember(&mut self, hold: Duration, lost: Instant) {
-        self.hold = hold.clamp(HOLD, MOST_HOLD);
-        self.lost = Some(lost);
+        self.hold = Hold {
+            time: hold.clamp(HOLD, MOST_HOLD),
+            lost: Some(lost),
+        };
     }
 
     /// Notes that the spoke is awake; tells whether it was away.
@@ -91,14 +123,9 @@ impl Own {
         }
     }
 
-    /// It was lost or sick. Soon after the last time that counts double.
+    /// It was lost or sick.
     pub(super) fn lose(&mut self, now: Instant) {
-        let soon = self.lost.is_some_and(|before| now - before < CALM);
-        self.hold = match soon {
-            true => (self.hold * 2).min(MOST_HOLD),
-            false => HOLD,
-        };
-        self.lost = Some(now);
+        self.hold.lose(now);
     }
 
     pub(super) fn is_well(&self) -> bool {
@@ -116,11 +143,11 @@ impl Own {
     }
 
     pub(super) fn hold(&self) -> Duration {
-        self.hold
+        self.hold.time()
     }
 
     pub(super) fn lost(&self) -> Option<Instant> {
-        self.lost
+        self.hold.lost
     }
 
     pub(super) fn condition(&self) -> Condition {

@@ -73,8 +73,8 @@ pub(super) struct Sibling {
     pub(super) launched: Timestamp,
     pub(super) interface: InterfaceId,
     pub(super) address: IpAddr,
-    /// Whether EC2 said at the last asking that it runs.
-    pub(super) running: bool,
+    /// Since when EC2 does not say any more that it runs.
+    pub(super) gone: Option<Instant>,
     /// Its home tables by our own config, until it says so itself.
     pub(super) guess: BTreeSet<RouteTableId>,
     /// Whether a route to it is a black hole.
@@ -115,7 +115,7 @@ impl Sibling {
             launched: found.launched,
             interface: found.interface.clone(),
             address: found.address,
-            running: true,
+            gone: None,
             guess: BTreeSet::new(),
             blackhole: false,
             unanswered: 0,
@@ -147,7 +147,7 @@ impl Sibling {
             tags: Default::default(),
         };
         Self {
-            running: false,
+            gone: Some(now),
             ..Self::new(&found, now)
         }
     }
@@ -160,7 +160,6 @@ impl Sibling {
         match same {
             true => {
                 self.zone = found.zone.clone();
-                self.running = true;
             }
             false => *self = Self::new(found, now),
         }

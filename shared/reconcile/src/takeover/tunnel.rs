@@ -6,6 +6,7 @@ use ipnet::IpNet;
 use privnet_model::id::InstanceId;
 
 use super::Takeover;
+use super::own::{HOLD, Hold};
 use super::sibling::Sibling;
 use crate::vpc_route::Place;
 
@@ -16,11 +17,20 @@ pub(super) struct Tunnel {
     up_since: Option<Instant>,
     /// When something last came out of it.
     heard: Option<Instant>,
+    hold: Hold,
 }
 
 impl Tunnel {
-    pub(super) fn up_since(&self) -> Option<Instant> {
-        self.up_since
+    /// Whether it has been up for long enough for routes to be taken back for it.
+    pub(super) fn lasts(&self, now: Instant) -> bool {
+        let up_since = self.up_since;
+        up_since.is_some_and(|since| now - since >= self.hold.time())
+    }
+
+    /// Whether it has been up since then, if that is known.
+    pub(super) fn was_up_at(&self, then: Option<Instant>) -> bool {
+        let up_since = self.up_since;
+        up_since.is_some_and(|since| then.is_some_and(|then| since <= then))
     }
 }
 
@@ -28,14 +38,13 @@ impl Takeover {
     /// How the tunnel to the hub is: when something last came out of it, if it is up.
     pub fn tunnel(&mut self, heard: Option<Instant>, now: Instant) {
         self.wake(now);
+        let tunnel = &mut self.tunnel;
         match heard {
-            Some(_) => drop(self.tunnel.up_since.get_or_insert(now)),
-            // Like a failed self-test: the routes that are lost by it come back the later, the
-            // more often that happens.
-            None if self.tunnel.up_since.take().is_some() => self.own.lose(now),
+            Some(_) => drop(tunnel.up_since.get_or_insert(now)),
+            None if tunnel.up_since.take().is_some() => tunnel.hold.lose(now),
             None => {}
         }
-        self.tunnel.heard = heard.or(self.tunnel.heard);
+        tunnel.heard = heard.or(tunnel.heard);
     }
 
     /// Whether this spoke serves routes to the privnet, and has no tunnel there.
@@ -64,13 +73,15 @@ impl Takeover {
         sibling.lacks_tunnel_since().is_none() || !self.is_tunnelled(destination)
     }
 
-    /// Whether a sibling that is well cannot carry what is sent there, and this spoke can:
-    /// it has heard of the hub since. Where the hub is what is away, nobody has, and no
-    /// route moves however the tunnels of the spokes end one after the other.
-    pub(super) fn has_better_tunnel(&self, sibling: &Sibling, place: &Place) -> Option<Instant> {
-        let since = sibling.lacks_tunnel_since().filter(|_| sibling.is_sure())?;
-        let carries = self.is_tunnelled(&place.destination) && self.tunnel.up_since.is_some();
-        let heard = self.tunnel.heard.is_some_and(|heard| heard >= since);
-        (carries && heard).then_some(since)
+    /// Since when this spoke could take a route to the privnet from a sibling that is well but
+    /// for its tunnel, if it can. It must have heard of the hub since that one's tunnel is
+    /// down, and its own must have been up for a while: where the hub is what is away, or is
+    /// back, no route moves, however the tunnels of the spokes end and come one after the other.
+    pub(super) fn better_tunnel_since(&self, sibling: &Sibling, place: &Place) -> Option<Instant> {
+        let lacks = sibling.lacks_tunnel_since().filter(|_| sibling.is_sure())?;
+        let up_since = self.tunnel.up_since?;
+        let heard = self.tunnel.heard.is_some_and(|heard| heard >= lacks);
+        let takes = self.is_tunnelled(&place.destination) && heard;
+        takes.then_some(lacks.max(up_since + HOLD))
     }
 }

@@ -160,7 +160,6 @@ fn who_has_lost_its_tunnel_leaves_the_privnet_to_another_and_keeps_the_internet(
         assert_eq!(holder_of_privnet(&world), &Leads::Spoke(1), "{phase}");
         assert_eq!(changes(&world, before), 2, "{phase}");
         assert_eq!(world.check.races, 0, "{phase}: two moved it");
-        assert!(world.check.reported.is_empty(), "as one that is lost");
     }
 }
 
@@ -170,9 +169,10 @@ fn a_hub_that_is_away_moves_nothing_in_whatever_order_it_is_missed() {
     for order in [[0, 1, 2], [2, 1, 0], [1, 0, 2]] {
         let mut world = calm_world(3);
         let before = world.check.total;
-        for spoke in &mut world.spokes {
-            spoke.hub = false;
-        }
+        live(
+            &mut world,
+            &[Event::Mute(0), Event::Mute(1), Event::Mute(2)],
+        );
         for n in order {
             live(&mut world, &[seconds(40), Event::Unlink(n)]);
         }
@@ -181,12 +181,7 @@ fn a_hub_that_is_away_moves_nothing_in_whatever_order_it_is_missed() {
             live(&mut world, &[Event::Link(n), seconds(2)]);
         }
         live(&mut world, &[seconds(60)]);
-        let moved = changes(&world, before);
-        assert!(moved <= 4, "{order:?}: {moved} changes");
-        for zone in 0..3 {
-            let home = Leads::Spoke(u32::from(zone) + 1);
-            assert_eq!(world.routes[&(zone, PRIVNET)], home, "{order:?}");
-        }
+        assert_eq!(changes(&world, before), 0, "{order:?}");
     }
 }
 
@@ -199,6 +194,10 @@ fn without_any_tunnel_routes_are_taken_as_ever() {
     live(&mut world, &[Event::Kill(0), seconds(6)]);
     assert_eq!(holder_of_privnet(&world), &Leads::Spoke(2));
     live(&mut world, &[Event::Start(0), seconds(30)]);
+    // It would be no better for it.
+    assert_eq!(holder_of_privnet(&world), &Leads::Spoke(2));
+    assert_eq!(holder(&world, 0), 1);
+    live(&mut world, &[Event::Link(0), seconds(15)]);
     assert_eq!(holder_of_privnet(&world), &Leads::Spoke(1), "its own");
 }
 

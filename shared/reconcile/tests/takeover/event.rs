@@ -18,7 +18,8 @@ pub(crate) enum Event {
     /// Its egress breaks, or is whole again.
     Sicken(u8),
     Heal(u8),
-    /// Its tunnel ends, or is up again.
+    /// Nothing comes out of its tunnel any more; that is noticed; it is up again.
+    Mute(u8),
     Unlink(u8),
     Link(u8),
     /// Datagrams from one to the other are lost, or arrive again.
@@ -71,6 +72,7 @@ pub(crate) fn event() -> impl Strategy<Value = Event> {
         3 => one().prop_map(Event::Resume),
         3 => one().prop_map(Event::Sicken),
         3 => one().prop_map(Event::Heal),
+        1 => one().prop_map(Event::Mute),
         2 => one().prop_map(Event::Unlink),
         2 => one().prop_map(Event::Link),
         2 => (one(), one()).prop_map(|(from, to)| Event::Cut(from, to)),

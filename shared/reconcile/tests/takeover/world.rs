@@ -147,6 +147,7 @@ impl World {
             Event::Resume(n) => self.spokes[of(n)].hung = false,
             Event::Sicken(n) => self.spokes[of(n)].egress = false,
             Event::Heal(n) => self.spokes[of(n)].egress = true,
+            Event::Mute(n) => self.spokes[of(n)].hub = false,
             Event::Unlink(n) => self.spokes[of(n)].set_tunnel(false, now),
             Event::Link(n) => self.spokes[of(n)].set_tunnel(true, now),
             Event::Cut(from, to) => self.cut(of(from), of(to)),

@@ -60,8 +60,9 @@ pub(crate) fn write(architecture: Architecture, tested: &[Figures]) -> Result<()
     let file = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join(page);
     let mut page = format!(
         "# The images for {}, booted\n\n\
-         Written by `make {target}`; each line is something that it demanded, with what it saw. The guests run under\n\
-         QEMU without KVM on a machine with other things to do: an instance boots several times as fast.\n",
+         Written by `make {target}`; each line is something that it demanded, with what it saw, or says that it was\n\
+         left out; sizes, memory and `systemd-analyze` are told as they were. The guests run under QEMU without KVM on\n\
+         a machine with other things to do: an instance boots several times as fast.\n",
         architecture.name()
     );
     for figures in tested {
