@@ -24,7 +24,7 @@
 //!    shared address is in one place: who has the first makes those that are missing, and
 //!    takes the others from who is well by the rule of 3. If nobody has any, the one that was
 //!    launched first makes them.
-//! 6. Of a route to the privnet it matters, too, whether the tunnel is up ([`tunnel`]): who has
+//! 6. Of a route to the privnet it matters, too, whether the tunnel is up (`tunnel`): who has
 //!    none does not take it from who has one, and comes last in every order; of one whose
 //!    tunnel is down, and who is well otherwise, those take it that have heard of the hub
 //!    since. If nobody has, it stays where it is.
