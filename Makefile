@@ -21,7 +21,7 @@
 #   make test-packages makes them twice, and installs, upgrades and removes them in a new Debian; needs root (5 minutes)
 #   make build         all programs, tests and benches, as the demo and the tests use them
 #   make release       all that is published, into RELEASE=DIRECTORY: programs and packages for x86-64 and arm64, images,
-#                      checksums (ami/README.md); needs root (40 minutes)
+#                      checksums (ami/README.md); needs root (50 minutes)
 #
 # The same packages with the same features in every line, --workspace --all-targets: cargo would
 # otherwise build the AWS SDK again with others (5 minutes).
