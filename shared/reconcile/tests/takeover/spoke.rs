@@ -41,7 +41,7 @@ pub(crate) struct Spoke {
     /// Whether its tunnel is up, as far as it knows, and something comes out of it.
     pub(crate) tunnel: bool,
     pub(crate) hub: bool,
-    /// When the first of these became so.
+    /// When both became so.
     pub(crate) tunnel_since: Instant,
     heard: Instant,
     pub(crate) ec2: Ec2,
@@ -190,11 +190,11 @@ impl Spoke {
     }
 
     pub(crate) fn set_tunnel(&mut self, up: bool, now: Instant) {
-        self.hub = up;
-        if self.tunnel != up {
-            self.tunnel = up;
+        if self.tunnel != up || self.hub != up {
             self.tunnel_since = now;
         }
+        self.tunnel = up;
+        self.hub = up;
     }
 
     fn set_verdict(&mut self, verdict: Option<bool>, now: Instant) {
