@@ -257,17 +257,23 @@ impl Running {
         unplug(world, spoke)
     }
 
-    /// Rules for the VPC's router by which two spokes do not hear each other.
-    fn split(&self, one: &str, two: &str) -> Result<String> {
+    /// Rules for the VPC's router by which a spoke and others do not hear each other.
+    fn split(&self, one: &str, others: &[&str]) -> Result<String> {
         let one = self.world.host(one)?.instance.address;
-        let two = self.world.host(two)?.instance.address;
+        let others = others.iter().map(|other| {
+            let other = self.world.host(other)?.instance.address;
+            Ok(format!(
+                "        ip saddr {one} ip daddr {other} drop
+        ip saddr {other} ip daddr {one} drop
+"
+            ))
+        });
+        let others = others.collect::<Result<String>>()?;
         Ok(format!(
             "table ip split {{
     chain forward {{
         type filter hook forward priority -10
-        ip saddr {one} ip daddr {two} drop
-        ip saddr {two} ip daddr {one} drop
-    }}
+{others}    }}
 }}
 "
         ))

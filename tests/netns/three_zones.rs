@@ -70,6 +70,21 @@ pub(crate) fn wait_for_state(world: &World, by: &str, of: &str, words: &str) -> 
     })
 }
 
+/// Waits until a spoke knows of another that it is well, but does not hear it.
+pub(crate) fn wait_until_only_others_hear(world: &World, by: &str, of: &str) -> Result<()> {
+    let instance = &world.host(of)?.metadata.instance;
+    let what = format!("{of} to be heard by others than {by} alone");
+    wait_until(&what, PATIENCE, || {
+        let told = routes(world, by)?.siblings.into_iter();
+        let told: Vec<_> = told.filter(|one| one.instance == *instance).collect();
+        let so = told
+            .iter()
+            .any(|one| one.only_others_hear && one.state == "well");
+        ensure!(so, "{told:?}");
+        Ok(Some(()))
+    })
+}
+
 /// Waits until a spoke is well, and knows that its siblings are.
 pub(crate) fn wait_until_well(world: &World, spoke: &str, patience: Duration) -> Result<()> {
     wait_until(&format!("all to be well for {spoke}"), patience, || {

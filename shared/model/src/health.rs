@@ -6,7 +6,7 @@
 //! | `PVH1`, and 1 for a question or 2 for an answer | 5 |
 //! | who asks, who is asked: each its length and the instance id | 2 × (1 + 10 … 34) |
 //! | the nonce: the asker's, and the same in the answer | 16 |
-//! | of an answer alone: the [`HealthReport`] | 9 … |
+//! | of an answer alone: the [`HealthReport`] | 10 … |
 //! | how many signatures, 1 or 2, and each HMAC-SHA256 over all before the count | 1 + 32 … 64 |
 //!
 //! The key belongs to the two instances and to who of them asks (HKDF, both ids
@@ -18,7 +18,7 @@
 //! What the nonce is good for is the asker's to hold: an answer counts once, and only
 //! to a question that still waits ([`Answer::is_to`]).
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::str::FromStr;
 use std::time::Duration;
@@ -38,6 +38,8 @@ pub const MOST_BYTES: usize = 8192;
 /// As many route tables as a VPC has at most, unless AWS is asked for more ("Route
 /// tables per VPC" among the quotas of Amazon VPC). Further ones are not told.
 pub const MOST_TABLES: usize = 200;
+/// Siblings that one tells of hearing. Further ones are not told.
+pub const MOST_HEARD: usize = 64;
 /// Bytes of a reason. A longer one is cut.
 pub const MOST_REASON: usize = 200;
 
@@ -88,6 +90,9 @@ pub struct HealthReport {
     pub has_tunnel: bool,
     /// Its home tables.
     pub tables: BTreeSet<RouteTableId>,
+    /// The siblings that answered it that they are well, and how long ago it asked them so, in
+    /// whole milliseconds: for who cannot hear them itself.
+    pub hears: BTreeMap<InstanceId, Duration>,
 }
 
 /// Whether a spoke can carry traffic.
@@ -224,6 +229,13 @@ impl HealthReport {
         bytes.push(u8::try_from(count).unwrap_or(u8::MAX));
         for table in self.tables.iter().take(count) {
             put_text(bytes, table.as_str());
+        }
+        let count = self.hears.len().min(MOST_HEARD);
+        bytes.push(u8::try_from(count).unwrap_or(u8::MAX));
+        for (sibling, ago) in self.hears.iter().take(count) {
+            put_text(bytes, sibling.as_str());
+            let millis = u16::try_from(ago.as_millis()).unwrap_or(u16::MAX);
+            bytes.extend_from_slice(&millis.to_be_bytes());
         }
     }
 }
@@ -366,12 +378,22 @@ impl<'a> Reader<'a> {
         }
         let tables = (0..count).map(|_| self.id());
         let tables = tables.collect::<Result<BTreeSet<RouteTableId>, _>>()?;
+        let count = usize::from(self.byte()?);
+        if count > MOST_HEARD {
+            return Err(HealthError::Malformed("too many siblings"));
+        }
+        let hears = (0..count).map(|_| {
+            let millis = |bytes| Duration::from_millis(u64::from(u16::from_be_bytes(bytes)));
+            Ok((self.id()?, millis(self.array()?)))
+        });
+        let hears = hears.collect::<Result<BTreeMap<InstanceId, Duration>, _>>()?;
         Ok(HealthReport {
             condition,
             well_for,
             changes_routes: flags & CHANGES_ROUTES != 0,
             has_tunnel: flags & LACKS_TUNNEL == 0,
             tables,
+            hears,
         })
     }
 

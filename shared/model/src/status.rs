@@ -193,6 +193,10 @@ pub struct SiblingStatus {
     /// Whether it is well, but says that its tunnel to the hub is down.
     #[serde(default)]
     pub tunnel_down: bool,
+    /// Whether it does not answer this spoke, and is not lost because another spoke hears it
+    /// say that it is well.
+    #[serde(default)]
+    pub only_others_hear: bool,
     /// Why what comes from it does not count, if something does come.
     #[serde(default)]
     pub refused: Option<Refusal>,

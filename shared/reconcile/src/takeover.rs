@@ -11,14 +11,16 @@
 //! 2. A sibling is asked each second, and twice as often as soon as an answer is missing
 //!    ([`asking`]). It is lost when it answers none of three questions in a row, and for
 //!    2.5 s, which is known 2 to 3 s after it died; it is sick or leaving when it says so itself, and after a restart when it
-//!    has not been well again for 3.5 s. Of the others that are well the first in an order that all
+//!    has not been well again for 3.5 s. Each answer says which others the one that answers heard, and
+//!    when: whom only this spoke does not hear is not lost. Of the others that are well the first in an order that all
 //!    know moves its routes at once; the next one does if nothing happened
 //!    [`STEP`] later.
 //! 3. A spoke takes its home tables back when it has been well for 10 s: 20 s, 40 s …
 //!    600 s if it was lost or sick more than once within 10 minutes.
 //! 4. Who took a route from a lost sibling and learns that this was well all along
 //!    (it takes the route back, or tells later that it was well) has a broken path to
-//!    it: its silence must last 5 s longer the next time, 10 s, 20 s … 600 s. Homes do
+//!    it: its silence must last 5 s longer the next time, 10 s, 20 s … 600 s, until it has been
+//!    heard for twelve times that, or 600 s. Homes do
 //!    not wait longer for that reason, so that a table settles at home.
 //! 5. Where several have the same home tables their routes stay with one of them, as a
 //!    shared address is in one place: who has the first makes those that are missing, and
@@ -270,7 +272,14 @@ impl Takeover {
         match answer {
             Some(report) => {
                 self.taken.remove(instance);
+                let hears = report.hears.clone();
                 sibling.answered(asked, report, now);
+                for (other, ago) in hears.iter().filter(|(other, _)| *other != instance) {
+                    let then = asked.checked_sub(*ago);
+                    if let Some((other, then)) = self.siblings.get_mut(other).zip(then) {
+                        other.vouched_for(then, now);
+                    }
+                }
             }
             None => sibling.unanswered(asked, now),
         }
@@ -535,6 +544,11 @@ impl Takeover {
             changes_routes: self.sees && !unable && !stuck,
             has_tunnel: !self.is_without_tunnel(),
             tables: self.home.clone(),
+            hears: {
+                let siblings = self.siblings.iter();
+                let heard = siblings.filter_map(|(id, one)| Some((id, one.heard_well(now)?)));
+                heard.map(|(id, ago)| (id.clone(), ago)).collect()
+            },
         }
     }
 
@@ -546,6 +560,12 @@ impl Takeover {
     /// How each sibling is.
     pub fn siblings(&self) -> impl Iterator<Item = (&InstanceId, SiblingState)> {
         self.siblings.iter().map(|(id, one)| (id, one.state()))
+    }
+
+    /// Whether a sibling does not answer this spoke, and is well all the same, as another hears.
+    pub fn only_others_hear(&self, sibling: &InstanceId) -> bool {
+        let sibling = self.siblings.get(sibling);
+        sibling.is_some_and(Sibling::is_only_unheard)
     }
 
     /// Which spoke each route led to at the last look, less what was changed since.

@@ -45,6 +45,7 @@ fn report(condition: Condition) -> HealthReport {
         changes_routes: true,
         has_tunnel: true,
         tables: BTreeSet::from(["rtb-0123456789abcdef0".parse().unwrap()]),
+        hears: BTreeMap::new(),
     }
 }
 

@@ -53,7 +53,7 @@ impl Refused {
 #[cfg(test)]
 mod tests {
     #![expect(clippy::unwrap_used, reason = "a test that fails should panic")]
-    use std::collections::BTreeSet;
+    use std::collections::{BTreeMap, BTreeSet};
 
     use privnet_model::health::Condition;
 
@@ -70,6 +70,7 @@ mod tests {
             changes_routes: true,
             has_tunnel: true,
             tables: BTreeSet::new(),
+            hears: BTreeMap::new(),
         })
     }
 

@@ -41,6 +41,7 @@ impl Server {
             instance: instance.clone(),
             state: state.to_string(),
             tunnel_down: self.takeover.lacks_tunnel(instance),
+            only_others_hear: self.takeover.only_others_hear(instance),
             refused: self.refused.why(instance).map(Into::into),
         });
         let taken_over = self.takeover.taken_over();
@@ -78,6 +79,14 @@ impl Server {
         let remedies = remedies.flat_map(Remedies::problems);
         let sick = self.sick();
         let sick = sick.map(|why| format!("serves no VPC routes: {why}"));
+        let siblings = self.takeover.siblings().map(|(instance, _)| instance);
+        let unheard = siblings.filter(|instance| self.takeover.only_others_hear(instance));
+        let unheard = unheard.map(|instance| {
+            format!(
+                "{instance} does not answer this spoke, and is well as another spoke hears: should \
+                 that one fail, each would take the other for lost"
+            )
+        });
         let without = sick.is_none() && self.takeover.is_without_tunnel();
         let without = without.then(|| {
             "the tunnel to the hub is down: a sibling whose tunnel is up has the routes to the \
@@ -95,6 +104,7 @@ impl Server {
             .chain(self.failures.iter().map(|(_, problem)| problem))
             .chain(&self.conflicts)
             .cloned()
+            .chain(unheard)
             .chain(addresses)
             .chain(connections)
             .chain(remedies)

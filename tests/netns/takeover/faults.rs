@@ -181,21 +181,24 @@ pub(crate) fn what_breaks_beneath_a_spoke_that_lives_is_noticed() -> Result<()> 
 pub(crate) fn a_split_between_siblings_costs_nothing_and_two_losses_at_once_are_covered()
 -> Result<()> {
     let mut running = Running::start()?;
-    // Two do not hear each other, and take each other for lost; both work.
-    let split = running.split("spoke-d1", "spoke-d2")?;
+    // Two do not hear each other, as the third does.
+    let split = running.split("spoke-d1", &["spoke-d2"])?;
+    let before = running.fabric.moves().len();
     let outages = running.during("two siblings split for 30 s", |running| {
         running.world.router("vpc-d")?.nft(&split)?;
         for (spoke, other) in [("spoke-d1", "spoke-d2"), ("spoke-d2", "spoke-d1")] {
-            three_zones::wait_for_state(&running.world, spoke, other, "lost")?;
+            three_zones::wait_until_only_others_hear(&running.world, spoke, other)?;
         }
         std::thread::sleep(SPLIT);
         let router = running.world.router("vpc-d")?;
         router.nft("delete table ip split\n")
     })?;
     outages.only_of(&[])?;
+    let moves = running.fabric.moves().split_off(before);
+    ensure!(moves.is_empty(), "none is lost: {moves:?}");
     running.is_at_home()?;
-    running.moved_little()?;
 
+    // Nor is any doubted afterwards.
     let before = running.fabric.moves().len();
     let outages = running.during("two of three fail at once", |running| {
         Running::dies(&mut running.world, "spoke-d1")?;
@@ -210,6 +213,21 @@ pub(crate) fn a_split_between_siblings_costs_nothing_and_two_losses_at_once_are_
     running.is_started("spoke-d1")?;
     running.is_started("spoke-d2")?;
     running.is_at_home()?;
+
+    // One and the others take each other for lost; all work.
+    let split = running.split("spoke-d1", &["spoke-d2", "spoke-d3"])?;
+    let outages = running.during("one split from both others for 30 s", |running| {
+        running.world.router("vpc-d")?.nft(&split)?;
+        for (spoke, other) in [("spoke-d1", "spoke-d2"), ("spoke-d2", "spoke-d1")] {
+            three_zones::wait_for_state(&running.world, spoke, other, "lost")?;
+        }
+        std::thread::sleep(SPLIT);
+        let router = running.world.router("vpc-d")?;
+        router.nft("delete table ip split\n")
+    })?;
+    outages.only_of(&[])?;
+    running.is_at_home()?;
+    running.moved_little()?;
     running.world.check()
 }
 

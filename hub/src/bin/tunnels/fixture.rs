@@ -397,12 +397,22 @@ pub(crate) fn nat_gateway() -> Status {
         tunnels: Vec::new(),
         routes: Some(RoutesStatus {
             sick: Some("no way to the internet through this spoke's NAT".to_owned()),
-            siblings: vec![SiblingStatus {
-                instance: "i-0123456789abcdef2".parse().unwrap(),
-                state: "well".to_owned(),
-                tunnel_down: true,
-                refused: None,
-            }],
+            siblings: vec![
+                SiblingStatus {
+                    instance: "i-0123456789abcdef2".parse().unwrap(),
+                    state: "well".to_owned(),
+                    tunnel_down: true,
+                    only_others_hear: false,
+                    refused: None,
+                },
+                SiblingStatus {
+                    instance: "i-0123456789abcdef3".parse().unwrap(),
+                    state: "well".to_owned(),
+                    tunnel_down: false,
+                    only_others_hear: true,
+                    refused: None,
+                },
+            ],
             routes: vec![RouteStatus {
                 table: "rtb-0123456789abcdef0".parse().unwrap(),
                 destination: "0.0.0.0/0".parse().unwrap(),

@@ -353,7 +353,13 @@ fn routes(routes: &RoutesStatus) -> Vec<(&'static str, Vec<String>)> {
         } else {
             ""
         };
-        format!("{} {}{tunnel}{refused}", one.instance, one.state)
+        let unheard = if one.only_others_hear {
+            ", as other spokes hear; it does not answer this one"
+        } else {
+            ""
+        };
+        let (instance, state) = (&one.instance, &one.state);
+        format!("{instance} {state}{tunnel}{unheard}{refused}")
     });
     let led = routes.routes.iter().map(|route| {
         let spoke = route.spoke.as_ref();

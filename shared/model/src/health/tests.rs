@@ -35,6 +35,7 @@ fn report(condition: Condition) -> HealthReport {
             .into_iter()
             .map(|id| id.parse().unwrap())
             .collect(),
+        hears: [(id(C), Duration::from_millis(900))].into(),
     }
 }
 
@@ -211,6 +212,7 @@ proptest! {
         changes_routes in any::<bool>(),
         has_tunnel in any::<bool>(),
         tables in prop::collection::btree_set("rtb-[0-9a-f]{8,32}", 0..30),
+        hears in prop::collection::btree_map("i-[0-9a-f]{8,32}", any::<u16>(), 0..30),
     ) {
         let [from, to] = ids.map(|text| id(&text));
         prop_assume!(from != to);
@@ -222,6 +224,10 @@ proptest! {
                 changes_routes,
                 has_tunnel,
                 tables: tables.into_iter().map(|id| id.parse().unwrap()).collect(),
+                hears: hears
+                    .into_iter()
+                    .map(|(text, millis)| (id(&text), Duration::from_millis(millis.into())))
+                    .collect(),
             },
         };
         let bytes = answer.seal(&secret(SECRET));

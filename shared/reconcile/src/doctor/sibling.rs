@@ -18,6 +18,7 @@ fn sibling(sibling: &SiblingStatus) -> Finding {
         instance,
         state,
         tunnel_down,
+        only_others_hear,
         refused,
     } = sibling;
     let check = "sibling";
@@ -42,6 +43,15 @@ fn sibling(sibling: &SiblingStatus) -> Finding {
                      program? (the port is routes.health_port)"
                 )),
         };
+    }
+    if *only_others_hear {
+        let found = format!("{found}, as another spoke hears; it does not answer this one");
+        return Finding::warning(AREA, check, found)
+            .mend(format!(
+                "aws ec2 describe-network-acls --region $REGION   # of both subnets: UDP \
+                 {DEFAULT_HEALTH_PORT} must pass both ways (the port is routes.health_port)"
+            ))
+            .mend(doctor);
     }
     if *tunnel_down {
         let found = format!("{found}, but its tunnel to the hub is down");
@@ -76,6 +86,7 @@ mod tests {
                 instance: "i-00000002".parse().unwrap(),
                 state: state.to_string(),
                 tunnel_down: false,
+                only_others_hear: false,
                 refused,
             }],
             ..RoutesStatus::default()
@@ -131,12 +142,27 @@ mod tests {
             instance: "i-00000002".parse().unwrap(),
             state: SiblingState::Well.to_string(),
             tunnel_down: true,
+            only_others_hear: false,
             refused: None,
         });
         assert_eq!(finding.verdict, Verdict::Warning);
         let found = "i-00000002 is well, but its tunnel to the hub is down";
         assert_eq!(finding.found, found);
         assert_eq!(finding.remedy.len(), 1);
+    }
+
+    #[test]
+    fn of_one_that_only_others_hear_the_way_is_to_be_looked_at() {
+        let finding = sibling(&SiblingStatus {
+            instance: "i-00000002".parse().unwrap(),
+            state: SiblingState::Well.to_string(),
+            tunnel_down: false,
+            only_others_hear: true,
+            refused: None,
+        });
+        assert_eq!(finding.verdict, Verdict::Warning);
+        assert!(finding.found.contains("does not answer this one"));
+        assert!(finding.remedy[0].contains("UDP 51822"), "{finding:?}");
     }
 
     #[test]

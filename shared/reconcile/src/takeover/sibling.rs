@@ -26,6 +26,8 @@ const STARTING: Duration = Duration::from_millis(3500);
 const DOUBT: Duration = Duration::from_secs(5);
 /// The longest that this grows to, doubled with each mistake.
 const MOST_DOUBT: Duration = Duration::from_secs(600);
+/// Who is heard for so many times that, or ten minutes, is doubted no more.
+const SETTLED: u32 = 12;
 /// Reports tell whole seconds, and take some time on the way.
 const SKEW: Duration = Duration::from_secs(2);
 
@@ -90,17 +92,22 @@ pub(super) struct Sibling {
     said_well: Instant,
     /// Since when it says that its tunnel is down.
     lacks_tunnel_since: Option<Instant>,
+    /// When it was asked last that answered that it is well, and nothing else since.
+    heard_well: Option<Instant>,
     /// When it last showed that it lives: by an answer, or by taking a route.
     life: Option<Instant>,
+    /// The same of another, as that one says, while this spoke hears nothing: it was well then.
+    vouched: Option<Instant>,
     /// When it was last seen to take a route.
     claimed: Option<Instant>,
     lost: bool,
     bad_since: Option<Instant>,
     /// When we took a route from it because it was lost.
     taken: Option<Instant>,
-    /// How often it was taken for lost by mistake, and when last.
+    /// How often it was taken for lost by mistake, until it has been heard for long.
     mistakes: u32,
-    mistaken: Option<Instant>,
+    /// Since when it is heard, with no silence between that would be a loss.
+    heard_since: Option<Instant>,
     /// When it last asked how we are: signed, and so by itself.
     asked_us: Option<Instant>,
     /// When its silence, or ours to it, was last shown to be the network's.
@@ -124,13 +131,15 @@ impl Sibling {
             report: None,
             said_well: now,
             lacks_tunnel_since: None,
+            heard_well: None,
             life: None,
+            vouched: None,
             claimed: None,
             lost: false,
             bad_since: None,
             taken: None,
             mistakes: 0,
-            mistaken: None,
+            heard_since: None,
             asked_us: None,
             contradicted: None,
         }
@@ -169,6 +178,7 @@ impl Sibling {
         if asked >= self.since {
             self.unanswered = self.unanswered.saturating_add(1);
             self.sure = false;
+            self.heard_since.take_if(|_| self.unanswered >= LOST);
         }
         self.judge(now);
     }
@@ -186,8 +196,10 @@ impl Sibling {
             // It was well when we took its route: the way between us is broken, not it.
             self.mistake(now);
         }
+        self.heard_well = None;
         if report.condition == Condition::Well {
             self.said_well = now;
+            self.heard_well = Some(asked);
         }
         match report.has_tunnel {
             true => self.lacks_tunnel_since = None,
@@ -196,10 +208,9 @@ impl Sibling {
         self.report = Some(report);
         self.life = Some(now);
         self.lost = false;
-        let settled = CALM.max(self.doubt() * 2);
-        if self.mistaken.is_some_and(|last| now - last > settled) {
+        let heard = now - *self.heard_since.get_or_insert(now);
+        if heard > (self.doubt() * SETTLED).min(CALM) {
             self.mistakes = 0;
-            self.mistaken = None;
         }
         self.judge(now);
     }
@@ -214,6 +225,43 @@ impl Sibling {
             }
         }
         self.judge(now);
+    }
+
+    /// How long ago it was asked that answered that it is well, if it is to be heard.
+    pub(super) fn heard_well(&self, now: Instant) -> Option<Duration> {
+        let ago = now.saturating_duration_since(self.heard_well?);
+        (ago < SILENCE).then_some(ago)
+    }
+
+    /// It was well then, as another says that it told it.
+    pub(super) fn vouched_for(&mut self, then: Instant, now: Instant) {
+        let fresh = now.saturating_duration_since(then) < SILENCE;
+        if self.unanswered == 0 || !fresh || self.vouched.max(Some(self.heard())) >= Some(then) {
+            return;
+        }
+        self.vouched = Some(then);
+        // Whether it was wrong to say so, its own answer tells some time.
+        self.lost = false;
+        if self.is_only_unheard() {
+            // The way between us is broken, not it.
+            self.contradicted = Some(now);
+        }
+        self.judge(now);
+    }
+
+    /// Whether another heard it say that it is well when it had been silent to us for so long
+    /// that it would be lost.
+    pub(super) fn is_only_unheard(&self) -> bool {
+        let missed = self.unanswered > 0 && !self.lost;
+        missed
+            && self
+                .vouched
+                .is_some_and(|vouched| vouched >= self.heard() + SILENCE)
+    }
+
+    /// When we heard it last, or began to listen.
+    fn heard(&self) -> Instant {
+        self.life.map_or(self.since, |life| life.max(self.since))
     }
 
     /// We took a route from it because it was lost.
@@ -234,7 +282,6 @@ impl Sibling {
     fn mistake(&mut self, now: Instant) {
         self.contradicted = Some(now);
         self.mistakes = self.mistakes.saturating_add(1);
-        self.mistaken = Some(now);
     }
 
     fn doubt(&self) -> Duration {
@@ -251,7 +298,9 @@ impl Sibling {
             true => Duration::ZERO,
             false => self.doubt(),
         };
-        let life = self.life.unwrap_or(self.since).max(self.since);
+        let life = self
+            .vouched
+            .map_or(self.heard(), |then| then.max(self.heard()));
         self.lost |= self.unanswered >= LOST && now - life >= SILENCE + doubt;
         let condition = self.report.as_ref().map(|report| &report.condition);
         let sick = match condition {
@@ -260,7 +309,7 @@ impl Sibling {
             Some(Condition::Sick { .. } | Condition::Leaving) => true,
         };
         // Only who is well takes a route: it was not any more what it had said before.
-        let outdated = self.claimed.is_some_and(|claimed| claimed >= self.since);
+        let outdated = self.claimed.max(self.vouched) >= Some(self.since);
         match self.lost || (sick && !outdated) {
             true => {
                 self.bad_since.get_or_insert(now);
@@ -293,7 +342,8 @@ impl Sibling {
     /// Whether an answer is missing, or says that it is not well yet.
     pub(super) fn is_suspect(&self) -> bool {
         let starting = matches!(self.state(), SiblingState::Starting { .. });
-        (self.unanswered > 0 || starting) && self.bad_since.is_none()
+        let missed = self.unanswered > 0 && !self.is_only_unheard();
+        (missed || starting) && self.bad_since.is_none()
     }
 
     /// Since when it cannot be relied on.
@@ -345,8 +395,8 @@ impl Sibling {
     /// When it was last known to be well: it said so, or took a route, which nobody does
     /// who is not.
     pub(super) fn last_well(&self) -> Instant {
-        self.claimed
-            .map_or(self.said_well, |claimed| claimed.max(self.said_well))
+        let told = self.claimed.max(self.vouched);
+        told.map_or(self.said_well, |told| told.max(self.said_well))
     }
 
     /// Whether it has been well for long, when it said so last.
@@ -377,7 +427,7 @@ impl Sibling {
 
     /// Since when nothing at all was heard or seen of it.
     pub(super) fn silent_since(&self) -> Instant {
-        let signs = [self.life, self.asked_us, self.claimed];
+        let signs = [self.life, self.asked_us, self.claimed, self.vouched];
         let last = signs.into_iter().flatten().max();
         last.map_or(self.since, |last| last.max(self.since))
     }

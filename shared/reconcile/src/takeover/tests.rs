@@ -87,6 +87,7 @@ fn report(condition: Condition) -> HealthReport {
         changes_routes: true,
         has_tunnel: true,
         tables: BTreeSet::new(),
+        hears: BTreeMap::new(),
     }
 }
 

@@ -333,6 +333,30 @@ fn flapping_every_ten_seconds_for_five_minutes_moves_little() {
     }
 }
 
+/// Two that do not hear each other are both heard by a third.
+#[test]
+fn a_split_that_a_third_sees_past_moves_nothing_and_whoever_dies_in_it_is_stood_in_for() {
+    for spokes in [3, 4] {
+        for phase in 0..10 {
+            for dies in [0, 2] {
+                let mut world = calm_world_with_phases(spokes, Duration::from_millis(170));
+                world.pass(Duration::from_millis(100) * phase).unwrap();
+                let before = world.check.total;
+                live(&mut world, &[Event::Cut(0, 1), seconds(600)]);
+                assert_eq!(changes(&world, before), 0, "{spokes}, {phase}");
+                let begun = world.now;
+                live(&mut world, &[Event::Kill(dies)]);
+                let dead = u32::from(dies) + 1;
+                while world.routes.values().any(|led| *led == Leads::Spoke(dead)) {
+                    world.pass(world::STEP).unwrap();
+                    assert!(world.now - begun <= OUTAGE, "{spokes}, {phase}, {dies}");
+                }
+                world.calm_down().unwrap();
+            }
+        }
+    }
+}
+
 /// Both are well, and each thinks that the other is lost.
 #[test]
 fn a_split_between_two_settles_at_home() {
@@ -366,6 +390,24 @@ fn a_split_between_two_settles_at_home() {
             "{at_home} of 1200 s at home, {each_minute:?}"
         );
         world.calm_down().unwrap();
+    }
+}
+
+/// Who is heard again for long is doubted no more.
+#[test]
+fn some_minutes_after_a_split_whoever_dies_is_stood_in_for_as_ever() {
+    for phase in 0..10 {
+        let mut world = calm_world(2);
+        live(&mut world, &[Event::Split(0), seconds(30), Event::Join(0)]);
+        assert!(world.check.total > 4, "they took each other for lost");
+        live(&mut world, &[seconds(300)]);
+        world.pass(Duration::from_millis(100) * phase).unwrap();
+        let begun = world.now;
+        live(&mut world, &[Event::Kill(0)]);
+        while holder(&world, 0) == 1 {
+            world.pass(world::STEP).unwrap();
+            assert!(world.now - begun <= OUTAGE, "{phase}");
+        }
     }
 }
 

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use crate::event::Ec2;
 use crate::spoke::{Spoke, instance};
-use crate::world::{Leads, PRIVNET, Spot, World};
+use crate::world::{DISCOVERY, Leads, PRIVNET, Spot, World};
 
 /// A route leads to a lost or sick spoke for so long at most, when one that is well
 /// could take it,
@@ -27,6 +27,8 @@ pub(crate) const CHANGES: usize = 16;
 pub(crate) struct Check {
     /// Who was ever cut off from whom: they may doubt each other.
     cuts: BTreeSet<(usize, usize)>,
+    /// When a datagram between the two could last be lost.
+    deaf: BTreeMap<(usize, usize), Instant>,
     able_since: BTreeMap<usize, Instant>,
     /// Since when a spoke knows of one to which a route leads that it cannot carry.
     known_since: BTreeMap<(usize, u32), Instant>,
@@ -67,6 +69,28 @@ impl Check {
     /// Whether one of the two may not have heard what the other said.
     pub(crate) fn were_cut_off(&self, one: usize, other: usize) -> bool {
         self.cuts.contains(&(one, other))
+    }
+
+    /// Datagrams between the two may be lost now.
+    pub(crate) fn deaf(&mut self, one: usize, other: usize, now: Instant) {
+        self.deaf.insert((one.min(other), one.max(other)), now);
+    }
+
+    fn heard_each_other(&self, one: usize, other: usize, now: Instant) -> bool {
+        let last = self.deaf.get(&(one.min(other), one.max(other)));
+        last.is_none_or(|last| now - *last > SETTLED)
+    }
+
+    /// Who has long been well, and heard by a third that hears this one as well: it must not be
+    /// taken for lost.
+    pub(crate) fn witness(&self, n: usize, of: usize, count: usize, now: Instant) -> Option<usize> {
+        // A new one must have been found.
+        let long = |n| self.able_for(n, now) > DISCOVERY + SETTLED;
+        (0..count).find(|third| {
+            let between = *third != n && *third != of && long(*third) && long(of);
+            let hears = |other| self.heard_each_other(*third, other, now);
+            between && hears(n) && hears(of)
+        })
     }
 
     pub(crate) fn moved(&mut self, spot: Spot, now: Instant) {

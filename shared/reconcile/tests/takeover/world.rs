@@ -23,7 +23,7 @@ pub(crate) const DESTINATIONS: [&str; 2] = ["0.0.0.0/0", "10.0.0.0/8"];
 /// The number of the one that goes through the tunnel.
 pub(crate) const PRIVNET: usize = 1;
 pub(crate) const STEP: Duration = Duration::from_millis(50);
-const DISCOVERY: Duration = Duration::from_secs(15);
+pub(crate) const DISCOVERY: Duration = Duration::from_secs(15);
 /// What a sibling said may be that old: a question's interval, and the next one's answer
 /// waited for.
 const NEWS: Duration = Duration::from_millis(1900);
@@ -207,6 +207,9 @@ impl World {
 
     fn step(&mut self) -> Result<(), String> {
         let (now, wall) = (self.now, self.wall());
+        for (from, to) in &self.cuts {
+            self.check.deaf(*from, *to, now);
+        }
         self.deliver();
         for n in 0..self.spokes.len() {
             if self.spokes[n].starts.is_some_and(|at| now >= at) {
@@ -410,6 +413,7 @@ impl World {
                 continue;
             }
             self.may_ask_for(n, &next.why)?;
+            self.may_rob(n, &next.why)?;
             self.may_carry(n, &next)?;
             self.note(&next.why);
             self.request(n, Request::Change(next));
@@ -443,6 +447,29 @@ impl World {
                 "{:.2} s: a route moves to {}, which fails its self-test ({why})",
                 self.seconds(),
                 taker.instance
+            )),
+        }
+    }
+
+    /// Nobody is taken for lost whom a third hears.
+    fn may_rob(&mut self, n: usize, why: &Reason) -> Result<(), String> {
+        let Reason::Takeover { from, state } = why else {
+            return Ok(());
+        };
+        let mut spokes = self.spokes.iter();
+        let from = spokes.position(|one| instance(one.instance) == *from);
+        let Some(from) = from.filter(|_| *state == SiblingState::Lost) else {
+            return Ok(());
+        };
+        let count = self.spokes.len();
+        match self.check.witness(n, from, count, self.now) {
+            None => Ok(()),
+            Some(third) => Err(format!(
+                "{:.2} s: {} takes {} for lost, which is well, as {} hears",
+                self.seconds(),
+                self.spokes[n].instance,
+                self.spokes[from].instance,
+                self.spokes[third].instance,
             )),
         }
     }

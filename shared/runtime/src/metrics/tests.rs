@@ -243,6 +243,7 @@ fn serving() -> RoutesStatus {
             instance: other.parse().unwrap(),
             state: "well".to_owned(),
             tunnel_down: false,
+            only_others_hear: false,
             refused: None,
         }],
         routes: vec![
