@@ -33,13 +33,13 @@ use crate::secret::FleetSecret;
 /// The UDP port that a spoke answers on unless told otherwise; the tunnel has 51820,
 /// the hub's port inside its tunnels is 51821.
 pub const DEFAULT_HEALTH_PORT: u16 = 51822;
-/// The longest datagram. Less than the 9001 bytes of a VPC's MTU.
-pub const MOST_BYTES: usize = 8192;
+/// The longest datagram. Less than the 9001 bytes of a VPC's MTU, more than the longest answer.
+pub const MOST_BYTES: usize = 8900;
 /// As many route tables as a VPC has at most, unless AWS is asked for more ("Route
 /// tables per VPC" among the quotas of Amazon VPC). Further ones are not told.
 pub const MOST_TABLES: usize = 200;
 /// Siblings that one tells of hearing. Further ones are not told.
-pub const MOST_HEARD: usize = 64;
+pub const MOST_HEARD: usize = 30;
 /// Bytes of a reason. A longer one is cut.
 pub const MOST_REASON: usize = 200;
 

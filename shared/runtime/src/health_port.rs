@@ -259,10 +259,11 @@ impl Own {
             }
             false
         });
-        let report = match &*self.said.borrow() {
-            Some((report, said)) if said.elapsed() < FRESH => report.clone(),
+        let (mut report, age) = match &*self.said.borrow() {
+            Some((report, said)) if said.elapsed() < FRESH => (report.clone(), said.elapsed()),
             Some(_) | None => return Ok(None),
         };
+        report.hears.values_mut().for_each(|ago| *ago += age);
         Ok(Some(Answer { question, report }.seal(&secret)))
     }
 }

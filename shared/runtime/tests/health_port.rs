@@ -136,6 +136,31 @@ async fn siblings_tell_each_other_how_they_are() {
     }
 }
 
+/// What it heard becomes older while its main loop hangs.
+#[tokio::test]
+async fn what_one_heard_of_others_is_as_old_as_it_is_when_it_is_told() {
+    let (mut one, two) = (spoke(1), spoke(2));
+    let ago = Duration::from_millis(300);
+    let said = Instant::now();
+    two.teller().say(HealthReport {
+        hears: BTreeMap::from([(id(3), ago)]),
+        ..report(Condition::Well)
+    });
+    watch(&mut one, &[1, 2]);
+    for _ in 0..3 {
+        let observation = next(&mut one).await;
+        let told = observation.answer.unwrap().hears[&id(3)];
+        let most = ago + said.elapsed();
+        // Whole milliseconds, and the answer takes some.
+        let least = ago + observation.asked.saturating_duration_since(said);
+        let least = least.saturating_sub(Duration::from_millis(1));
+        assert!(
+            (least..=most).contains(&told),
+            "{least:?} {told:?} {most:?}"
+        );
+    }
+}
+
 #[tokio::test]
 async fn one_that_is_gone_owes_three_answers_within_three_seconds_and_is_heard_when_it_is_back() {
     let (mut one, two) = (spoke(1), spoke(2));

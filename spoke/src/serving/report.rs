@@ -83,8 +83,8 @@ impl Server {
         let unheard = siblings.filter(|instance| self.takeover.only_others_hear(instance));
         let unheard = unheard.map(|instance| {
             format!(
-                "{instance} does not answer this spoke, and is well as another spoke hears: should \
-                 that one fail, each would take the other for lost"
+                "{instance} does not answer this spoke, and is well, as another hears: should no \
+                 other hear it either, the two would take each other for lost"
             )
         });
         let without = sick.is_none() && self.takeover.is_without_tunnel();

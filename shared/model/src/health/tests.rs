@@ -162,11 +162,25 @@ fn what_is_too_long_is_cut_where_it_is_said() {
     long.report.tables = (0..300_u32)
         .map(|n| format!("rtb-{n:032x}").parse().unwrap())
         .collect();
+    long.report.hears = (0..300_u32)
+        .map(|n| (id(&format!("i-{n:032x}")), Duration::MAX))
+        .collect();
     long.report.well_for = Duration::MAX;
+    // As while the fleet's secret is changed.
+    let ids = [A, B].map(|short| id(&format!("i-{:0>32}", &short[2..])));
+    let [from, to] = ids.clone();
+    long.question = Question {
+        from,
+        to,
+        ..question()
+    };
     let bytes = long.seal(&secret);
     assert!(bytes.len() <= MOST_BYTES, "{}", bytes.len());
-    let opened = Answer::open(&bytes, &secret, &id(A)).unwrap().report;
+    let opened = Answer::open(&bytes, &secret, &ids[0]).unwrap().report;
     assert_eq!(opened.tables.len(), MOST_TABLES);
+    assert_eq!(opened.hears.len(), MOST_HEARD);
+    let ago = Duration::from_millis(u64::from(u16::MAX));
+    assert!(opened.hears.values().all(|one| *one == ago));
     assert_eq!(opened.well_for, Duration::from_secs(u64::from(u32::MAX)));
     let Condition::Sick { why } = opened.condition else {
         panic!("{:?}", opened.condition);

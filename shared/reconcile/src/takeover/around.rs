@@ -33,7 +33,7 @@ impl Takeover {
                     leaving: one.state() == SiblingState::Leaving,
                     state: one.state(),
                 },
-                None if one.is_sure() => OtherState::Well,
+                None if one.is_sure() || one.is_only_unheard() => OtherState::Well,
                 None => OtherState::Unclear,
             };
             let instance = one.instance.clone();

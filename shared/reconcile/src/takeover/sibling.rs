@@ -26,6 +26,8 @@ const STARTING: Duration = Duration::from_millis(3500);
 const DOUBT: Duration = Duration::from_secs(5);
 /// The longest that this grows to, doubled with each mistake.
 const MOST_DOUBT: Duration = Duration::from_secs(600);
+/// What only others hear comes up to so much later, and may be lost twice on its way.
+const RELAYED: Duration = Duration::from_secs(1);
 /// Who is heard for so many times that, or ten minutes, is doubted no more.
 const SETTLED: u32 = 12;
 /// Reports tell whole seconds, and take some time on the way.
@@ -178,7 +180,6 @@ impl Sibling {
         if asked >= self.since {
             self.unanswered = self.unanswered.saturating_add(1);
             self.sure = false;
-            self.heard_since.take_if(|_| self.unanswered >= LOST);
         }
         self.judge(now);
     }
@@ -206,10 +207,13 @@ impl Sibling {
             false => drop(self.lacks_tunnel_since.get_or_insert(now)),
         }
         self.report = Some(report);
+        if self.life.is_none_or(|life| now - life > SILENCE) {
+            self.heard_since = Some(now);
+        }
         self.life = Some(now);
         self.lost = false;
-        let heard = now - *self.heard_since.get_or_insert(now);
-        if heard > (self.doubt() * SETTLED).min(CALM) {
+        let settled = (self.doubt() * SETTLED).min(CALM);
+        if self.heard_since.is_some_and(|since| now - since > settled) {
             self.mistakes = 0;
         }
         self.judge(now);
@@ -218,11 +222,10 @@ impl Sibling {
     /// It took a route then, or was given one by somebody who hears it.
     pub(super) fn shows_life(&mut self, then: Instant, now: Instant) {
         self.life = self.life.max(Some(then));
-        if self.lost {
-            self.lost = false;
-            if self.taken.take().is_some() {
-                self.mistake(now);
-            }
+        self.lost = false;
+        // Another may have vouched for it meanwhile.
+        if self.taken.take().is_some() {
+            self.mistake(now);
         }
         self.judge(now);
     }
@@ -301,7 +304,11 @@ impl Sibling {
         let life = self
             .vouched
             .map_or(self.heard(), |then| then.max(self.heard()));
-        self.lost |= self.unanswered >= LOST && now - life >= SILENCE + doubt;
+        let relayed = match self.is_only_unheard() {
+            true => RELAYED,
+            false => Duration::ZERO,
+        };
+        self.lost |= self.unanswered >= LOST && now - life >= SILENCE + doubt + relayed;
         let condition = self.report.as_ref().map(|report| &report.condition);
         let sick = match condition {
             None | Some(Condition::Well) => false,
@@ -330,6 +337,7 @@ impl Sibling {
         self.since = now;
         self.said_well = now;
         self.lost = false;
+        self.taken = None;
         self.judge(now);
     }
 
@@ -354,6 +362,8 @@ impl Sibling {
     pub(super) fn state(&self) -> SiblingState {
         match self.report.as_ref().map(|report| &report.condition) {
             _ if self.lost => SiblingState::Lost,
+            // What it told us is older than what it told another.
+            _ if self.is_only_unheard() => SiblingState::Well,
             None => SiblingState::Unheard,
             Some(Condition::Well) => SiblingState::Well,
             Some(Condition::Sick { why }) => SiblingState::Sick { why: why.clone() },

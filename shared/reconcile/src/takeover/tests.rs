@@ -5,6 +5,7 @@ use privnet_model::vpc::{Destination, Route, RouteOrigin, RouteState, RouteTarge
 use proptest::prelude::*;
 
 use super::*;
+use crate::address::OtherState;
 
 const DEFAULT: &str = "0.0.0.0/0";
 
@@ -435,6 +436,87 @@ fn of_two_with_the_same_homes_in_two_zones_the_first_launched_makes_what_is_miss
     let both = ["rtb-00000000: eni-00000001", "rtb-00000001: eni-00000001"];
     let late = lives(&mut second, start, step..=step, (0, &new), &nothing);
     assert_eq!(late, both);
+}
+
+/// Sibling 1 answers nothing from `since` on; sibling 2 answers each second that it heard it say
+/// that it is well so long ago.
+fn is_unheard(spoke: &mut Takeover, since: Instant, time: u64, ago: impl Fn(u64) -> Duration) {
+    for second in 0..time {
+        let now = since + seconds(second);
+        spoke.tested(Ok(()), now);
+        let hears = [(sibling(1).instance, ago(second))].into();
+        let told = HealthReport {
+            hears,
+            ..report(Condition::Well)
+        };
+        let (one, two) = (sibling(1).instance, sibling(2).instance);
+        spoke.observed(&one, now, None, now + seconds(1));
+        spoke.observed(&two, now, Some(told), now);
+        spoke.tick(now + seconds(1));
+    }
+}
+
+fn state_of(spoke: &Takeover, n: u8) -> SiblingState {
+    let mut siblings = spoke.siblings();
+    let found = siblings.find(|(id, _)| **id == sibling(n).instance);
+    found.unwrap().1
+}
+
+#[test]
+fn who_tells_another_that_it_is_well_is_so_whatever_it_told_this_spoke_before() {
+    let start = beginning();
+    let half = Duration::from_millis(500);
+    let mut spoke = spoke(start);
+    let one = sibling(1);
+    spoke.observed(&one.instance, start, Some(report(sick())), start);
+    assert_eq!(spoke.looked(vec![table(1, Some(1))], start).moves, []);
+    let since = start + seconds(1);
+    is_unheard(&mut spoke, since, 30, |_| half);
+    let now = since + seconds(30);
+    assert_eq!(state_of(&spoke, 1), SiblingState::Well);
+    assert!(spoke.only_others_hear(&one.instance));
+    assert!(!spoke.only_others_hear(&sibling(2).instance));
+    assert_eq!(spoke.looked(vec![table(1, Some(1))], now).moves, []);
+    let around = spoke.around(now);
+    assert_eq!(around.spokes[&one.interface].state, OtherState::Well);
+    assert!(
+        spoke.outlook(now).siblings[&one.instance]
+            .contradicted
+            .is_some()
+    );
+
+    // It dies: nobody hears it say anything later.
+    is_unheard(&mut spoke, now, 2, |second| half + seconds(second));
+    assert_eq!(state_of(&spoke, 1), SiblingState::Well);
+    is_unheard(&mut spoke, now + seconds(2), 2, |second| {
+        half + seconds(2 + second)
+    });
+    assert_eq!(state_of(&spoke, 1), SiblingState::Lost);
+    assert!(!spoke.only_others_hear(&one.instance));
+}
+
+#[test]
+fn who_is_vouched_for_after_its_route_was_taken_and_takes_it_back_was_lost_by_mistake() {
+    let start = beginning();
+    let mut spoke = spoke(start);
+    let one = sibling(1);
+    spoke.observed(&one.instance, start, Some(report(Condition::Well)), start);
+    is_unheard(&mut spoke, start, 8, |_| seconds(60));
+    assert_eq!(state_of(&spoke, 1), SiblingState::Lost);
+    let now = start + seconds(8);
+    let decision = spoke.looked(vec![table(1, Some(1))], now);
+    assert_eq!(moves(&decision), ["rtb-00000001: eni-00000000"]);
+    let change = &decision.moves[0].change;
+    spoke.applied(change, Some(&RouteOutcome::Done), now);
+    is_unheard(&mut spoke, now, 3, |_| Duration::from_millis(100));
+    let now = now + seconds(3);
+    assert_eq!(state_of(&spoke, 1), SiblingState::Well);
+    spoke.looked(vec![table(1, Some(1))], now);
+    // It is doubted that it is lost, for 5 s longer.
+    is_unheard(&mut spoke, now, 5, |_| seconds(60));
+    assert_ne!(state_of(&spoke, 1), SiblingState::Lost);
+    is_unheard(&mut spoke, now + seconds(5), 3, |_| seconds(60));
+    assert_eq!(state_of(&spoke, 1), SiblingState::Lost);
 }
 
 #[test]
